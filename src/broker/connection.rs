@@ -1,0 +1,389 @@
+//! Opening a connection: TCP, TLS or a unix socket, then HELLO, AUTH and SELECT.
+//!
+//! Called by the subscription, the writers and the verbs that talk to Redis. One attempt is made,
+//! under time limits; trying again is the caller's. Never keeps a password: it is read anew for
+//! each attempt, so a rotated one is found.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::resp::{self, FrameReader};
+use crate::config::{Address, Connection, Password, Secret, TlsFiles};
+
+/// How long the address, TLS and Redis's greeting may take, each.
+const STEP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The oldest Redis that is worked with.
+const OLDEST: (u32, u32) = (6, 2);
+
+/// Why a connection could not be opened. The caller knows which connection.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// The network said no.
+    #[error("{address}: {source}")]
+    Io {
+        /// Where to.
+        address: String,
+        /// What happened.
+        source: io::Error,
+    },
+    /// No answer in time.
+    #[error("{address}: no answer to {step} within {} s", STEP_TIMEOUT.as_secs())]
+    TimedOut {
+        /// Where to.
+        address: String,
+        /// What was waited for.
+        step: &'static str,
+    },
+    /// A file of the configuration could not be used.
+    #[error("{}: {reason}", file.display())]
+    File {
+        /// Which.
+        file: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// Redis answered with an error.
+    #[error("{address}: {command} was refused: {answer}{hint}")]
+    Refused {
+        /// Where to.
+        address: String,
+        /// Which command, without its arguments.
+        command: &'static str,
+        /// What Redis says.
+        answer: String,
+        /// What to do, or nothing.
+        hint: &'static str,
+    },
+    /// Older than 6.2.
+    #[error("{address}: this is Redis {version}; handlerd needs Redis or Valkey 6.2 or newer")]
+    TooOld {
+        /// Where to.
+        address: String,
+        /// What it says it is.
+        version: String,
+    },
+}
+
+/// Opens connections to one configured Redis.
+#[derive(Clone, Debug)]
+pub struct Connector {
+    config: Arc<Connection>,
+}
+
+/// An open connection, greeted and authenticated.
+pub struct Link {
+    /// The bytes.
+    pub stream: Stream,
+    /// Whether RESP3 was agreed on.
+    pub resp3: bool,
+    /// What the server says it is ("7.0.15"); empty when it doesn't say.
+    pub version: String,
+}
+
+impl Connector {
+    /// For this connection of the configuration.
+    pub fn new(config: &Connection) -> Self {
+        Connector { config: Arc::new(config.clone()) }
+    }
+
+    /// "redis", or NAME of `[connections.NAME]`.
+    pub fn name(&self) -> &Arc<str> {
+        &self.config.name
+    }
+
+    /// Where it connects to, without any password.
+    pub fn address(&self) -> String {
+        self.config.address.to_string()
+    }
+
+    /// Open a connection: one attempt.
+    pub async fn connect(&self) -> Result<Link, ConnectError> {
+        let stream = self.limit("the connection", self.open()).await?;
+        self.limit("HELLO", self.greet(stream)).await
+    }
+
+    async fn limit<T>(
+        &self,
+        step: &'static str,
+        work: impl Future<Output = Result<T, ConnectError>>,
+    ) -> Result<T, ConnectError> {
+        let late = |_| ConnectError::TimedOut { address: self.address(), step };
+        timeout(STEP_TIMEOUT, work).await.map_err(late)?
+    }
+
+    fn io(&self, source: io::Error) -> ConnectError {
+        ConnectError::Io { address: self.address(), source }
+    }
+
+    async fn open(&self) -> Result<Stream, ConnectError> {
+        match &self.config.address {
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path).await.map_err(|e| self.io(e))?;
+                Ok(Stream::Unix(stream))
+            }
+            Address::Tcp { host, port } => Ok(Stream::Tcp(self.tcp(host, *port).await?)),
+            Address::Tls { host, port } => {
+                let connector = tls_connector(&self.config.tls)?;
+                let name = ServerName::try_from(host.clone())
+                    .map_err(|e| self.io(io::Error::new(io::ErrorKind::InvalidInput, e)))?;
+                let tcp = self.tcp(host, *port).await?;
+                let tls = connector.connect(name, tcp).await.map_err(|e| self.io(e))?;
+                Ok(Stream::Tls(Box::new(tls)))
+            }
+        }
+    }
+
+    async fn tcp(&self, host: &str, port: u16) -> Result<TcpStream, ConnectError> {
+        let stream = TcpStream::connect((host, port)).await.map_err(|e| self.io(e))?;
+        // None of these is on by default; without them a peer that vanished is never noticed.
+        let set = || {
+            stream.set_nodelay(true)?;
+            let socket = socket2::SockRef::from(&stream);
+            let keepalive = socket2::TcpKeepalive::new()
+                .with_time(Duration::from_secs(10))
+                .with_interval(Duration::from_secs(5));
+            socket.set_tcp_keepalive(&keepalive)?;
+            socket.set_tcp_user_timeout(Some(Duration::from_secs(20)))
+        };
+        set().map_err(|e| self.io(e))?;
+        Ok(stream)
+    }
+
+    async fn greet(&self, stream: Stream) -> Result<Link, ConnectError> {
+        let mut talk = Talk { stream, reader: FrameReader::default(), connector: self };
+        let password = read_password(&self.config.password)?;
+        let user = self.config.username.as_deref().unwrap_or("default");
+
+        let mut hello: Vec<&[u8]> = vec![b"HELLO", b"3"];
+        if let Some(password) = &password {
+            hello.extend([b"AUTH", user.as_bytes(), password.expose().as_bytes()]);
+        }
+        hello.extend([b"SETNAME".as_slice(), b"handlerd"]);
+        let (resp3, version) = match talk.ask(&hello).await? {
+            Answer::Map(pairs) => {
+                let version = pairs.into_iter().find(|(k, _)| k == "version");
+                (true, version.map(|(_, v)| v).unwrap_or_default())
+            }
+            Answer::Error(text) if no_such_command(&text) => {
+                if let Some(password) = &password {
+                    let auth: [&[u8]; 3] = [b"AUTH", user.as_bytes(), password.expose().as_bytes()];
+                    talk.expect_ok("AUTH", &auth).await?;
+                }
+                (false, talk.version_from_info().await?)
+            }
+            Answer::Error(text) => return Err(self.refused("HELLO", text)),
+            Answer::Other(_) => (true, String::new()),
+        };
+        if too_old(&version) {
+            return Err(ConnectError::TooOld { address: self.address(), version });
+        }
+        if self.config.database != 0 {
+            let number = self.config.database.to_string();
+            talk.expect_ok("SELECT", &[b"SELECT", number.as_bytes()]).await?;
+        }
+        Ok(Link { stream: talk.stream, resp3, version })
+    }
+
+    fn refused(&self, command: &'static str, answer: String) -> ConnectError {
+        let hint = if answer.starts_with("WRONGPASS") || answer.starts_with("NOAUTH") {
+            "; set `username` and `password_file` of this connection"
+        } else if answer.starts_with("LOADING") {
+            "; it is still reading its data"
+        } else {
+            ""
+        };
+        ConnectError::Refused { address: self.address(), command, answer, hint }
+    }
+}
+
+fn no_such_command(answer: &str) -> bool {
+    let answer = answer.to_ascii_lowercase();
+    answer.contains("unknown command") || answer.contains("noproto")
+}
+
+fn too_old(version: &str) -> bool {
+    let mut numbers = version.split('.').map_while(|n| n.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) => (major, minor) < OLDEST,
+        _ => false,
+    }
+}
+
+/// An answer during the greeting, owned: speed doesn't matter there.
+enum Answer {
+    Map(Vec<(String, String)>),
+    Error(String),
+    Other(String),
+}
+
+struct Talk<'a> {
+    stream: Stream,
+    reader: FrameReader,
+    connector: &'a Connector,
+}
+
+impl Talk<'_> {
+    async fn ask(&mut self, command: &[&[u8]]) -> Result<Answer, ConnectError> {
+        let io = |e| self.connector.io(e);
+        let mut out = Vec::new();
+        resp::command(&mut out, command);
+        self.stream.write_all(&out).await.map_err(io)?;
+        loop {
+            if let Some(frame) = self.reader.next_frame().map_err(io)? {
+                let text = |bytes: Option<&[u8]>| {
+                    String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
+                };
+                if let Some(error) = frame.error() {
+                    return Ok(Answer::Error(text(Some(error))));
+                }
+                return Ok(match frame.items() {
+                    Some(items) => Answer::Map(
+                        items
+                            .chunks(2)
+                            .map(|kv| (text(kv[0].string), text(kv.get(1).and_then(|v| v.string))))
+                            .collect(),
+                    ),
+                    None => Answer::Other(text(frame.string())),
+                });
+            }
+            self.reader.fill(&mut self.stream).await.map_err(io)?;
+        }
+    }
+
+    async fn expect_ok(
+        &mut self,
+        name: &'static str,
+        command: &[&[u8]],
+    ) -> Result<(), ConnectError> {
+        match self.ask(command).await? {
+            Answer::Error(text) => Err(self.connector.refused(name, text)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where there is no HELLO to tell the version. INFO may be refused; then it stays unknown.
+    async fn version_from_info(&mut self) -> Result<String, ConnectError> {
+        match self.ask(&[b"INFO", b"server"]).await? {
+            Answer::Other(info) => Ok(info
+                .lines()
+                .find_map(|line| line.strip_prefix("redis_version:"))
+                .unwrap_or_default()
+                .trim()
+                .to_owned()),
+            _ => Ok(String::new()),
+        }
+    }
+}
+
+/// The password as it is now; `None` when none is configured.
+pub fn read_password(password: &Password) -> Result<Option<Secret>, ConnectError> {
+    match password {
+        Password::None => Ok(None),
+        Password::Url(secret) => Ok(Some(secret.clone())),
+        Password::File(file) => match std::fs::read_to_string(file) {
+            Ok(text) => Ok(Some(Secret::new(text.trim_end_matches(['\r', '\n'])))),
+            Err(error) => Err(ConnectError::File {
+                file: file.clone(),
+                reason: format!("the Redis password can't be read: {error}"),
+            }),
+        },
+    }
+}
+
+fn tls_connector(files: &TlsFiles) -> Result<TlsConnector, ConnectError> {
+    let bad = |file: &Path, reason: String| ConnectError::File { file: file.to_owned(), reason };
+    let certificates = |file: &Path| -> Result<Vec<CertificateDer<'static>>, ConnectError> {
+        CertificateDer::pem_file_iter(file)
+            .and_then(Iterator::collect)
+            .map_err(|e| bad(file, format!("no PEM certificates could be read from it: {e}")))
+    };
+    let mut roots = rustls::RootCertStore::empty();
+    match &files.ca_file {
+        Some(file) => {
+            for certificate in certificates(file)? {
+                roots.add(certificate).map_err(|e| bad(file, e.to_string()))?;
+            }
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| bad(Path::new("tls"), e.to_string()))?
+        .with_root_certificates(roots);
+    let config = match (&files.cert_file, &files.key_file) {
+        (Some(cert), Some(key)) => {
+            let private = PrivateKeyDer::from_pem_file(key)
+                .map_err(|e| bad(key, format!("no PEM private key could be read from it: {e}")))?;
+            builder
+                .with_client_auth_cert(certificates(cert)?, private)
+                .map_err(|e| bad(cert, e.to_string()))?
+        }
+        _ => builder.with_no_client_auth(),
+    };
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// The bytes of a connection, whatever carries them.
+pub enum Stream {
+    /// `redis://`
+    Tcp(TcpStream),
+    /// `rediss://`
+    Tls(Box<TlsStream<TcpStream>>),
+    /// `unix://`
+    Unix(UnixStream),
+}
+
+macro_rules! delegate {
+    ($self:ident, $method:ident, $($argument:expr),*) => {
+        match $self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).$method($($argument),*),
+            Stream::Tls(stream) => Pin::new(stream).$method($($argument),*),
+            Stream::Unix(stream) => Pin::new(stream).$method($($argument),*),
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        delegate!(self, poll_read, cx, buf)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        delegate!(self, poll_write, cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        delegate!(self, poll_flush, cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        delegate!(self, poll_shutdown, cx)
+    }
+}

@@ -1,0 +1,9 @@
+//! Redis: connections, the subscription, the writers.
+//!
+//! Sole user of `redis` and of the RESP codec. Sources put messages into queues, writers take
+//! commands from outputs; this module never runs a handler and knows nothing of plugins.
+
+pub mod connection;
+pub mod pubsub;
+pub mod resp;
+pub mod writer;

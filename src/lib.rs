@@ -1,0 +1,37 @@
+//! handlerd: Redis messages through a chain of sandboxed WebAssembly handlers.
+//!
+//! ```text
+//! Redis --> broker::pubsub --> queue::Queue --> worker: chain::Chain (plugin, plugin, ...) --> output --> broker::writer --> Redis
+//!                                                  |
+//!                                                  +--> failure: logged and counted
+//! ```
+//! One direction, one queue, one owner for each step. Data is handed on, never shared.
+//!
+//! | module | owns | may use |
+//! | --- | --- | --- |
+//! | `message` | what travels | nothing |
+//! | `chain` | what a handler is, how a run goes | `message` |
+//! | `config` | TOML to types | nothing |
+//! | `telemetry` | metric names, reasons | `chain` (failure kinds) |
+//! | `queue` | what waits, and what is dropped | `message`, `config`, `telemetry` |
+//! | `plugin` | wasmtime, all of it | `message`, `chain`, `config` |
+//! | `broker` | Redis, all of it | `message`, `config`, `queue`, `telemetry` |
+//! | `output`, `worker` | a message's way behind the queue | `chain`, `queue`, `broker::writer` |
+//! | `daemon` | building everything, running it, draining it | all of the above |
+//! | `service` | signals | nothing |
+//! | `cli` | one file a verb | all of the above |
+//!
+//! `plugin` and `broker` don't know each other; `chain` knows neither.
+
+pub mod broker;
+pub mod chain;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod message;
+pub mod output;
+pub mod plugin;
+pub mod queue;
+pub mod service;
+pub mod telemetry;
+pub mod worker;

@@ -1,0 +1,1 @@
+//! Where what leaves a chain goes.

@@ -1,0 +1,431 @@
+//! The one queue between a channel's source and its workers, bounded in bytes.
+//!
+//! A source puts in and never waits: what doesn't fit is dropped by the channel's policy, counted
+//! by reason. Workers take batches. All queues share one [`Budget`]: when it is used up the
+//! fullest queue drops first. Knows neither Redis nor handlers.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+use tokio::sync::Notify;
+
+use crate::config::Overflow;
+use crate::message::Received;
+use crate::telemetry::{ChannelMetrics, DropReason};
+
+/// Most messages and bytes that a worker takes at once. Enough to make a lock and a wake-up cheap
+/// for each; few enough that what a slow handler has in hand stays small beside the queue.
+const BATCH_MESSAGES: usize = 128;
+const BATCH_BYTES: usize = 256 << 10;
+
+/// Bytes that all queues together may hold: `[limits] memory`.
+pub struct Budget {
+    limit: usize,
+    used: AtomicUsize,
+    queues: Mutex<Vec<Weak<Queue>>>,
+}
+
+impl Budget {
+    /// A budget of so many bytes.
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Budget { limit, used: AtomicUsize::new(0), queues: Mutex::default() })
+    }
+
+    /// Bytes that wait or are in hand now.
+    pub fn used(&self) -> usize {
+        self.used.load(Relaxed)
+    }
+
+    /// Drop from the fullest queue until the limit is kept. One 64th of the limit goes at once, so
+    /// that looking for the fullest of many queues is paid for by many messages.
+    fn enforce(&self) {
+        if self.used() <= self.limit {
+            return;
+        }
+        let mut queues = lock(&self.queues);
+        queues.retain(|queue| queue.strong_count() > 0);
+        while self.used() > self.limit {
+            let fullest = queues.iter().filter_map(Weak::upgrade).max_by_key(|queue| queue.bytes());
+            match fullest {
+                Some(queue) if queue.bytes() > 0 => {
+                    queue.shed((self.used() - self.limit).max(self.limit / 64));
+                }
+                // All of it is in hand: the workers will give it back.
+                _ => break,
+            }
+        }
+    }
+}
+
+/// What waits for the workers of one channel.
+pub struct Queue {
+    waiting: Mutex<Waiting>,
+    /// What `waiting` holds, readable without its lock.
+    bytes: AtomicUsize,
+    ready: Notify,
+    limit: usize,
+    overflow: Overflow,
+    budget: Arc<Budget>,
+    metrics: Arc<ChannelMetrics>,
+    /// Whether the workers wait for a Redis to write to: then what overflows does so for that.
+    writer_away: AtomicBool,
+}
+
+#[derive(Default)]
+struct Waiting {
+    messages: VecDeque<Received>,
+    bytes: usize,
+    closed: bool,
+}
+
+impl Queue {
+    /// An empty queue of at most `limit` bytes that counts its drops in `metrics`.
+    pub fn new(
+        limit: usize,
+        overflow: Overflow,
+        budget: &Arc<Budget>,
+        metrics: Arc<ChannelMetrics>,
+    ) -> Arc<Self> {
+        let queue = Arc::new(Queue {
+            waiting: Mutex::default(),
+            bytes: AtomicUsize::new(0),
+            ready: Notify::new(),
+            limit,
+            overflow,
+            budget: budget.clone(),
+            metrics,
+            writer_away: AtomicBool::new(false),
+        });
+        lock(&budget.queues).push(Arc::downgrade(&queue));
+        queue
+    }
+
+    /// Bytes that wait: `handlerd_queue_bytes`.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Relaxed)
+    }
+
+    /// Counters of the channel.
+    pub fn metrics(&self) -> &Arc<ChannelMetrics> {
+        &self.metrics
+    }
+
+    /// Say whether the workers wait for a Redis that is away.
+    pub fn set_writer_away(&self, away: bool) {
+        self.writer_away.store(away, Relaxed);
+    }
+
+    /// Put messages in, in order; `messages` is empty afterwards. Never waits: what has no room is
+    /// dropped and counted. After [`Self::close`] all of it is dropped as `shutdown`.
+    pub fn push(&self, messages: &mut Vec<Received>) {
+        if messages.is_empty() {
+            return;
+        }
+        self.metrics.received.add(messages.len() as u64);
+        {
+            let mut waiting = lock(&self.waiting);
+            if waiting.closed {
+                self.metrics.lost(DropReason::Shutdown, messages.len() as u64);
+                messages.clear();
+                return;
+            }
+            let before = waiting.bytes;
+            let mut dropped = 0;
+            for message in messages.drain(..) {
+                dropped += self.admit(&mut waiting, message);
+            }
+            self.settle(&waiting, before);
+            if dropped > 0 {
+                let reason = if self.writer_away.load(Relaxed) {
+                    DropReason::RedisAway
+                } else {
+                    DropReason::Overflow
+                };
+                self.metrics.lost(reason, dropped);
+            }
+        }
+        self.ready.notify_one();
+        self.budget.enforce();
+    }
+
+    /// Put one message in and answer how many were dropped for it (itself, or older ones).
+    fn admit(&self, waiting: &mut Waiting, message: Received) -> u64 {
+        let size = message.footprint();
+        let mut dropped = 0;
+        if self.overflow == Overflow::DropOldest && size <= self.limit {
+            while waiting.bytes + size > self.limit {
+                match waiting.messages.pop_front() {
+                    Some(oldest) => waiting.bytes -= oldest.footprint(),
+                    None => break,
+                }
+                dropped += 1;
+            }
+        }
+        if waiting.bytes + size > self.limit {
+            return dropped + 1;
+        }
+        waiting.bytes += size;
+        waiting.messages.push_back(message);
+        dropped
+    }
+
+    /// Drop at least so many bytes, or all there is, because all queues together hold too much.
+    fn shed(&self, bytes: usize) {
+        let mut waiting = lock(&self.waiting);
+        let before = waiting.bytes;
+        let mut dropped = 0;
+        while before - waiting.bytes < bytes {
+            let message = match self.overflow {
+                Overflow::DropOldest => waiting.messages.pop_front(),
+                Overflow::DropNewest => waiting.messages.pop_back(),
+            };
+            let Some(message) = message else { break };
+            waiting.bytes -= message.footprint();
+            dropped += 1;
+        }
+        self.settle(&waiting, before);
+        self.metrics.lost(DropReason::Memory, dropped);
+    }
+
+    /// Carry a change of `waiting.bytes` over to the budget and to the number read without lock.
+    fn settle(&self, waiting: &Waiting, before: usize) {
+        self.bytes.store(waiting.bytes, Relaxed);
+        if waiting.bytes >= before {
+            self.budget.used.fetch_add(waiting.bytes - before, Relaxed);
+        } else {
+            self.budget.used.fetch_sub(before - waiting.bytes, Relaxed);
+        }
+    }
+
+    /// Wait for messages and take some into `batch`, which must be used up. `false` when the queue
+    /// is closed and empty: the worker's work is done.
+    ///
+    /// Cancel safe: when dropped before it is done, nothing has been taken.
+    pub async fn take(self: &Arc<Self>, batch: &mut Batch) -> bool {
+        debug_assert!(batch.messages.is_empty(), "the batch before was not used up");
+        loop {
+            // Made before looking, so that a push in between is not missed.
+            let ready = self.ready.notified();
+            {
+                let mut waiting = lock(&self.waiting);
+                if !waiting.messages.is_empty() {
+                    self.move_some(&mut waiting, batch);
+                    if !waiting.messages.is_empty() {
+                        self.ready.notify_one();
+                    }
+                    return true;
+                }
+                if waiting.closed {
+                    return false;
+                }
+            }
+            ready.await;
+        }
+    }
+
+    fn move_some(self: &Arc<Self>, waiting: &mut Waiting, batch: &mut Batch) {
+        batch.finish();
+        batch.queue = Some(self.clone());
+        while let Some(message) = waiting.messages.front() {
+            let size = message.footprint();
+            let full = batch.messages.len() == BATCH_MESSAGES || batch.bytes + size > BATCH_BYTES;
+            if full && !batch.messages.is_empty() {
+                break;
+            }
+            batch.bytes += size;
+            waiting.bytes -= size;
+            batch.messages.extend(waiting.messages.pop_front());
+        }
+        // Still in the budget, though no longer in the queue: `Batch::finish` gives it back.
+        self.bytes.store(waiting.bytes, Relaxed);
+    }
+
+    /// Take nothing in any more; workers handle what waits and then stop.
+    pub fn close(&self) {
+        lock(&self.waiting).closed = true;
+        self.ready.notify_waiters();
+        self.ready.notify_one();
+    }
+
+    /// Drop what still waits, as `shutdown`; answers how many.
+    pub fn abandon(&self) -> u64 {
+        let mut waiting = lock(&self.waiting);
+        let before = waiting.bytes;
+        let left = waiting.messages.len() as u64;
+        waiting.messages.clear();
+        waiting.bytes = 0;
+        waiting.closed = true;
+        self.settle(&waiting, before);
+        self.metrics.lost(DropReason::Shutdown, left);
+        left
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}
+
+/// Messages that a worker has in hand. What it has not got through when it is dropped (its worker
+/// was ended) is counted as `shutdown`, the message being handled included.
+#[derive(Default)]
+pub struct Batch {
+    queue: Option<Arc<Queue>>,
+    messages: VecDeque<Received>,
+    bytes: usize,
+    in_progress: bool,
+}
+
+impl Batch {
+    /// The next message; asking for it says that the one before is done with.
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "asking has a meaning that an iterator's doesn't"
+    )]
+    pub fn next(&mut self) -> Option<Received> {
+        let next = self.messages.pop_front();
+        self.in_progress = next.is_some();
+        if next.is_none() {
+            self.finish();
+        }
+        next
+    }
+
+    /// Messages not begun yet.
+    pub fn remaining(&self) -> usize {
+        self.messages.len()
+    }
+
+    fn finish(&mut self) {
+        if let Some(queue) = self.queue.take() {
+            queue.budget.used.fetch_sub(self.bytes, Relaxed);
+        }
+        self.bytes = 0;
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        let left = self.messages.len() as u64 + u64::from(self.in_progress);
+        if let (Some(queue), true) = (&self.queue, left > 0) {
+            queue.metrics.lost(DropReason::Shutdown, left);
+        }
+        self.finish();
+    }
+}
+
+/// A lock whose holder panicked is still good: every change under it is whole at each step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Delivery, Message};
+
+    fn received(payload: &str) -> Received {
+        Received {
+            message: Message::new(payload),
+            delivery: Arc::new(Delivery {
+                table: "t".into(),
+                redis_channel: "c".into(),
+                pattern: None,
+                id: None,
+                attempt: 1,
+                received_at: 0,
+            }),
+        }
+    }
+
+    fn payloads(batch: &mut Batch) -> Vec<String> {
+        std::iter::from_fn(|| batch.next())
+            .map(|r| String::from_utf8(r.message.payload).unwrap())
+            .collect()
+    }
+
+    fn queue_of(messages: usize, overflow: Overflow, budget: &Arc<Budget>) -> Arc<Queue> {
+        let limit = messages * received("x").footprint();
+        Queue::new(limit, overflow, budget, Arc::default())
+    }
+
+    async fn all(queue: &Arc<Queue>) -> Vec<String> {
+        queue.close();
+        let mut batch = Batch::default();
+        let mut seen = Vec::new();
+        while queue.take(&mut batch).await {
+            seen.extend(payloads(&mut batch));
+        }
+        seen
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_loses_by_its_policy_and_counts() {
+        for (overflow, left) in
+            [(Overflow::DropOldest, ["b", "c"]), (Overflow::DropNewest, ["a", "b"])]
+        {
+            let budget = Budget::new(usize::MAX);
+            let queue = queue_of(2, overflow, &budget);
+            queue.push(&mut ["a", "b", "c"].map(received).into());
+            assert_eq!(all(&queue).await, left);
+            assert_eq!(queue.metrics().dropped(DropReason::Overflow), 1);
+            assert_eq!(queue.metrics().received.get(), 3);
+            assert_eq!(budget.used(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_fullest_queue_pays_for_all() {
+        let size = received("x").footprint();
+        let budget = Budget::new(5 * size);
+        let long = queue_of(100, Overflow::DropOldest, &budget);
+        let short = queue_of(100, Overflow::DropOldest, &budget);
+        long.push(&mut (0..4).map(|n| received(&n.to_string())).collect());
+        short.push(&mut ["a", "b"].map(received).into());
+        assert!(budget.used() <= 5 * size);
+        assert_eq!(long.metrics().dropped(DropReason::Memory), 1);
+        assert_eq!(all(&long).await, ["1", "2", "3"]);
+        assert_eq!(all(&short).await, ["a", "b"]);
+    }
+
+    #[tokio::test]
+    async fn a_message_larger_than_the_queue_is_dropped_alone() {
+        let budget = Budget::new(usize::MAX);
+        let queue = queue_of(2, Overflow::DropOldest, &budget);
+        queue.push(&mut vec![received("a"), received(&"x".repeat(10_000))]);
+        assert_eq!(all(&queue).await, ["a"]);
+    }
+
+    #[tokio::test]
+    async fn what_a_dropped_batch_held_is_counted() {
+        let budget = Budget::new(usize::MAX);
+        let queue = queue_of(9, Overflow::DropOldest, &budget);
+        queue.push(&mut ["a", "b", "c"].map(received).into());
+        let mut batch = Batch::default();
+        assert!(queue.take(&mut batch).await);
+        assert!(batch.next().is_some());
+        assert!(batch.next().is_some());
+        drop(batch);
+        assert_eq!(queue.metrics().dropped(DropReason::Shutdown), 2);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn every_worker_sees_the_end() {
+        let budget = Budget::new(usize::MAX);
+        let queue = queue_of(9, Overflow::DropOldest, &budget);
+        let workers: Vec<_> = (0..3)
+            .map(|_| {
+                let queue = queue.clone();
+                tokio::spawn(async move { queue.take(&mut Batch::default()).await })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        queue.close();
+        for worker in workers {
+            assert!(!worker.await.unwrap());
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! A channel's workers: queue to chain to outputs.
