@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::Secret;
 use super::keys::{self, Table as Keys};
-use super::reader::{Reader, Table, Text, Value};
+use super::reader::{Reader, Table, Text, Value, header};
 
 mod address;
 
@@ -135,7 +135,7 @@ impl Connection {
             }
         } else if url.is_none() && name != "redis" {
             let help = "add url = \"redis://HOST:6379\"".to_owned();
-            let message = format!("[connections.{name}] has no `url`");
+            let message = format!("{} has no `url`", header("connections", name));
             value.reader.missing(&value.key_span, message, vec![help]);
         }
         read_username(&table, &mut connection);

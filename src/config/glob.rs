@@ -30,6 +30,12 @@ impl ByteSet {
         self.0[usize::from(byte >> 6)] & (1 << (byte & 63)) != 0
     }
 
+    /// The byte, if there is just one.
+    pub fn single(&self) -> Option<u8> {
+        let count: u32 = self.0.iter().map(|bits| bits.count_ones()).sum();
+        (count == 1).then(|| (0..=u8::MAX).find(|byte| self.has(*byte))).flatten()
+    }
+
     fn not(&self) -> Self {
         ByteSet(self.0.map(|bits| !bits))
     }

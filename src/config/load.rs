@@ -92,7 +92,7 @@ pub(super) fn parse(
     let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let folder = absolute.parent().unwrap_or(Path::new("/"));
     let (reader, root) = Reader::parse(&source, environment, folder);
-    let root = Table::new(&reader, root.get_ref(), Keys::Root);
+    let root = Table::root(&reader, root.get_ref());
     let config = read(&reader, &root, file);
     let errors = reader.errors();
     let found = reader.into_found();

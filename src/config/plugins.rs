@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::keys::Table as Keys;
-use super::reader::{Reader, Value, quoted};
+use super::reader::{Reader, Value, header, quoted};
 use super::suggest;
 
 /// How plugin files end.
@@ -98,8 +98,11 @@ impl Plugins {
         if self.has(name) {
             return;
         }
-        let message =
-            format!("[handlers.{name}] names no `plugin`, and there is no {name}{EXTENSION}");
+        let message = format!(
+            "{} names no `plugin`, and there is no {}",
+            header("handlers", name),
+            quoted(&format!("{name}{EXTENSION}"))
+        );
         let mut help = vec!["add plugin = \"FILE.wasm\"".to_owned()];
         if let Some(near) = suggest::nearest(name, self.names()) {
             help = vec![format!("add plugin = \"{near}{EXTENSION}\"")];
@@ -124,9 +127,9 @@ impl Plugins {
             return Some((stem.to_owned(), true));
         }
         let message = format!(
-            "there is no handler {}: no [handlers.{}], and no plugin file of that name",
+            "there is no handler {}: neither {} nor a plugin file of that name",
             text.quoted(),
-            quoted(stem).trim_matches('`'),
+            text.header("handlers")
         );
         let mut help = Vec::new();
         if name.contains('/') {

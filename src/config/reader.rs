@@ -52,7 +52,15 @@ impl<'a> Reader<'a> {
         let mut broken = Vec::new();
         for error in errors {
             let span = error.span().unwrap_or_default();
-            let message = format!("this is not TOML: {}", error.message());
+            // Of a key without a value the parser says that its value should have quotes.
+            let nothing = source.text().get(span.clone()).is_none_or(|text| text.trim().is_empty());
+            let reason = match error.message() {
+                text if text.starts_with("string values must be quoted") && nothing => {
+                    "a value is missing"
+                }
+                text => text,
+            };
+            let message = format!("this is not TOML: {reason}");
             reader.error(&span, message, Vec::new());
             broken.push(broken_lines(source, span.start));
         }
@@ -146,12 +154,16 @@ pub(super) struct Table<'r, 'a> {
 }
 
 impl<'r, 'a> Table<'r, 'a> {
-    /// A table; keys that it can't have are reported.
-    pub fn new(reader: &'r Reader<'a>, entries: &'r DeTable<'a>, keys: Keys) -> Self {
+    /// The whole file; keys that it can't have are reported.
+    pub fn root(reader: &'r Reader<'a>, entries: &'r DeTable<'a>) -> Self {
+        Table::new(reader, entries, Keys::Root, Keys::Root.title())
+    }
+
+    fn new(reader: &'r Reader<'a>, entries: &'r DeTable<'a>, keys: Keys, title: &str) -> Self {
         for key in entries.keys() {
             let name: &str = key.get_ref();
             if !keys.keys().contains(&name) {
-                let (message, help) = suggest::unknown_key(keys, name);
+                let (message, help) = suggest::unknown_key(keys, title, name);
                 reader.error(&key.span(), message, help);
             }
         }
@@ -194,9 +206,24 @@ impl Text {
         quoted(self.written.as_deref().unwrap_or(&self.value))
     }
 
+    /// The table `[KIND.NAME]` that it names.
+    pub fn header(&self, kind: &str) -> String {
+        header(kind, self.written.as_deref().unwrap_or(&self.value))
+    }
+
     /// Whether a variable was filled in.
     pub fn has_variables(&self) -> bool {
         self.written.is_some()
+    }
+}
+
+/// `[KIND.NAME]` as it would be written.
+pub(super) fn header(kind: &str, name: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if !name.is_empty() && name.chars().all(bare) {
+        format!("[{kind}.{name}]")
+    } else {
+        format!("[{kind}.\"{}\"]", quoted(name).trim_matches('`'))
     }
 }
 
@@ -239,7 +266,14 @@ impl<'r, 'a> Value<'r, 'a> {
     /// A table with these keys.
     pub fn table(&self, keys: Keys) -> Option<Table<'r, 'a>> {
         let entries = self.entries("a table")?;
-        Some(Table::new(self.reader, entries, keys))
+        let title = match keys {
+            Keys::Connection if self.key == "redis" => "[redis]".to_owned(),
+            Keys::Connection => header("connections", self.key),
+            Keys::Handler => header("handlers", self.key),
+            Keys::Channel => header("channels", self.key),
+            _ => keys.title().to_owned(),
+        };
+        Some(Table::new(self.reader, entries, keys, &title))
     }
 
     /// A table whose keys are names that the user chose, in the order of the file.
