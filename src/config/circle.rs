@@ -33,14 +33,16 @@ pub(super) fn check(reader: &Reader<'_>, config: &Config, places: &[Places]) {
     let certain = graph.circles(|edge| edge.certain, MOST_SHOWN);
     for circle in &certain {
         let (span, shown) = show(&graph, circle, config, places);
-        let message = if circle.len() == 2 {
-            format!("this channel feeds itself, in a circle: {shown}")
+        let (message, whose) = if circle.len() == 2 {
+            (format!("this channel feeds itself, in a circle: {shown}"), "it")
         } else {
-            format!("these channels feed each other in a circle: {shown}")
+            (format!("these channels feed each other in a circle: {shown}"), "one of them")
         };
-        let help = "publish under another name, or write loops = true in one of these channels \
-                    if its handlers end the circle";
-        reader.error(&span, message, vec![help.to_owned()]);
+        let help = format!(
+            "publish under another name, or write loops = true in {whose} if its handlers end \
+             the circle"
+        );
+        reader.error(&span, message, vec![help]);
     }
     if !certain.is_empty() {
         return;
@@ -51,13 +53,13 @@ pub(super) fn check(reader: &Reader<'_>, config: &Config, places: &[Places]) {
         let (message, help) = if by_route {
             (
                 format!("handlers may send messages in a circle, by `routes`: {shown}"),
-                "narrow `routes`, or write loops = true in one of these channels if its \
+                "narrow `routes`, or write loops = true in a channel of it if its \
                  handlers end the circle",
             )
         } else {
             (
                 format!("some messages may go in a circle: {shown}"),
-                "narrow a pattern, or write loops = true in one of these channels if its \
+                "narrow a pattern, or write loops = true in a channel of it if its \
                  handlers end the circle",
             )
         };

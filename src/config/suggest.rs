@@ -17,10 +17,15 @@ pub(super) fn nearest<'n>(wrong: &str, names: impl Iterator<Item = &'n str>) -> 
     (distance <= 1 + wrong.chars().count().min(name.chars().count()) / 4).then_some(name)
 }
 
+/// A name that begins with `wrong`, which is cut short perhaps.
+fn completed<'n>(wrong: &str, mut names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    names.find(|name| wrong.len() > 2 && name.starts_with(wrong))
+}
+
 /// The sentence about a key that a table, called `title`, can't have, and what to do.
 pub(super) fn unknown_key(table: Table, title: &str, key: &str) -> (String, Vec<String>) {
     match table.later(key) {
-        Some(sentence) => (sentence, Vec::new()),
+        Some(sentence) => (sentence, vec!["remove it".to_owned()]),
         None => (format!("{} is not a key of {title}", quoted(key)), key_help(table, key)),
     }
 }
@@ -30,7 +35,8 @@ fn key_help(table: Table, key: &str) -> Vec<String> {
     if table == Table::Connection && ["password", "pass", "passwd"].contains(&lower.as_str()) {
         return vec!["write the password into a file and name it with `password_file`".to_owned()];
     }
-    if let Some(near) = nearest(key, table.keys().iter().copied()) {
+    let known = || table.keys().iter().copied();
+    if let Some(near) = nearest(key, known()).or_else(|| completed(key, known())) {
         return vec![format!("did you mean `{near}`?")];
     }
     if let Some(near) = nearest(key, table.later_keys()) {
@@ -46,7 +52,10 @@ fn key_help(table: Table, key: &str) -> Vec<String> {
     if let Some((other, near)) = elsewhere {
         return vec![format!("did you mean `{near}`? It is a key of {}", other.title())];
     }
-    vec![format!("its keys are {}", table.keys().join(", "))]
+    match table.keys() {
+        [only] => vec![format!("its only key is {only}")],
+        keys => vec![format!("its keys are {}", keys.join(", "))],
+    }
 }
 
 #[cfg(test)]

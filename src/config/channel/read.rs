@@ -135,6 +135,11 @@ fn warn_of_pattern(header: &Value<'_, '_>, name: &str, span: &Span) {
 
 /// A name or a list of names: none empty, none twice, and at least one unless it was wrong.
 fn read_names(value: &Value<'_, '_>, what: &str) -> Vec<(Arc<str>, Span)> {
+    let kind = value.value.get_ref();
+    if !kind.is_str() && !kind.is_array() {
+        value.wrong_kind("a name or a list of names", None);
+        return Vec::new();
+    }
     let items = value.items();
     if items.is_empty() {
         let help = format!("write the name of {what}, or a list of them");
@@ -218,11 +223,12 @@ fn read_outputs(
             places.outputs.push(item.span());
         }
     };
-    let kinds: [(&str, Keys, &str, fn(Target) -> Output); 2] = [
+    type Kind = (&'static str, Keys, &'static str, fn(Target) -> Output);
+    const KINDS: [Kind; 2] = [
         ("publish", Keys::PublishTarget, "channel", Output::Publish),
         ("push", Keys::PushTarget, "list", Output::Push),
     ];
-    for (key, keys, name_key, output) in kinds {
+    for (key, keys, name_key, output) in KINDS {
         let Some(value) = table.get(key) else { continue };
         let items = value.items();
         if items.is_empty() {
@@ -285,7 +291,7 @@ fn read_connection(value: &Value<'_, '_>, context: &Context<'_>) -> Option<Arc<s
     let help = match suggest::nearest(&text.value, names()) {
         Some(near) => format!("did you mean \"{near}\"?"),
         None if context.connections.is_empty() => {
-            format!("add [connections.NAME] with its `url`; \"redis\" is the one of [redis]")
+            "add [connections.NAME] with its `url`; \"redis\" is the one of [redis]".to_owned()
         }
         None => format!("there are: {}", names().collect::<Vec<_>>().join(", ")),
     };
