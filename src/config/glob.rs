@@ -32,8 +32,10 @@ impl ByteSet {
 
     /// The byte, if there is just one.
     pub fn single(&self) -> Option<u8> {
-        let count: u32 = self.0.iter().map(|bits| bits.count_ones()).sum();
-        (count == 1).then(|| (0..=u8::MAX).find(|byte| self.has(*byte))).flatten()
+        let word = self.0.iter().position(|bits| *bits != 0)?;
+        let byte = word * 64 + self.0[word].trailing_zeros() as usize;
+        let byte = u8::try_from(byte).ok()?;
+        (*self == ByteSet::of(byte)).then_some(byte)
     }
 
     fn not(&self) -> Self {
@@ -117,18 +119,16 @@ impl Glob {
         &self.steps
     }
 
-    /// The bytes that every name begins with.
-    pub fn prefix(&self) -> impl Iterator<Item = &ByteSet> {
-        self.steps.iter().map_while(|step| match step {
-            Step::One(set) => Some(set),
-            Step::Many => None,
-        })
-    }
-
     /// Whether some name matches both.
     pub fn meets(&self, other: &Glob) -> bool {
-        // Nearly all pairs differ in how they begin.
-        if !self.prefix().zip(other.prefix()).all(|(a, b)| a.meets(b)) {
+        // Nearly all pairs differ in how they begin or end.
+        let agree = |(a, b): (&Step, &Step)| match (a, b) {
+            (Step::One(a), Step::One(b)) => Some(a.meets(b)),
+            _ => None,
+        };
+        let begin = self.steps.iter().zip(&other.steps).map_while(agree);
+        let end = self.steps.iter().rev().zip(other.steps.iter().rev()).map_while(agree);
+        if !begin.chain(end).all(|agrees| agrees) {
             return false;
         }
         let (a, b) = (&self.steps, &other.steps);

@@ -1,6 +1,6 @@
 //! A configuration file from the first byte to the last check.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
@@ -121,6 +121,7 @@ fn read(reader: &Reader<'_>, root: &Table<'_, '_>, file: &Path) -> Config {
         plugins: &plugins,
         tables: handler_tables.iter().map(|value| value.key).collect(),
         memory,
+        patterns: HashMap::new(),
     };
     let (channels, places): (Vec<Channel>, Vec<Places>) =
         named(root, "channels").iter().map(|value| channel::read(value, &mut context)).unzip();

@@ -1,6 +1,7 @@
 //! The configuration from outside: files in, types or errors out.
 
 mod bad;
+mod circles;
 mod files;
 mod mutations;
 mod patterns;

@@ -1,6 +1,6 @@
 //! Reading a `[channels.NAME]`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Channel, NameTemplate, Output, Overflow, Routes, Source, Target};
@@ -45,6 +45,8 @@ pub(in crate::config) struct Context<'c> {
     pub tables: HashSet<&'c str>,
     /// `[limits] memory`.
     pub memory: usize,
+    /// Patterns of `routes` that have been compiled already: many channels may have the same.
+    pub patterns: HashMap<Arc<str>, Pattern>,
 }
 
 /// Where in the file the parts of a channel are, and what only the circle check wants to know.
@@ -85,7 +87,7 @@ pub(in crate::config) fn read(
     }
     read_outputs(&table, &mut channel, &mut places, context);
     if let Some(routes) = table.get("routes") {
-        channel.routes = read_routes(&routes);
+        channel.routes = read_routes(&routes, &mut context.patterns);
         places.routes = Some(routes.key_span.clone());
     }
     places.loops = table.get("loops").and_then(|value| value.boolean()).unwrap_or(false);
@@ -329,15 +331,17 @@ fn read_template(value: &Value<'_, '_>) -> Option<NameTemplate> {
     })
 }
 
-fn read_routes(value: &Value<'_, '_>) -> Routes {
+fn read_routes(value: &Value<'_, '_>, known: &mut HashMap<Arc<str>, Pattern>) -> Routes {
     let Some(table) = value.table(Keys::Routes) else { return Routes::default() };
     let mut spans = Vec::new();
     let mut patterns = |key: &str, keep_spans: bool| {
         let mut patterns = Vec::new();
         let Some(value) = table.get(key) else { return patterns };
         for (text, span) in read_names(&value, "a pattern") {
-            match Pattern::new(&text) {
+            let pattern = known.get(&text).cloned().map_or_else(|| Pattern::new(&text), Ok);
+            match pattern {
                 Ok(pattern) => {
+                    known.insert(text, pattern.clone());
                     patterns.push(pattern);
                     if keep_spans {
                         spans.push(span);
