@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::Routes;
 use crate::message::{Delivery, Message};
 
 /// A future that a handler returns, boxed: once a hop is seldom enough.
@@ -101,12 +102,14 @@ pub struct RunLimits {
 pub struct Chain {
     handlers: Arc<[Arc<dyn Handler>]>,
     limits: RunLimits,
+    routes: Routes,
 }
 
 impl Chain {
-    /// A chain of these handlers; an empty one passes messages on as they are.
-    pub fn new(handlers: Vec<Arc<dyn Handler>>, limits: RunLimits) -> Self {
-        Chain { handlers: handlers.into(), limits }
+    /// A chain of these handlers, which may send to these routes; an empty one passes messages on
+    /// as they are.
+    pub fn new(handlers: Vec<Arc<dyn Handler>>, limits: RunLimits, routes: Routes) -> Self {
+        Chain { handlers: handlers.into(), limits, routes }
     }
 
     /// Pass a message through. The outputs come in the order of their branches; one failure in
@@ -133,6 +136,7 @@ impl Chain {
             if current.len() == 1 && current[0].route.is_none() {
                 let input = current.pop().unwrap_or_default();
                 current = handler.handle(delivery, input).await?;
+                self.judge_routes(handler, &current)?;
             } else {
                 current = self.fan(handler, delivery, current).await?;
             }
@@ -159,6 +163,7 @@ impl Chain {
                 outputs.push(input);
             } else {
                 outputs.extend(handler.handle(delivery, input).await?);
+                self.judge_routes(handler, &outputs[before..])?;
             }
             bytes += outputs[before..].iter().map(Message::size).sum::<usize>();
             if outputs.len() > self.limits.max_outputs || bytes > self.limits.max_output {
@@ -176,5 +181,21 @@ impl Chain {
             }
         }
         Ok(outputs)
+    }
+
+    /// A route that nothing permits is the handler's failure.
+    fn judge_routes(&self, handler: &Arc<dyn Handler>, outputs: &[Message]) -> Result<(), Failure> {
+        let mut routes = outputs.iter().filter_map(|message| message.route.as_deref());
+        match routes.find(|route| self.routes.resolve(route).is_none()) {
+            None => Ok(()),
+            Some(route) => Err(Failure {
+                handler: handler.name().clone(),
+                kind: FailureKind::Route,
+                reason: format!(
+                    "it sent a message to {route:?}, which the channel's `routes` don't permit; \
+                     add the name or a pattern to routes = {{ publish = […] }} or {{ push = […] }}"
+                ),
+            }),
+        }
     }
 }

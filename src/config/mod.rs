@@ -280,6 +280,16 @@ pub enum NameTemplate {
     Parts(Vec<Arc<str>>),
 }
 
+impl NameTemplate {
+    /// Give the name for a message of this Redis channel to `use_name`; a fixed one is not copied.
+    pub fn fill(&self, redis_channel: &str, use_name: impl FnOnce(&str)) {
+        match self {
+            NameTemplate::Fixed(name) => use_name(name),
+            NameTemplate::Parts(parts) => use_name(&parts.join(redis_channel)),
+        }
+    }
+}
+
 /// `routes`: what handlers may send to, and by which command.
 ///
 /// Always over the connection `[redis]`. No name is permitted by two kinds (a config error where
@@ -302,6 +312,11 @@ pub enum RouteKind {
 }
 
 impl Routes {
+    /// Whether anything is permitted at all.
+    pub fn any(&self) -> bool {
+        !self.publish.is_empty() || !self.push.is_empty()
+    }
+
     /// The command that the routes permit for this name; `None` when none does.
     pub fn resolve(&self, name: &str) -> Option<RouteKind> {
         let permits = |patterns: &[pattern::Pattern]| patterns.iter().any(|p| p.matches(name));
