@@ -155,6 +155,21 @@ fn connections_half_open() {
 }
 
 #[test]
+fn a_slow_network_only_slows() {
+    let redis = Redis::start();
+    let proxy = Proxy::to(redis.port());
+    let mut daemon = Handlerd::start_at(&proxy.url(), CHANNEL);
+    redis.wait_subscribed("in", 1);
+    let out = Watcher::subscribe(&redis, &["out"]);
+    proxy.rate(100_000);
+    let sent: Vec<String> = (0..300).map(|n| format!("{n:03} {}", "x".repeat(1000))).collect();
+    redis.client().publish_all("in", &sent);
+    assert_eq!(out.wait_texts(sent.len()), sent);
+    let stopped = daemon.stop();
+    assert_eq!((stopped.number("delivered"), stopped.number("lost")), (300, 0), "{}", stopped.last);
+}
+
+#[test]
 fn rights_revoked_and_granted() {
     let redis = Redis::with("user handlerd on nopass resetchannels &in &other &out* +@all");
     let url = format!("redis://handlerd:x@127.0.0.1:{}", redis.port());
