@@ -239,7 +239,8 @@ mod tests {
             attempt: 1,
             received_at: 0,
         });
-        let outputs = Chain::new(handlers, limits, routes).run(&delivery, Message::new("m")).await?;
+        let outputs =
+            Chain::new(handlers, limits, routes).run(&delivery, Message::new("m")).await?;
         let show = |m: Message| {
             let text = String::from_utf8(m.payload).unwrap();
             m.route.map_or(text.clone(), |route| format!("{text}>{route}"))
@@ -250,7 +251,10 @@ mod tests {
     const AMPLE: RunLimits = RunLimits { max_outputs: 100, max_output: 1000 };
 
     fn twice(m: Message) -> Result<Vec<Message>, FailureKind> {
-        Ok(vec![Message::new([&m.payload[..], b"1"].concat()), Message::new([&m.payload[..], b"2"].concat())])
+        Ok(vec![
+            Message::new([&m.payload[..], b"1"].concat()),
+            Message::new([&m.payload[..], b"2"].concat()),
+        ])
     }
 
     fn first_to_vip(mut m: Message) -> Result<Vec<Message>, FailureKind> {
@@ -272,7 +276,7 @@ mod tests {
     }
 
     fn vip() -> Routes {
-        Routes { publish: vec![Pattern::new("v*")], push: vec![] }
+        Routes { publish: vec![Pattern::new("v*").unwrap()], push: vec![] }
     }
 
     #[tokio::test]

@@ -42,7 +42,7 @@ impl Outputs {
             Output::Publish(target) | Output::Push(target) => Some(&*target.connection),
             Output::Log => None,
         });
-        targets.chain(channel.routes.any().then_some(ROUTE_CONNECTION))
+        targets.chain((!channel.routes.is_empty()).then_some(ROUTE_CONNECTION))
     }
 
     /// For one channel. `writers` has every connection of [`Self::connections`].
@@ -64,9 +64,7 @@ impl Outputs {
         connections.dedup();
         Outputs {
             outputs: channel.outputs.iter().map(sink).collect(),
-            routes: channel
-                .routes
-                .any()
+            routes: (!channel.routes.is_empty())
                 .then(|| (channel.routes.clone(), writer(ROUTE_CONNECTION))),
             writers: connections.into_iter().map(writer).collect(),
             metrics,
@@ -107,12 +105,14 @@ impl Outputs {
 
     fn write(&self, sink: &Sink, delivery: &Delivery, message: &Message) {
         match sink {
-            Sink::Publish(writer, template) => template.fill(&delivery.redis_channel, |name| {
-                writer.publish(name, &message.payload, &self.metrics);
-            }),
-            Sink::Push(writer, template) => template.fill(&delivery.redis_channel, |name| {
-                writer.push(name, &message.payload, &self.metrics);
-            }),
+            Sink::Publish(writer, name) => {
+                let name = name.fill(&delivery.redis_channel);
+                writer.publish(&name, &message.payload, &self.metrics);
+            }
+            Sink::Push(writer, name) => {
+                let name = name.fill(&delivery.redis_channel);
+                writer.push(&name, &message.payload, &self.metrics);
+            }
             Sink::Log => {
                 let payload = printable(&message.payload, LOGGED_PAYLOAD);
                 let redis_channel = printable(delivery.redis_channel.as_bytes(), LOGGED_PAYLOAD);
