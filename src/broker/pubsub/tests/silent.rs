@@ -152,6 +152,7 @@ async fn a_subscription_that_is_not_ours_makes_a_new_connection() {
 
 #[tokio::test]
 async fn a_busy_redis_is_waited_for() {
+    let log = Log::capture();
     let redis = Redis::start(&["busy-reply-threshold 100"]);
     let running = Running::one(&redis.tcp(), subscribe(&["a", "b"]));
     until("subscribed", || redis.subscribers("b") == 1).await;
@@ -166,5 +167,6 @@ async fn a_busy_redis_is_waited_for() {
     assert_eq!(running.channels[0].texts(1).await, ["1"]);
     tokio::time::sleep(Duration::from_millis(1000)).await;
     assert_eq!(running.metrics.reconnects.get(), 0);
+    assert!(!log.has("refuses"));
     running.stop().await;
 }
