@@ -5,7 +5,7 @@
 //! without a subscription, is counted for each channel and logged.
 //!
 //! ```text
-//! run: connect, session, connect, session, ...           (this file: backoff, gaps, the log)
+//! run: connect, session, connect, session, ...           this file; journal.rs: what the log says of it
 //!        session: subscribe, read, prove, leave          session.rs
 //!          wire: bytes in, bytes out                     wire.rs
 //!          intake: bytes --> messages, answers           intake.rs, answer.rs
@@ -20,15 +20,15 @@ use std::time::{Duration, Instant};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::select;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
-use super::connection::{ConnectError, Connector, Link};
+use super::connection::{Connector, Link};
 use crate::config::Source;
 use crate::queue::Queue;
 use crate::telemetry::{DropLog, Metrics};
 
 mod answer;
 mod intake;
+mod journal;
 mod requests;
 mod roster;
 mod router;
@@ -36,6 +36,7 @@ mod session;
 mod wire;
 
 use intake::Intake;
+use journal::Journal;
 use roster::Roster;
 use router::Router;
 use session::{Ended, Session, SessionEnd};
@@ -69,6 +70,9 @@ pub async fn run(
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) {
+    if subscriptions.is_empty() {
+        return stop.cancelled().await;
+    }
     let channels =
         subscriptions.iter().map(|s| (s.table.clone(), s.queue.metrics().clone())).collect();
     let mut drops = DropLog::new(channels);
@@ -87,25 +91,18 @@ struct Supervisor {
     intake: Intake,
     metrics: Arc<Metrics>,
     backoff: ExponentialBackoff,
-    history: History,
-}
-
-/// What the log was told last of the connection.
-enum History {
-    /// There never was one. What the last attempt failed of.
-    New(Option<String>),
-    /// Names are subscribed.
-    Up,
-    /// It was lost at this time.
-    Lost(Instant, Option<String>),
+    journal: Journal,
+    /// Whether there ever was a connection.
+    was_connected: bool,
 }
 
 impl Supervisor {
     fn new(connector: Connector, subscriptions: Vec<Subscription>, metrics: Arc<Metrics>) -> Self {
         let roster = Roster::new(&subscriptions, Instant::now());
         let intake = Intake::new(Router::new(subscriptions, &roster));
-        let (backoff, history) = (new_backoff(), History::New(None));
-        Supervisor { connector, roster, intake, metrics, backoff, history }
+        let journal = Journal::new(&connector);
+        let backoff = new_backoff();
+        Supervisor { connector, roster, intake, metrics, backoff, journal, was_connected: false }
     }
 
     async fn run(&mut self, stop: &CancellationToken) {
@@ -143,7 +140,7 @@ impl Supervisor {
             };
             match attempt {
                 Ok(link) => return Some(Box::new(link)),
-                Err(error) => self.failed(&error),
+                Err(error) => self.journal.failed(&error),
             }
             if !self.pause(stop).await {
                 return None;
@@ -163,54 +160,18 @@ impl Supervisor {
     }
 
     async fn session(&mut self, link: Link, stop: &CancellationToken) -> Ended {
-        let server = server(&link);
-        if !matches!(self.history, History::New(_)) {
+        if std::mem::replace(&mut self.was_connected, true) {
             self.metrics.reconnects.add(1);
         }
-        let session = Session::new(&self.connector, link, &mut self.roster, &mut self.intake);
-        let (connector, history) = (&self.connector, &mut self.history);
-        let ended = session
-            .run(stop, |roster| {
-                let names = roster.confirmed();
-                let wanted = roster.names().len();
-                let connection = connector.name();
-                match history {
-                    History::Lost(since, _) => info!(
-                        %connection,
-                        "Redis is back after {:.1} s without messages: {names} of {wanted} names \
-                         subscribed", since.elapsed().as_secs_f32()
-                    ),
-                    _ => info!(
-                        %connection,
-                        "subscribed to {names} of {wanted} names at {}{server}",
-                        connector.address()
-                    ),
-                }
-                *history = History::Up;
-            })
+        self.journal.connected(&link);
+        let journal = &mut self.journal;
+        let ended = Session::new(&self.connector, link, &mut self.roster, &mut self.intake)
+            .run(stop, |roster| journal.subscribed(roster))
             .await;
         if !matches!(ended.why, SessionEnd::Stopped) {
-            let connection = self.connector.name();
-            warn!(%connection, "connection lost: {}; connecting again", ended.why);
-            if !matches!(self.history, History::Lost(..)) {
-                self.history = History::Lost(ended.since, None);
-            }
+            self.journal.lost(&ended);
         }
         ended
-    }
-
-    /// Log why an attempt failed, once for each reason in a row.
-    fn failed(&mut self, error: &ConnectError) {
-        let text = error.to_string();
-        let told = match &mut self.history {
-            History::New(told) | History::Lost(_, told) => told,
-            History::Up => return,
-        };
-        if told.as_ref() != Some(&text) {
-            let connection = self.connector.name();
-            warn!(%connection, "Redis can't be reached: {text}; it is tried until it works");
-            *told = Some(text);
-        }
     }
 }
 
@@ -221,14 +182,6 @@ fn new_backoff() -> ExponentialBackoff {
         .with_jitter()
         .without_max_times()
         .build()
-}
-
-fn server(link: &Link) -> String {
-    let protocol = if link.resp3 { "" } else { ", RESP2" };
-    match link.version.as_str() {
-        "" => String::new(),
-        version => format!(" (Redis {version}{protocol})"),
-    }
 }
 
 #[cfg(test)]

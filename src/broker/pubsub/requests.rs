@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::answer::Answer;
 use super::roster::{Name, NameId, Roster, State};
@@ -261,6 +261,11 @@ impl Requests {
     /// An error, or nonsense, in answer to the oldest command.
     fn refused(&mut self, text: String, roster: &mut Roster, now: Instant) {
         match self.sent.pop_front().map(|sent| sent.ask) {
+            // The subscription is there; only asking again is refused, by a Redis that is busy with a
+            // script, say. That proves nothing, for or against.
+            Some(Ask::Subscribe(id)) if roster.state(id) == State::Confirmed => {
+                debug!(connection = %self.connection, "Redis answers a probe: {text}");
+            }
             Some(Ask::Subscribe(id)) => {
                 roster.set(id, State::Refused, now);
                 if !roster.names()[id].refusal_told {

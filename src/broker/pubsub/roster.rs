@@ -68,6 +68,8 @@ impl Gap {
 pub(super) struct Roster {
     names: Vec<Name>,
     gaps: Vec<Gap>,
+    /// How many gaps are open.
+    open: usize,
     confirmed: usize,
     refused: usize,
 }
@@ -102,7 +104,8 @@ impl Roster {
                 counted_to: Some(now),
             });
         }
-        Roster { names, gaps, confirmed: 0, refused: 0 }
+        let open = gaps.len();
+        Roster { names, gaps, open, confirmed: 0, refused: 0 }
     }
 
     /// All names; a [`NameId`] is an index in them.
@@ -152,6 +155,7 @@ impl Roster {
                 if gap.missing == 0 {
                     gap.count(at);
                     gap.counted_to = None;
+                    self.open -= 1;
                 }
             }
         } else if before == State::Confirmed {
@@ -159,7 +163,10 @@ impl Roster {
             for &channel in &name.wanted_by {
                 let gap = &mut self.gaps[channel];
                 gap.missing += 1;
-                gap.counted_to.get_or_insert(at);
+                if gap.counted_to.is_none() {
+                    gap.counted_to = Some(at);
+                    self.open += 1;
+                }
             }
         }
     }
@@ -183,6 +190,8 @@ impl Roster {
 
     /// Count the open gaps up to now.
     pub(super) fn count_gaps(&mut self, now: Instant) {
-        self.gaps.iter_mut().for_each(|gap| gap.count(now));
+        if self.open > 0 {
+            self.gaps.iter_mut().for_each(|gap| gap.count(now));
+        }
     }
 }

@@ -20,6 +20,7 @@ type Index = HashMap<Box<[u8]>, NameId, FxBuildHasher>;
 
 /// Names of Redis channels that are remembered, for patterns. A power of two.
 const REMEMBERED: usize = 64;
+const LONGEST_REMEMBERED: usize = 1 << 10;
 
 /// Vectors that are kept from one read to the next, and what each may keep of its room: a read
 /// brings some hundred messages, mostly for few queues.
@@ -150,7 +151,9 @@ impl Router {
             return Some(known.clone());
         }
         let new: Arc<str> = std::str::from_utf8(name).ok()?.into();
-        *slot = Some(new.clone());
+        if new.len() <= LONGEST_REMEMBERED {
+            *slot = Some(new.clone());
+        }
         Some(new)
     }
 

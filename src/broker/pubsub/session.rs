@@ -20,7 +20,7 @@ use super::wire::Wire;
 use crate::broker::connection::{ConnectError, Connector, Link};
 
 /// How often the clocks are looked at.
-const TICK: Duration = Duration::from_millis(50);
+const TICK: Duration = Duration::from_millis(100);
 
 /// A command without an answer, and no byte either, for so long: the connection is doubted.
 const SILENT: Duration = Duration::from_millis(600);

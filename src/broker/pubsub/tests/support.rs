@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -229,5 +229,53 @@ impl Running {
         self.stop.cancel();
         tokio::time::timeout(PATIENCE, self.task).await.expect("it doesn't stop").unwrap();
         self.channels
+    }
+}
+
+/// What this thread's tasks log, from now until it is dropped. For tests on one thread.
+pub(super) struct Log {
+    text: Arc<Mutex<Vec<u8>>>,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+impl Log {
+    pub(super) fn capture() -> Self {
+        let text = Arc::new(Mutex::new(Vec::new()));
+        let writer = Lines(text.clone());
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        Log { text, _guard: tracing::subscriber::set_default(subscriber) }
+    }
+
+    /// In how many lines this occurs.
+    pub(super) fn count(&self, part: &str) -> usize {
+        let text = String::from_utf8(self.text.lock().unwrap().clone()).unwrap();
+        text.lines().filter(|line| line.contains(part)).count()
+    }
+
+    pub(super) fn has(&self, part: &str) -> bool {
+        self.count(part) > 0
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", String::from_utf8_lossy(&self.text.lock().unwrap()));
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
