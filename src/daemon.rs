@@ -257,7 +257,7 @@ impl Running {
         };
         if !drained {
             self.tasks.shutdown().await;
-            self.channels.iter().for_each(|channel| drop(channel.queue.abandon()));
+            self.channels.iter().for_each(|channel| channel.queue.abandon());
             self.writers.values().for_each(Writer::abandon);
         }
         tracing::debug!("drained in {:?}", started.elapsed());

@@ -154,6 +154,48 @@ impl Metrics {
     }
 }
 
+/// Says in the log what was dropped: one line a channel and reason every 5 s at most, with the number.
+pub struct DropLog {
+    channels: Vec<(Arc<str>, Arc<ChannelMetrics>, [u64; DropReason::ALL.len()])>,
+}
+
+impl DropLog {
+    /// How often, at most.
+    const EVERY: Duration = Duration::from_secs(5);
+
+    /// For these channels: NAME and counters. What they have counted already is not said again.
+    pub fn new(channels: Vec<(Arc<str>, Arc<ChannelMetrics>)>) -> Self {
+        let known = |metrics: &ChannelMetrics| DropReason::ALL.map(|r| metrics.dropped(r));
+        let channels = channels.into_iter().map(|(name, m)| {
+            let told = known(&m);
+            (name, m, told)
+        });
+        DropLog { channels: channels.collect() }
+    }
+
+    /// Report for ever.
+    pub async fn run(&mut self) {
+        loop {
+            tokio::time::sleep(Self::EVERY).await;
+            self.report();
+        }
+    }
+
+    /// Say what was dropped since the last time.
+    pub fn report(&mut self) {
+        for (channel, metrics, told) in &mut self.channels {
+            for reason in DropReason::ALL {
+                let dropped = metrics.dropped(reason);
+                let new = dropped - std::mem::replace(&mut told[reason as usize], dropped);
+                if new > 0 {
+                    let reason = reason.as_str();
+                    tracing::warn!(%channel, reason, "channel {channel}: {new} messages dropped: {reason}");
+                }
+            }
+        }
+    }
+}
+
 /// Sums over all channels, as the last log line says them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {

@@ -94,6 +94,13 @@ pub struct Link {
     pub version: String,
 }
 
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Link { stream: _, resp3, version } = self;
+        f.debug_struct("Link").field("resp3", resp3).field("version", version).finish()
+    }
+}
+
 impl Connector {
     /// For this connection of the configuration.
     pub fn new(config: &Connection) -> Self {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -47,7 +47,8 @@ pub struct Stopped {
 }
 
 impl Stopped {
-    /// A number of the last line, `NAME=NUMBER` or `NUMBER NAME` or `NAME NUMBER`; absent is 0.
+    /// A number of the last line: `received`, `handled`, `delivered`, `lost`, or a reason of a
+    /// loss. An absent one is 0.
     pub fn number(&self, name: &str) -> u64 {
         numbers(&self.last).get(name).copied().unwrap_or(0)
     }
@@ -178,16 +179,24 @@ fn lock(lines: &Mutex<Vec<String>>) -> MutexGuard<'_, Vec<String>> {
     lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// The numbers of a log line and the words that name them.
+/// The numbers of the last log line, by the words that name them:
+/// `stopped: 9 received, 7 handled, 7 delivered, 2 lost (overflow 1, failed 1)`.
 pub fn numbers(line: &str) -> BTreeMap<String, u64> {
-    let words: Vec<&str> = line
-        .split(|c: char| !(c.is_alphanumeric() || c == '_'))
-        .filter(|word| !word.is_empty())
-        .collect();
+    let line = line.split_once("stopped").map_or("", |(_, rest)| rest);
+    let (sums, reasons) = line.split_once('(').unwrap_or((line, ""));
     let mut found = BTreeMap::new();
-    for pair in words.windows(2) {
-        if let (Err(_), Ok(number)) = (pair[0].parse::<u64>(), pair[1].parse()) {
-            found.entry(pair[0].to_owned()).or_insert(number);
+    let words = |text: &str| -> Vec<String> {
+        let words = text.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+        words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
+    };
+    for pair in words(sums).windows(2) {
+        if let (Ok(number), Err(_)) = (pair[0].parse(), pair[1].parse::<u64>()) {
+            found.insert(pair[1].clone(), number);
+        }
+    }
+    for pair in words(reasons).chunks(2) {
+        if let [reason, number] = pair {
+            found.insert(reason.clone(), number.parse().unwrap_or(u64::MAX));
         }
     }
     found
@@ -196,7 +205,12 @@ pub fn numbers(line: &str) -> BTreeMap<String, u64> {
 /// One verb, run to its end.
 pub struct Run {
     command: Command,
-    input: Vec<u8>,
+    input: Input,
+}
+
+enum Input {
+    Bytes(Vec<u8>),
+    Later,
 }
 
 /// What a verb left behind.
@@ -230,7 +244,27 @@ impl Run {
     pub fn new(args: &[&str]) -> Run {
         let mut command = command();
         command.args(args);
-        Run { command, input: Vec::new() }
+        Run { command, input: Input::Bytes(Vec::new()) }
+    }
+
+    /// A program of `tests/article`, in the Python that `tests/run` has prepared.
+    #[track_caller]
+    pub fn python(program: &str, args: &[&str]) -> Run {
+        let python = plugins::root().join(".venv/bin/python");
+        assert!(
+            python.is_file(),
+            "{} is missing: tests/run makes it, with the Python package redis in it",
+            python.display()
+        );
+        let mut command = Command::new(python);
+        command.arg("-u").arg(plugins::root().join("tests/article").join(program)).args(args);
+        Run { command, input: Input::Bytes(Vec::new()) }
+    }
+
+    /// With standard input that stays open until [`Running::wait`].
+    pub fn interactive(mut self) -> Run {
+        self.input = Input::Later;
+        self
     }
 
     /// In this folder.
@@ -247,7 +281,7 @@ impl Run {
 
     /// With this on standard input.
     pub fn input(mut self, input: impl AsRef<[u8]>) -> Run {
-        self.input = input.as_ref().to_vec();
+        self.input = Input::Bytes(input.as_ref().to_vec());
         self
     }
 
@@ -255,13 +289,16 @@ impl Run {
     pub fn spawn(mut self) -> Running {
         self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = Process::spawn(&mut self.command).expect("the binary starts");
-        let mut stdin = process.child().stdin.take().expect("a pipe");
+        let mut stdin = process.child().stdin.take();
         let stdout = collect(process.child().stdout.take().expect("a pipe"));
         let stderr = collect(process.child().stderr.take().expect("a pipe"));
-        let input = self.input;
-        // Fails when the verb ends without reading it all, which is its right.
-        let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
-        Running { process, stdout, stderr, writer }
+        if let Input::Bytes(input) = self.input {
+            let mut stdin = stdin.take().expect("a pipe");
+            // Fails when the verb ends without reading it all, which is its right. The thread
+            // ends with the process.
+            std::thread::spawn(move || drop(stdin.write_all(&input)));
+        }
+        Running { process, stdin, stdout, stderr }
     }
 
     /// Run it to its end.
@@ -276,7 +313,7 @@ pub struct Running {
     process: Process,
     stdout: Collected,
     stderr: Collected,
-    writer: JoinHandle<()>,
+    stdin: Option<ChildStdin>,
 }
 
 struct Collected {
@@ -321,20 +358,27 @@ impl Running {
         self.stdout()
     }
 
+    /// Write to the standard input of an interactive one.
+    pub fn type_in(&mut self, text: &str) {
+        let stdin = self.stdin.as_mut().expect("standard input is open");
+        stdin.write_all(text.as_bytes()).expect("the program reads");
+        stdin.flush().expect("the program reads");
+    }
+
     /// Send a signal.
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }
 
-    /// Wait for its end.
+    /// Close standard input, and wait for its end.
     #[track_caller]
     pub fn wait(mut self) -> Output {
+        drop(self.stdin.take());
         let status = self.process.wait(PATIENCE);
         let status = status.unwrap_or_else(|| {
             panic!("the verb runs on after {PATIENCE:?}; so far:\n{}", self.stdout())
         });
         drop(self.process);
-        drop(self.writer.join());
         let stderr = String::from_utf8_lossy(&self.stderr.all()).into_owned();
         Output { code: code(status), stdout: self.stdout.all(), stderr }
     }

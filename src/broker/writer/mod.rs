@@ -20,8 +20,6 @@ mod ledger;
 mod refusals;
 mod session;
 mod task;
-#[cfg(test)]
-mod tests;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -20,7 +20,8 @@ const UNANSWERED_BYTES: usize = 8 << 20;
 /// How often timers are looked at.
 const TICK: Duration = Duration::from_millis(250);
 
-/// Answers are overdue when none has come for this time, and a second for each of so many bytes.
+/// Answers are overdue when none has come for this time: nothing more is begun. A second connection
+/// is tried when they might also have come from the slowest way, in bytes a second.
 const OVERDUE: Duration = Duration::from_secs(1);
 const SLOWEST: usize = 4 << 20;
 
@@ -63,6 +64,9 @@ pub struct Session<'a> {
     broken: Option<(String, usize, Instant)>,
     /// The answer for which this Redis is left when all is answered.
     retired: Option<String>,
+    /// Answers are overdue.
+    away: bool,
+    /// What looks meanwhile whether a second connection is answered.
     rival: Option<Pin<Box<dyn Future<Output = Link> + Send>>>,
 }
 
@@ -79,6 +83,7 @@ impl<'a> Session<'a> {
             unflushed: false,
             broken: None,
             retired: None,
+            away: false,
             rival: None,
         };
         (session, link.stream)
@@ -88,9 +93,9 @@ impl<'a> Session<'a> {
 impl Session<'_> {
     /// Until it ends; and whether it had been of use.
     pub async fn run(mut self, stream: Stream) -> (End, bool) {
-        self.task.shared.away.store(false, Relaxed);
+        self.set_away(false);
         let end = self.drive(stream).await;
-        self.task.shared.away.store(true, Relaxed);
+        self.set_away(true);
         (end, self.healthy)
     }
 
@@ -137,7 +142,7 @@ impl Session<'_> {
         let held_back = !outbox.is_written()
             || outbox.commands() >= UNANSWERED_COMMANDS
             || outbox.bytes() >= UNANSWERED_BYTES
-            || self.rival.is_some()
+            || self.away
             || self.retired.is_some()
             || self.broken.is_some();
         if held_back {
@@ -179,8 +184,9 @@ impl Session<'_> {
         let settled = read.and_then(|()| {
             self.alive = Instant::now();
             self.healthy = true;
-            if self.rival.take().is_some() {
-                self.task.shared.away.store(false, Relaxed);
+            if self.away {
+                self.set_away(false);
+                self.rival = None;
             }
             self.settle()
         });
@@ -238,13 +244,21 @@ impl Session<'_> {
                 outbox.ping();
                 self.alive = Instant::now();
             }
-        } else if self.rival.is_none() && silent >= patience(outbox.bytes()) {
-            shared.away.store(true, Relaxed);
-            if let Some(oldest) = outbox.oldest() {
-                self.rival = Some(Box::pin(rival(shared.connector.clone(), oldest)));
-            }
+            return None;
+        }
+        if self.rival.is_none() && silent >= patience(outbox.bytes()) {
+            let rival = outbox.oldest().map(|oldest| rival(shared.connector.clone(), oldest));
+            self.rival = rival.map(|rival| Box::pin(rival) as _);
+        }
+        if silent >= OVERDUE {
+            self.set_away(true);
         }
         None
+    }
+
+    fn set_away(&mut self, away: bool) {
+        self.away = away;
+        self.task.shared.away.store(away, Relaxed);
     }
 
     /// A second connection was answered and this one wasn't, unless it is right now: when this
@@ -258,7 +272,7 @@ impl Session<'_> {
     }
 }
 
-/// How long an answer may take when so many bytes are under way.
+/// How long no answer may come before a second connection is tried, with so many bytes under way.
 fn patience(bytes: usize) -> Duration {
     OVERDUE + Duration::from_secs_f64(bytes as f64 / SLOWEST as f64)
 }

@@ -1,0 +1,4 @@
+//! The subscription against a real Redis.
+
+mod delivery;
+mod support;
