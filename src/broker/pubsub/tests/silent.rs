@@ -45,7 +45,7 @@ async fn a_connection_that_stalls_for_a_moment_is_kept() {
         tokio::time::sleep(Duration::from_millis(150)).await;
         proxy.freeze();
         redis.publish("a", n.to_string());
-        tokio::time::sleep(Duration::from_millis(450)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
         proxy.thaw();
         assert_eq!(running.channels[0].texts(1).await, [n.to_string()]);
     }
