@@ -48,6 +48,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_millis(500);
 
 /// What one channel wants of this Redis.
+#[derive(Clone)]
 pub struct Subscription {
     /// The names or patterns.
     pub source: Source,
