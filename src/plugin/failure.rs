@@ -68,11 +68,16 @@ pub(super) fn shorten(mut text: String) -> String {
     text
 }
 
-/// What an error of a call into a guest means.
-pub(super) fn classify(error: &wasmtime::Error, state: &State, limits: &HandlerLimits) -> Fault {
+/// What an error of a call into a guest means, of a call that had so much time.
+pub(super) fn classify(
+    error: &wasmtime::Error,
+    state: &State,
+    limits: &HandlerLimits,
+    time: Duration,
+) -> Fault {
     let trap = error.downcast_ref::<Trap>();
     if state.timed_out || trap == Some(&Trap::Interrupt) {
-        return timeout(limits.timeout);
+        return timeout(time);
     }
     if fuel_ran_out(error) {
         return too_much_output(limits.max_output);

@@ -226,6 +226,11 @@ impl Host {
         &self.pools
     }
 
+    #[cfg(test)]
+    pub(super) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
     async fn read(&self, path: &Path) -> Result<PluginFile, PluginError> {
         let path = path.to_owned();
         blocking(move || Ok(file::read(&path))).await?
@@ -266,8 +271,13 @@ impl Host {
             }
         }
         let (cache, engine, sha256) = (self.cache.clone(), self.engine.clone(), file.sha256);
-        if let Some(component) = blocking(move || Ok(cache.get(&engine, &sha256))).await? {
-            return Ok(component);
+        match blocking(move || Ok(cache.get(&engine, &sha256))).await? {
+            Ok(Some(component)) => return Ok(component),
+            Ok(None) => {}
+            Err(reason) => tracing::warn!(
+                "what was kept of the compiled plugin {} is not used, and compiled again: {reason}",
+                path.display()
+            ),
         }
         self.compile(path, file).await
     }

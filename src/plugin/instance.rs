@@ -170,8 +170,9 @@ impl Instance {
         delivery: &Arc<Delivery>,
         message: &Message,
     ) -> (Result<Vec<Message>, Fault>, Fate) {
+        let limits = &blueprint.limits;
         self.used = Instant::now();
-        let deadline = self.used + blueprint.limits.timeout;
+        let deadline = self.used + limits.timeout;
         begin(&mut self.store, Some(delivery.clone()), deadline);
         let call = handler::call(self.handle, &mut self.store, delivery, message);
         let outcome = run_until(deadline, &blueprint.pulse, call).await;
@@ -180,10 +181,12 @@ impl Instance {
                 end(&mut self.store);
                 let grown = self.store.data().limiter.memory > self.memory_kept;
                 let fate = if grown { Fate::Drop } else { Fate::Keep };
-                return (handler::judge(returned, &blueprint.limits), fate);
+                return (handler::judge(returned, limits), fate);
             }
-            Ok(Err(error)) => Err(failure::classify(&error, self.store.data(), &blueprint.limits)),
-            Err(Elapsed) => Err(failure::timeout(blueprint.limits.timeout)),
+            Ok(Err(error)) => {
+                Err(failure::classify(&error, self.store.data(), limits, limits.timeout))
+            }
+            Err(Elapsed) => Err(failure::timeout(limits.timeout)),
         };
         end(&mut self.store);
         (result, Fate::Drop)
@@ -227,6 +230,7 @@ fn new_store(blueprint: &Blueprint) -> Store<State> {
 }
 
 async fn start(store: &mut Store<State>, blueprint: &Blueprint) -> Result<HandleMessage, Fault> {
+    let limits = &blueprint.limits;
     let deadline = store.data().deadline;
     let starting = async {
         let instance = blueprint.plugin.pre.instantiate_async(&mut *store).await?;
@@ -242,7 +246,7 @@ async fn start(store: &mut Store<State>, blueprint: &Blueprint) -> Result<Handle
         Ok(Ok((handle, Ok(())))) => Ok(handle),
         Ok(Ok((_, Err(text)))) => Err(failure::setup_refused(&text)),
         Ok(Err(error)) => {
-            Err(failure::in_setup(failure::classify(&error, store.data(), &blueprint.limits)))
+            Err(failure::in_setup(failure::classify(&error, store.data(), limits, SETUP_TIMEOUT)))
         }
         Err(Elapsed) => Err(failure::in_setup(failure::timeout(SETUP_TIMEOUT))),
     }

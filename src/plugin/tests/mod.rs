@@ -2,4 +2,10 @@
 
 mod support;
 
+mod cache;
+mod files;
 mod hop;
+mod instances;
+mod limits;
+mod logs;
+mod setup;

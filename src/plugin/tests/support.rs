@@ -16,7 +16,7 @@ const WASI: &str = r#"
 package wasi:root@0.2.0;
 package wasi:io@0.2.0 {
     interface poll {
-        resource pollable;
+        resource pollable { block: func(); }
         poll: func(in: list<borrow<pollable>>) -> list<u32>;
     }
     interface error { resource error; }
