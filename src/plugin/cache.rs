@@ -140,7 +140,6 @@ impl Cache {
 /// What artifacts depend on beside the plugin: the engine with its settings and this processor,
 /// and the tools that encode core modules, which go with our version.
 fn environment(engine: &Engine) -> u64 {
-    #[allow(clippy::disallowed_types)]
     let mut hasher = std::hash::DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut hasher);
     (FORMAT, env!("CARGO_PKG_VERSION")).hash(&mut hasher);

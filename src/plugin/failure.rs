@@ -31,6 +31,16 @@ pub(super) fn timeout(limit: Duration) -> Fault {
     Fault { kind: FailureKind::Timeout, reason: format!("it took longer than {limit}") }
 }
 
+/// There are too many instances already.
+pub(super) fn no_room() -> Fault {
+    Fault {
+        kind: FailureKind::Setup,
+        reason: "there are as many instances of plugins as the system has memory maps for: lower \
+                 `instances` of some handlers, or raise the system's vm.max_map_count"
+            .into(),
+    }
+}
+
 /// `setup` returned an error.
 pub(super) fn setup_refused(text: &str) -> Fault {
     Fault { kind: FailureKind::Setup, reason: shorten(text.to_owned()) }

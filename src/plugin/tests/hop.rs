@@ -189,3 +189,22 @@ async fn a_component_is_a_plugin_too() {
     let outputs = handle(&handler, b"hello").await.expect("it echoes");
     assert_eq!(outputs, [Message::new("hello")]);
 }
+
+#[tokio::test]
+async fn a_module_for_wasip1_is_adapted() {
+    let log = Log::capture();
+    let bench = Bench::new();
+    let imports = r#"(import "wasi_snapshot_preview1" "fd_write"
+        (func $write (param i32 i32 i32 i32) (result i32)))"#;
+    // The adapter's own memory comes out of the guest's allocator too.
+    let body = format!(
+        r#"(i32.store (i32.const 600) (local.get $payload))
+        (i32.store (i32.const 604) (local.get $len))
+        (if (call $write (i32.const 1) (i32.const 600) (i32.const 1) (i32.const 608)) (then unreachable))
+        {ECHO}"#
+    );
+    let handler =
+        bench.handler(&Source { imports, body: &body, ..Source::default() }, |_| {}).await;
+    assert_eq!(handle(&handler, b"hello").await.expect("it echoes"), [Message::new("hello")]);
+    assert!(log.text().contains("handlerd::plugin: hello plugin="), "{}", log.text());
+}

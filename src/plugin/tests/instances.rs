@@ -129,3 +129,36 @@ async fn a_plugin_may_have_several_names() {
         assert_eq!(handle(&handler, b"").await.expect("it counts"), [Message::new([1])]);
     }
 }
+
+#[tokio::test]
+async fn all_handlers_together_have_only_so_many_instances() {
+    let bench = Bench::new();
+    let host = crate::plugin::Host::builder(bench.dir().join("cache"))
+        .compile_in_process()
+        .instances(1)
+        .build()
+        .expect("a host");
+    let config = bench.config(&COUNTING.module());
+    let handler = host.load(&config).await.expect("there is room for one");
+    let error = host.load(&config).await.err().expect("there is no room");
+    assert!(error.to_string().contains("vm.max_map_count"), "{error}");
+    handle(&handler, b"!").await.expect_err("it traps");
+    let other = host.load(&config).await.expect("there is room again");
+    let failure = handle(&handler, b"").await.expect_err("there is no room");
+    assert_eq!(failure.kind, FailureKind::Setup);
+    drop(other);
+    assert_eq!(handle(&handler, b"").await.expect("there is room"), [Message::new([1])]);
+}
+
+#[tokio::test]
+async fn the_hosts_thread_ends_with_the_last_handler() {
+    let bench = Bench::new();
+    let handler = bench.handler(&COUNTING, |_| {}).await;
+    let host = Arc::downgrade(&bench.host);
+    drop(bench);
+    assert_eq!(handle(&handler, b"").await.expect("it counts"), [Message::new([1])]);
+    assert!(host.upgrade().is_some());
+    // Dropping it joins the thread, so this ends only if that does.
+    drop(handler);
+    assert!(host.upgrade().is_none());
+}

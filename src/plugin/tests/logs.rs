@@ -149,3 +149,23 @@ fn escaping_leaves_text_as_it_is_and_shows_what_would_harm() {
     assert_eq!(escape("größe 'x' \"y\" \\ 日本 é"), "größe 'x' \"y\" \\ 日本 é");
     assert_eq!(escape("a\r\n\tb\u{7}\u{9b}\u{202e}c"), "a\\r\\n\\tb\\u{7}\\u{9b}\\u{202e}c");
 }
+
+#[tokio::test]
+async fn lines_that_the_filter_drops_cost_nothing_of_max_log() {
+    let log = Log::capture_from("handlerd=info");
+    let bench = Bench::new();
+    let items = r#"(data (i32.const 16) "debuginfo!")"#;
+    let body = format!(
+        r#"(local.set $channel (i32.const 1000))
+        (loop $more
+            (call $log (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 16) (i32.const 5))
+            (br_if $more (local.tee $channel (i32.sub (local.get $channel) (i32.const 1)))))
+        (call $log (i32.const 2) (i32.const 0) (i32.const 0) (i32.const 21) (i32.const 5))
+        {ECHO}"#
+    );
+    let handler =
+        bench.handler(&Source { body: &body, items, ..LOGGING }, |c| c.limits.max_log = 100).await;
+    handle(&handler, b"x").await.expect("it echoes");
+    assert!(log.text().contains("handlerd::plugin: info!"), "{}", log.text());
+    assert!(!log.text().contains("max_log"), "{}", log.text());
+}

@@ -9,3 +9,4 @@ mod instances;
 mod limits;
 mod logs;
 mod setup;
+mod speed;
