@@ -9,30 +9,33 @@
     ;; The result is read at 0, where zeros stand: ok, with an empty list.
     (func (export "handle") (param i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) i32.const 0))
   (core instance $i (instantiate $m))
-  (type $header' (tuple string (list u8)))
-  (component $shim
+  (type $header (tuple string (list u8)))
+  ;; An interface that is exported has to name its types: this gives them their names.
+  (component $names
     (type $header (tuple string (list u8)))
-    (type $message' (record
+    (type $message-type (record
       (field "payload" (list u8)) (field "headers" (list $header))
       (field "route" (option string))))
-    (import "message" (type $message (eq $message')))
-    (type $failure' (variant
+    (import "message" (type $message (eq $message-type)))
+    (type $failure-type (variant
       (case "reject" string) (case "retry" string) (case "retry-after" (tuple u64 string))))
-    (import "failure" (type $failure (eq $failure')))
+    (import "failure" (type $failure (eq $failure-type)))
     (import "handle" (func $handle (param "channel" string) (param "message" $message)
       (result (result (list $message) (error $failure)))))
-    (export "message" (type $message))
-    (export "failure" (type $failure))
-    (export "handle-message" (func $handle)))
+    (export $exported-message "message" (type $message))
+    (export $exported-failure "failure" (type $failure))
+    (export "handle-message" (func $handle)
+      (func (param "channel" string) (param "message" $exported-message)
+        (result (result (list $exported-message) (error $exported-failure))))))
   (type $message (record
-    (field "payload" (list u8)) (field "headers" (list $header'))
+    (field "payload" (list u8)) (field "headers" (list $header))
     (field "route" (option string))))
   (type $failure (variant
     (case "reject" string) (case "retry" string) (case "retry-after" (tuple u64 string))))
   (func $handle (param "channel" string) (param "message" $message)
     (result (result (list $message) (error $failure)))
     (canon lift (core func $i "handle") (memory (core memory $i "memory")) (realloc (core func $i "realloc"))))
-  (instance $handler (instantiate $shim
+  (instance $handler (instantiate $names
     (with "message" (type $message))
     (with "failure" (type $failure))
     (with "handle" (func $handle))))
