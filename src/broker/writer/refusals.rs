@@ -10,12 +10,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::ledger::Oldest;
+use crate::telemetry::printable;
 
 /// The same refusal is logged once in this time.
 const PERIOD: Duration = Duration::from_secs(10);
 
 /// Refusals told apart. Names can be as many as messages: further ones are logged as one.
 const TOLD_APART: usize = 64;
+
+/// Bytes of Redis's words that are shown.
+const TEXT_SHOWN: usize = 500;
 
 /// The refusals of one connection.
 pub struct Refusals {
@@ -38,7 +42,7 @@ impl Refusals {
     /// Redis answered this command with this error.
     pub fn note(&mut self, error: &str, command: &Oldest) {
         let code = error.split(' ').next().unwrap_or_default();
-        let name = String::from_utf8_lossy(&command.name);
+        let name = printable(&command.name, TEXT_SHOWN);
         let mut key = format!("{code} {} {name}", command.kind.as_str());
         if !self.seen.contains_key(&key) && self.seen.len() >= TOLD_APART {
             key = String::new();
@@ -49,9 +53,9 @@ impl Refusals {
             known => {
                 let held_back = known.map_or(0, |seen| seen.held_back);
                 let text = format!(
-                    "{} {name:?} was refused: {}{}",
+                    "{} to \"{name}\" was refused: {}{}",
                     command.kind.as_str(),
-                    error.escape_debug(),
+                    printable(error.as_bytes(), TEXT_SHOWN),
                     advice(code)
                 );
                 self.log(&text, 1 + held_back);
