@@ -1,1 +1,0 @@
-//! What `check --connect` asks a Redis.
