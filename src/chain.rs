@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::Routes;
 use crate::message::{Delivery, Message};
 
 /// A future that a handler returns, boxed: once a hop is seldom enough.
@@ -101,12 +102,14 @@ pub struct RunLimits {
 pub struct Chain {
     handlers: Arc<[Arc<dyn Handler>]>,
     limits: RunLimits,
+    routes: Routes,
 }
 
 impl Chain {
-    /// A chain of these handlers; an empty one passes messages on as they are.
-    pub fn new(handlers: Vec<Arc<dyn Handler>>, limits: RunLimits) -> Self {
-        Chain { handlers: handlers.into(), limits }
+    /// A chain of these handlers, which may send to these routes; an empty one passes messages on
+    /// as they are.
+    pub fn new(handlers: Vec<Arc<dyn Handler>>, limits: RunLimits, routes: Routes) -> Self {
+        Chain { handlers: handlers.into(), limits, routes }
     }
 
     /// Pass a message through. The outputs come in the order of their branches; one failure in
@@ -133,6 +136,7 @@ impl Chain {
             if current.len() == 1 && current[0].route.is_none() {
                 let input = current.pop().unwrap_or_default();
                 current = handler.handle(delivery, input).await?;
+                self.judge_routes(handler, &current)?;
             } else {
                 current = self.fan(handler, delivery, current).await?;
             }
@@ -159,6 +163,7 @@ impl Chain {
                 outputs.push(input);
             } else {
                 outputs.extend(handler.handle(delivery, input).await?);
+                self.judge_routes(handler, &outputs[before..])?;
             }
             bytes += outputs[before..].iter().map(Message::size).sum::<usize>();
             if outputs.len() > self.limits.max_outputs || bytes > self.limits.max_output {
@@ -176,5 +181,143 @@ impl Chain {
             }
         }
         Ok(outputs)
+    }
+
+    /// A route that nothing permits is the handler's failure.
+    fn judge_routes(&self, handler: &Arc<dyn Handler>, outputs: &[Message]) -> Result<(), Failure> {
+        let mut routes = outputs.iter().filter_map(|message| message.route.as_deref());
+        match routes.find(|route| self.routes.resolve(route).is_none()) {
+            None => Ok(()),
+            Some(route) => Err(Failure {
+                handler: handler.name().clone(),
+                kind: FailureKind::Route,
+                reason: format!(
+                    "it sent a message to {route:?}, which the channel's `routes` don't permit; \
+                     add the name or a pattern to routes = {{ publish = […] }} or {{ push = […] }}"
+                ),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::pattern::Pattern;
+
+    /// A handler of native code: chains know nothing of plugins.
+    struct Native {
+        name: Arc<str>,
+        body: fn(Message) -> Result<Vec<Message>, FailureKind>,
+    }
+
+    impl Handler for Native {
+        fn name(&self) -> &Arc<str> {
+            &self.name
+        }
+
+        fn handle<'a>(&'a self, _: &'a Arc<Delivery>, message: Message) -> HandlerFuture<'a> {
+            let failed = |kind| Failure { handler: self.name.clone(), kind, reason: "so".into() };
+            Box::pin(async move { (self.body)(message).map_err(failed) })
+        }
+    }
+
+    async fn run(
+        bodies: &[fn(Message) -> Result<Vec<Message>, FailureKind>],
+        limits: RunLimits,
+        routes: Routes,
+    ) -> Result<Vec<String>, Failure> {
+        let handler = |(i, body): (usize, &fn(Message) -> _)| {
+            Arc::new(Native { name: i.to_string().into(), body: *body }) as Arc<dyn Handler>
+        };
+        let handlers = bodies.iter().enumerate().map(handler).collect();
+        let delivery = Arc::new(Delivery {
+            table: "t".into(),
+            redis_channel: "c".into(),
+            pattern: None,
+            id: None,
+            attempt: 1,
+            received_at: 0,
+        });
+        let outputs =
+            Chain::new(handlers, limits, routes).run(&delivery, Message::new("m")).await?;
+        let show = |m: Message| {
+            let text = String::from_utf8(m.payload).unwrap();
+            m.route.map_or(text.clone(), |route| format!("{text}>{route}"))
+        };
+        Ok(outputs.into_iter().map(show).collect())
+    }
+
+    const AMPLE: RunLimits = RunLimits { max_outputs: 100, max_output: 1000 };
+
+    fn twice(m: Message) -> Result<Vec<Message>, FailureKind> {
+        Ok(vec![
+            Message::new([&m.payload[..], b"1"].concat()),
+            Message::new([&m.payload[..], b"2"].concat()),
+        ])
+    }
+
+    fn first_to_vip(mut m: Message) -> Result<Vec<Message>, FailureKind> {
+        m.route = m.payload.ends_with(b"1").then(|| "vip".to_owned());
+        Ok(vec![m])
+    }
+
+    fn shout(mut m: Message) -> Result<Vec<Message>, FailureKind> {
+        m.payload.make_ascii_uppercase();
+        Ok(vec![m])
+    }
+
+    fn reject_second(m: Message) -> Result<Vec<Message>, FailureKind> {
+        if m.payload.ends_with(b"2") { Err(FailureKind::Reject) } else { Ok(vec![m]) }
+    }
+
+    fn none(_: Message) -> Result<Vec<Message>, FailureKind> {
+        Ok(vec![])
+    }
+
+    fn vip() -> Routes {
+        Routes { publish: vec![Pattern::new("v*").unwrap()], push: vec![] }
+    }
+
+    #[tokio::test]
+    async fn branches_come_out_in_order() {
+        let outputs = run(&[twice, twice, shout], AMPLE, Routes::default()).await.unwrap();
+        assert_eq!(outputs, ["M11", "M12", "M21", "M22"]);
+    }
+
+    #[tokio::test]
+    async fn an_empty_chain_passes_and_a_filter_ends() {
+        assert_eq!(run(&[], AMPLE, Routes::default()).await.unwrap(), ["m"]);
+        let after: fn(Message) -> _ = |_| panic!("nothing goes on behind a filter");
+        assert!(run(&[none, after], AMPLE, Routes::default()).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_route_leaves_the_chain_where_it_was_set() {
+        let outputs = run(&[twice, first_to_vip, shout], AMPLE, vip()).await.unwrap();
+        assert_eq!(outputs, ["m1>vip", "M2"]);
+    }
+
+    #[tokio::test]
+    async fn a_route_that_nothing_permits_fails_the_handler_that_set_it() {
+        let failure = run(&[twice, first_to_vip], AMPLE, Routes::default()).await.unwrap_err();
+        assert_eq!((failure.kind, &*failure.handler), (FailureKind::Route, "1"));
+        assert!(failure.reason.contains("\"vip\""), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn one_branch_that_fails_is_the_whole_runs_failure() {
+        let failure = run(&[twice, reject_second], AMPLE, vip()).await.unwrap_err();
+        assert_eq!((failure.kind, &*failure.handler), (FailureKind::Reject, "1"));
+    }
+
+    #[tokio::test]
+    async fn fan_outs_do_not_multiply_without_bound() {
+        let few = RunLimits { max_outputs: 7, max_output: 1000 };
+        let failure = run(&[twice, twice, twice], few, vip()).await.unwrap_err();
+        assert_eq!((failure.kind, &*failure.handler), (FailureKind::Output, "2"));
+        let small = RunLimits { max_outputs: 100, max_output: 11 };
+        let failure = run(&[twice, twice, twice], small, vip()).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Output);
     }
 }

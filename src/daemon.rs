@@ -1,1 +1,299 @@
-//! Builds everything, runs it, drains it.
+//! Builds everything, then starts it; watches over it, and drains it at the end.
+//!
+//! Called by `handlerd run`. Nothing is started before all of it has been built, so a bad plugin
+//! ends the start with no message touched. Owns every task: none is detached, and one that ends
+//! early is a named event and is started again.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use futures_util::FutureExt;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::connection::Connector;
+use crate::broker::pubsub::{self, Subscription};
+use crate::broker::writer::Writer;
+use crate::chain::{Chain, Handler, RunLimits};
+use crate::config::{self, Config};
+use crate::output::Outputs;
+use crate::plugin::{Host, PluginError};
+use crate::queue::{Budget, Queue};
+use crate::service::Stop;
+use crate::telemetry::{Metrics, RateLimit, Totals};
+use crate::worker;
+
+/// A channel's failing handler is logged this often at most.
+const FAILURE_LOG_PERIOD: Duration = Duration::from_secs(1);
+
+/// Pause before a task that panicked is started again.
+const RESTART_PAUSE: Duration = Duration::from_millis(500);
+
+/// The handlers of a configuration, loaded and set up, by name.
+pub type Handlers = BTreeMap<Arc<str>, Arc<dyn Handler>>;
+
+/// A handler that can't be had, with why.
+#[derive(Debug)]
+pub struct HandlerError {
+    /// NAME of the handler.
+    pub handler: Arc<str>,
+    /// Why not.
+    pub error: PluginError,
+}
+
+/// Load every handler of the configuration, all at once.
+///
+/// # Errors
+/// All those that can't be had, in the order of their names.
+pub async fn load_handlers(
+    config: &Config,
+    host: &Arc<Host>,
+) -> Result<Handlers, Vec<HandlerError>> {
+    let loading = config.handlers.values().map(|handler| async move {
+        let error = |error| HandlerError { handler: handler.name.clone(), error };
+        let loaded = host.load(handler).await.map_err(error)?;
+        Ok((handler.name.clone(), loaded as Arc<dyn Handler>))
+    });
+    let mut handlers = Handlers::new();
+    let mut errors = Vec::new();
+    for loaded in futures_util::future::join_all(loading).await {
+        match loaded {
+            Ok((name, handler)) => drop(handlers.insert(name, handler)),
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() { Ok(handlers) } else { Err(errors) }
+}
+
+/// The chain of a channel, of handlers that have been loaded.
+pub fn chain(config: &Config, channel: &config::Channel, handlers: &Handlers) -> Chain {
+    let limits = channel.handlers.iter().map(|name| config.handlers[name].limits);
+    let run_limits =
+        limits.fold(RunLimits { max_outputs: 1, max_output: 0 }, |sum, limits| RunLimits {
+            max_outputs: sum.max_outputs.max(limits.max_outputs),
+            max_output: sum.max_output.max(limits.max_output),
+        });
+    let chain = channel.handlers.iter().map(|name| handlers[name].clone()).collect();
+    Chain::new(chain, run_limits, channel.routes.clone())
+}
+
+/// Run until a signal asks for an end, and drain.
+///
+/// # Errors
+/// Only when the daemon can't be started at all; whatever happens later is lived with.
+pub async fn run(config: Config, handlers: Handlers, mut stop: Stop) -> anyhow::Result<Ended> {
+    let daemon = Daemon::build(&config, &handlers);
+    let mut running = daemon.start();
+    let signal = running.watch(&mut stop).await;
+    tracing::info!("{signal}: no more messages are taken; what was taken is finished");
+    Ok(running.drain(config.drain_timeout, &mut stop).await)
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Whether everything was finished in time.
+    pub drained: bool,
+    /// The sums of the whole run.
+    pub totals: Totals,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Totals { received, handled, delivered, dropped } = &self.totals;
+        let how = if self.drained { "stopped" } else { "stopped before everything was finished" };
+        write!(f, "{how}: {received} received, {handled} handled, {delivered} delivered")?;
+        let lost: u64 = dropped.values().sum();
+        write!(f, ", {lost} lost")?;
+        for (i, (reason, n)) in dropped.iter().enumerate() {
+            write!(f, "{}{} {n}", if i == 0 { " (" } else { ", " }, reason.as_str())?;
+        }
+        if dropped.is_empty() { Ok(()) } else { f.write_str(")") }
+    }
+}
+
+/// Everything, built and not started.
+struct Daemon {
+    metrics: Arc<Metrics>,
+    writers: BTreeMap<Arc<str>, Writer>,
+    channels: Vec<(Arc<worker::Channel>, usize)>,
+    subscriptions: Vec<Subscription>,
+    source: Connector,
+}
+
+impl Daemon {
+    fn build(config: &Config, handlers: &Handlers) -> Self {
+        let metrics = Arc::new(Metrics::default());
+        let budget = Budget::new(config.memory);
+        let writers = writers(config);
+        let mut channels = Vec::new();
+        let mut subscriptions = Vec::new();
+        for channel in &config.channels {
+            let counts = metrics.channel(&channel.name);
+            let queue = Queue::new(channel.queue, channel.overflow, &budget, counts.clone());
+            subscriptions.push(Subscription {
+                source: channel.source.clone(),
+                table: channel.name.clone(),
+                max_payload: channel.max_payload,
+                queue: queue.clone(),
+            });
+            let shared = worker::Channel {
+                name: channel.name.clone(),
+                queue,
+                chain: chain(config, channel, handlers),
+                outputs: Outputs::new(channel, &writers, counts),
+                metrics: metrics.clone(),
+                failure_log: RateLimit::new(FAILURE_LOG_PERIOD),
+            };
+            channels.push((Arc::new(shared), channel.workers));
+        }
+        let source = Connector::new(&config.redis);
+        Daemon { metrics, writers, channels, subscriptions, source }
+    }
+
+    fn start(self) -> Running {
+        let stop_sources = CancellationToken::new();
+        let stop_writers = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+
+        for writer in self.writers.values() {
+            let (writer, metrics, stop) =
+                (writer.clone(), self.metrics.clone(), stop_writers.clone());
+            let name = format!("the writer of {}", writer.name());
+            tasks.spawn(keep_running(Task::Writer, name, move || {
+                writer.clone().run(metrics.clone(), stop.clone())
+            }));
+        }
+        for (channel, workers) in &self.channels {
+            for _ in 0..*workers {
+                let name = format!("a worker of channel {}", channel.name);
+                let channel = channel.clone();
+                tasks.spawn(keep_running(Task::Worker, name, move || worker::run(channel.clone())));
+            }
+        }
+        let (source, subscriptions) = (self.source, self.subscriptions);
+        let (metrics, stop) = (self.metrics.clone(), stop_sources.clone());
+        tasks.spawn(keep_running(Task::Source, "the subscription".to_owned(), move || {
+            pubsub::run(source.clone(), subscriptions.clone(), metrics.clone(), stop.clone())
+        }));
+        Running {
+            metrics: self.metrics,
+            writers: self.writers,
+            channels: self.channels.into_iter().map(|(channel, _)| channel).collect(),
+            stop_sources,
+            stop_writers,
+            tasks,
+        }
+    }
+}
+
+fn writers(config: &Config) -> BTreeMap<Arc<str>, Writer> {
+    let mut writers = BTreeMap::new();
+    for channel in &config.channels {
+        for name in Outputs::connections(channel) {
+            let connection = config.connections.get(name).unwrap_or(&config.redis);
+            writers
+                .entry(connection.name.clone())
+                .or_insert_with(|| Writer::new(Connector::new(connection)));
+        }
+    }
+    writers
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Task {
+    Source,
+    Worker,
+    Writer,
+}
+
+/// Run a task to its end; one that panics is named in the log and started again.
+async fn keep_running<F: Future<Output = ()>>(
+    task: Task,
+    name: String,
+    start: impl Fn() -> F,
+) -> Task {
+    while AssertUnwindSafe(start()).catch_unwind().await.is_err() {
+        tracing::error!("{name} failed by a fault of handlerd's own and is started again");
+        tokio::time::sleep(RESTART_PAUSE).await;
+    }
+    task
+}
+
+struct Running {
+    metrics: Arc<Metrics>,
+    writers: BTreeMap<Arc<str>, Writer>,
+    channels: Vec<Arc<worker::Channel>>,
+    stop_sources: CancellationToken,
+    stop_writers: CancellationToken,
+    tasks: JoinSet<Task>,
+}
+
+impl Running {
+    /// Until a signal comes.
+    async fn watch(&mut self, stop: &mut Stop) -> &'static str {
+        stop.next().await
+    }
+
+    /// Stop the sources only: the rest drains as its input ends. A second signal, or the end of
+    /// the time, ends it at once, and what is left is counted.
+    async fn drain(mut self, limit: Duration, stop: &mut Stop) -> Ended {
+        let started = Instant::now();
+        self.stop_sources.cancel();
+        let drained = tokio::select! {
+            () = self.finish() => true,
+            () = tokio::time::sleep(limit) => {
+                tracing::warn!("drain_timeout ({}) is up", humantime::format_duration(limit));
+                false
+            }
+            signal = stop.next() => {
+                tracing::warn!("{signal} again: stopping at once");
+                false
+            }
+        };
+        if !drained {
+            self.tasks.shutdown().await;
+            self.channels.iter().for_each(|channel| channel.queue.abandon());
+            self.writers.values().for_each(Writer::abandon);
+        }
+        tracing::debug!("drained in {:?}", started.elapsed());
+        Ended { drained, totals: self.metrics.totals() }
+    }
+
+    /// Sources, then workers, then writers: each ends when what feeds it has ended.
+    async fn finish(&mut self) {
+        self.join(Task::Source).await;
+        self.channels.iter().for_each(|channel| channel.queue.close());
+        self.join(Task::Worker).await;
+        for writer in self.writers.values() {
+            writer.idle().await;
+        }
+        self.stop_writers.cancel();
+        self.join(Task::Writer).await;
+    }
+
+    /// Wait for all tasks of a kind; those of the kinds before it have ended.
+    async fn join(&mut self, kind: Task) {
+        let mut left = match kind {
+            Task::Source => 1,
+            Task::Worker => self.tasks.len() - self.writers.len(),
+            Task::Writer => self.tasks.len(),
+        };
+        while left > 0 {
+            match self.tasks.join_next().await {
+                Some(Ok(ended)) if ended == kind => left -= 1,
+                Some(_) => {}
+                None => break,
+            }
+        }
+    }
+}
+
+/// Set up what `run` needs of the outside: signals first, so that none is missed.
+pub fn listen_for_signals() -> anyhow::Result<Stop> {
+    Stop::listen().context("signals can't be listened for")
+}

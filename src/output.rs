@@ -1,1 +1,140 @@
-//! Where what leaves a chain goes.
+//! Where what leaves a chain goes: PUBLISH, RPUSH, a log line.
+//!
+//! Outputs are a closed set, so an enum in the configuration and a `match` here. Called by the
+//! workers; hands commands to the writers and never waits for Redis's answer. Routes have been
+//! judged by the chain before anything comes here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::broker::writer::Writer;
+use crate::config::{Channel, NameTemplate, Output, RouteKind, Routes};
+use crate::message::{Delivery, Message};
+use crate::queue::Queue;
+use crate::telemetry::{ChannelMetrics, printable};
+
+/// The name of the connection that routes go over.
+const ROUTE_CONNECTION: &str = "redis";
+
+/// Bytes of a payload that a log line shows at most.
+const LOGGED_PAYLOAD: usize = 4 << 10;
+
+/// The outputs of one channel, with the writers they need.
+pub struct Outputs {
+    outputs: Vec<Sink>,
+    routes: Option<(Routes, Writer)>,
+    /// Each writer once, whatever number of outputs share it.
+    writers: Vec<Writer>,
+    metrics: Arc<ChannelMetrics>,
+}
+
+enum Sink {
+    Publish(Writer, NameTemplate),
+    Push(Writer, NameTemplate),
+    Log,
+}
+
+impl Outputs {
+    /// The connections that a channel's outputs and routes go over.
+    pub fn connections(channel: &Channel) -> impl Iterator<Item = &str> {
+        let targets = channel.outputs.iter().filter_map(|output| match output {
+            Output::Publish(target) | Output::Push(target) => Some(&*target.connection),
+            Output::Log => None,
+        });
+        targets.chain((!channel.routes.is_empty()).then_some(ROUTE_CONNECTION))
+    }
+
+    /// For one channel. `writers` has every connection of [`Self::connections`].
+    pub fn new(
+        channel: &Channel,
+        writers: &BTreeMap<Arc<str>, Writer>,
+        metrics: Arc<ChannelMetrics>,
+    ) -> Self {
+        let writer = |connection: &str| writers[connection].clone();
+        let sink = |output: &Output| match output {
+            Output::Publish(target) => {
+                Sink::Publish(writer(&target.connection), target.name.clone())
+            }
+            Output::Push(target) => Sink::Push(writer(&target.connection), target.name.clone()),
+            Output::Log => Sink::Log,
+        };
+        let mut connections: Vec<&str> = Self::connections(channel).collect();
+        connections.sort_unstable();
+        connections.dedup();
+        Outputs {
+            outputs: channel.outputs.iter().map(sink).collect(),
+            routes: (!channel.routes.is_empty())
+                .then(|| (channel.routes.clone(), writer(ROUTE_CONNECTION))),
+            writers: connections.into_iter().map(writer).collect(),
+            metrics,
+        }
+    }
+
+    /// Wait until every writer takes more. While one can't because its Redis is away, what
+    /// overflows in `queue` does so for that reason.
+    pub async fn room(&self, queue: &Queue) {
+        /// How often it is asked whether the Redis that is waited for is away or only slow.
+        const ASK_AGAIN: Duration = Duration::from_millis(50);
+        for writer in self.writers.iter().filter(|writer| !writer.has_room()) {
+            writer.flush();
+            loop {
+                queue.set_writer_away(writer.is_away());
+                if tokio::time::timeout(ASK_AGAIN, writer.room()).await.is_ok() {
+                    break;
+                }
+            }
+            queue.set_writer_away(false);
+        }
+    }
+
+    /// Hand over what came out of one run through the chain.
+    pub fn send(&self, delivery: &Delivery, messages: &[Message]) {
+        for message in messages {
+            match &message.route {
+                Some(route) => self.route(route, message),
+                None => self.outputs.iter().for_each(|sink| self.write(sink, delivery, message)),
+            }
+        }
+    }
+
+    /// Wake the writers: what was handed over goes out now.
+    pub fn flush(&self) {
+        self.writers.iter().for_each(Writer::flush);
+    }
+
+    fn write(&self, sink: &Sink, delivery: &Delivery, message: &Message) {
+        match sink {
+            Sink::Publish(writer, name) => {
+                let name = name.fill(&delivery.redis_channel);
+                writer.publish(&name, &message.payload, &self.metrics);
+            }
+            Sink::Push(writer, name) => {
+                let name = name.fill(&delivery.redis_channel);
+                writer.push(&name, &message.payload, &self.metrics);
+            }
+            Sink::Log => {
+                let payload = printable(&message.payload, LOGGED_PAYLOAD);
+                let redis_channel = printable(delivery.redis_channel.as_bytes(), LOGGED_PAYLOAD);
+                tracing::info!(
+                    target: "handlerd::output",
+                    channel = &*delivery.table, %redis_channel, "{payload}"
+                );
+                self.metrics.delivered.add(1);
+            }
+        }
+    }
+
+    fn route(&self, route: &str, message: &Message) {
+        let resolved = self.routes.as_ref().map(|(routes, writer)| (routes.resolve(route), writer));
+        match resolved {
+            Some((Some(RouteKind::Publish), writer)) => {
+                writer.publish(route, &message.payload, &self.metrics);
+            }
+            Some((Some(RouteKind::Push), writer)) => {
+                writer.push(route, &message.payload, &self.metrics);
+            }
+            _ => debug_assert!(false, "the chain lets no message out with a route of no permit"),
+        }
+    }
+}

@@ -248,8 +248,8 @@ impl Queue {
         self.ready.notify_one();
     }
 
-    /// Drop what still waits, as `shutdown`; answers how many.
-    pub fn abandon(&self) -> u64 {
+    /// Drop what still waits, as `shutdown`.
+    pub fn abandon(&self) {
         let mut waiting = lock(&self.waiting);
         let before = waiting.bytes;
         let left = waiting.messages.len() as u64;
@@ -258,7 +258,6 @@ impl Queue {
         waiting.closed = true;
         self.settle(&waiting, before);
         self.metrics.lost(DropReason::Shutdown, left);
-        left
     }
 }
 

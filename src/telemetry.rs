@@ -1,14 +1,20 @@
-//! What handlerd knows of itself: metrics, and later the logs' subscriber.
+//! What handlerd knows of itself: metrics, and where logs go.
 //!
 //! Owns the metric names of the contract and the set of reasons. Everybody may count; nobody else
 //! names a metric. Counting is an atomic addition, never a lock, on the way of a message.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tracing_subscriber::EnvFilter;
 
 use crate::chain::FailureKind;
+use crate::config::{Log, LogFormat};
 
 /// Why a message was dropped, or what was sent of it is unsure. The words are the values of the metric label `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -148,6 +154,49 @@ impl Metrics {
     }
 }
 
+/// Says in the log what was dropped: one line a channel and reason every 5 s at most, with the number.
+pub struct DropLog {
+    channels: Vec<(Arc<str>, Arc<ChannelMetrics>, [u64; DropReason::ALL.len()])>,
+}
+
+impl DropLog {
+    /// How often, at most.
+    const EVERY: Duration = Duration::from_secs(5);
+
+    /// For these channels: NAME and counters. What they have counted already is not said again.
+    pub fn new(channels: Vec<(Arc<str>, Arc<ChannelMetrics>)>) -> Self {
+        let known = |metrics: &ChannelMetrics| DropReason::ALL.map(|r| metrics.dropped(r));
+        let channels = channels.into_iter().map(|(name, m)| {
+            let told = known(&m);
+            (name, m, told)
+        });
+        DropLog { channels: channels.collect() }
+    }
+
+    /// Report for ever.
+    pub async fn run(&mut self) {
+        loop {
+            tokio::time::sleep(Self::EVERY).await;
+            self.report();
+        }
+    }
+
+    /// Say what was dropped since the last time.
+    pub fn report(&mut self) {
+        for (channel, metrics, told) in &mut self.channels {
+            for reason in DropReason::ALL {
+                let dropped = metrics.dropped(reason);
+                let new = dropped - std::mem::replace(&mut told[reason as usize], dropped);
+                if new > 0 {
+                    let reason = reason.as_str();
+                    let messages = if new == 1 { "message" } else { "messages" };
+                    tracing::warn!(%channel, reason, "channel {channel}: {new} {messages} dropped: {reason}");
+                }
+            }
+        }
+    }
+}
+
 /// Sums over all channels, as the last log line says them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -161,6 +210,115 @@ pub struct Totals {
     pub dropped: BTreeMap<DropReason, u64>,
 }
 
+/// Lets one line through in a while, and tells how many it held back.
+#[derive(Debug)]
+pub struct RateLimit {
+    started: Instant,
+    every: Duration,
+    /// Milliseconds after `started` when the next line may pass.
+    next: AtomicU64,
+    held_back: AtomicU64,
+}
+
+impl RateLimit {
+    /// One line in this time at most.
+    pub fn new(every: Duration) -> Self {
+        RateLimit {
+            started: Instant::now(),
+            every,
+            next: AtomicU64::new(0),
+            held_back: AtomicU64::new(0),
+        }
+    }
+
+    /// `None`: hold this line back. `Some(n)`: write it; `n` were held back since the last one.
+    pub fn admit(&self) -> Option<u64> {
+        let now = self.started.elapsed().as_millis() as u64;
+        let next = self.next.load(Relaxed);
+        let after = now + self.every.as_millis() as u64;
+        if now < next || self.next.compare_exchange(next, after, Relaxed, Relaxed).is_err() {
+            self.held_back.fetch_add(1, Relaxed);
+            return None;
+        }
+        Some(self.held_back.swap(0, Relaxed))
+    }
+}
+
+/// Bytes as text for a log line or a terminal: at most `limit` bytes of them, with everything
+/// escaped that could forge a line or move a cursor; what isn't UTF-8 as `\\xNN`.
+pub fn printable(bytes: &[u8], limit: usize) -> String {
+    let shown = &bytes[..bytes.len().min(limit)];
+    let mut text = String::with_capacity(shown.len());
+    for chunk in shown.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c == '\\' || c.is_control() || is_format_character(c) {
+                text.extend(c.escape_default());
+            } else {
+                text.push(c);
+            }
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    if shown.len() < bytes.len() {
+        text.push_str(&format!("… ({} bytes in all)", bytes.len()));
+    }
+    text
+}
+
+/// Characters that change the order or the place of what is shown around them: bidirectional
+/// controls, zero-width characters, line and paragraph separators, tags.
+fn is_format_character(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Send logs to standard error, as `[log]` says. `RUST_LOG`, where it is set, is the filter instead.
+///
+/// # Errors
+/// When a filter can't be read, or when logs have been sent somewhere before.
+pub fn init(log: &Log) -> anyhow::Result<()> {
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(filter) if !filter.is_empty() => filter,
+        _ => log.level.clone(),
+    };
+    let filter = EnvFilter::try_new(&filter)
+        .with_context(|| format!("the log level {filter:?} is not a filter of tracing"))?;
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    let installed = match log.format {
+        LogFormat::Text => subscriber.with_target(false).try_init(),
+        LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
+    };
+    installed.map_err(|error| anyhow::anyhow!("the log can't be set up: {error}"))
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn printable_text_can_not_forge_a_line() {
+        assert_eq!(printable(b"a\n\x1b[2J\xff\\", 99), r"a\n\u{1b}[2J\xff\\");
+        assert_eq!(printable("é\u{202e}".as_bytes(), 99), r"é\u{202e}");
+        assert_eq!(printable(b"abcdef", 3), "abc… (6 bytes in all)");
+        assert_eq!(printable("é".as_bytes(), 1), r"\xc3… (2 bytes in all)");
+    }
+
+    #[test]
+    fn a_rate_limit_tells_what_it_held_back() {
+        let limit = RateLimit::new(Duration::from_millis(20));
+        assert_eq!(limit.admit(), Some(0));
+        assert_eq!(limit.admit(), None);
+        assert_eq!(limit.admit(), None);
+        std::thread::sleep(Duration::from_millis(21));
+        assert_eq!(limit.admit(), Some(2));
+    }
 }

@@ -1,1 +1,93 @@
-//! A channel's workers: queue to chain to outputs.
+//! A worker: takes messages from its channel's queue, runs each through the chain, and hands what
+//! comes out to the outputs.
+//!
+//! Started and ended by the daemon, one task each; a channel with one worker keeps the order. A
+//! message's failure is counted and logged here and never ends the worker.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use crate::chain::{Chain, Failure};
+use crate::message::{Delivery, Received};
+use crate::output::Outputs;
+use crate::queue::{Batch, Queue};
+use crate::telemetry::{DropReason, Metrics, RateLimit, printable};
+
+/// Bytes of a failure's reason that a log line shows at most.
+const LOGGED_REASON: usize = 4 << 10;
+
+/// What the workers of one channel share.
+pub struct Channel {
+    /// NAME.
+    pub name: Arc<str>,
+    /// Where the messages wait.
+    pub queue: Arc<Queue>,
+    /// What handles them.
+    pub chain: Chain,
+    /// Where what comes out goes.
+    pub outputs: Outputs,
+    /// Where failures are counted.
+    pub metrics: Arc<Metrics>,
+    /// A broken handler can't fill the log.
+    pub failure_log: RateLimit,
+}
+
+/// Work until the queue is closed and empty.
+pub async fn run(channel: Arc<Channel>) {
+    let mut batch = Batch::default();
+    while channel.queue.take(&mut batch).await {
+        while let Some(received) = batch.next() {
+            channel.outputs.room(&channel.queue).await;
+            channel.handle(received).await;
+        }
+        channel.outputs.flush();
+        // A queue that is never empty must not keep this thread from the other tasks.
+        tokio::task::yield_now().await;
+    }
+}
+
+impl Channel {
+    async fn handle(&self, received: Received) {
+        let Received { message, delivery } = received;
+        let mut run = pin!(self.chain.run(&delivery, message));
+        // Commands are collected for a whole batch, so that many leave in one write. A handler
+        // that takes its time must not hold back what others have finished before it.
+        let mut waited = false;
+        let outcome = poll_fn(|cx| match run.as_mut().poll(cx) {
+            Poll::Pending => {
+                if !waited {
+                    self.outputs.flush();
+                    waited = true;
+                }
+                Poll::Pending
+            }
+            ready => ready,
+        })
+        .await;
+        match outcome {
+            Ok(messages) => {
+                self.outputs.send(&delivery, &messages);
+                self.queue.metrics().handled.add(1);
+            }
+            Err(failure) => self.failed(&delivery, &failure),
+        }
+    }
+
+    fn failed(&self, delivery: &Delivery, failure: &Failure) {
+        self.metrics.failure(&failure.handler, failure.kind);
+        self.queue.metrics().lost(DropReason::Failed, 1);
+        if let Some(suppressed) = self.failure_log.admit() {
+            tracing::warn!(
+                channel = &*self.name,
+                handler = &*failure.handler,
+                kind = failure.kind.as_str(),
+                redis_channel = %printable(delivery.redis_channel.as_bytes(), LOGGED_REASON),
+                suppressed,
+                "a message was dropped, its handler failed: {}",
+                printable(failure.reason.as_bytes(), LOGGED_REASON)
+            );
+        }
+    }
+}

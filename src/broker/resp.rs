@@ -19,7 +19,8 @@ pub fn command(out: &mut Vec<u8>, parts: &[&[u8]]) {
     }
 }
 
-fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
+/// Append one argument of a command.
+pub fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
     number(out, b'$', bytes.len());
     out.extend_from_slice(bytes);
     out.extend_from_slice(b"\r\n");

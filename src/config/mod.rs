@@ -3,15 +3,40 @@
 //! Owns the contract of `config.toml`: every key, its default and its limits. Sole user of `toml`.
 //! A [`Config`] that exists is right: names resolve, numbers are in range, secrets are hidden from
 //! `Debug`. Never touches Redis or a plugin's bytes.
+//!
+//! ```text
+//! text --> reader (toml, values of the right kind) --> connection, plugins, handler, channel --> circle --> Config
+//!             |                                                  |                                  |
+//!             +------------------------------------> diagnostic <-+---------------------------------+
+//! ```
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub mod cases;
+mod channel;
+mod circle;
+mod connection;
+mod diagnostic;
+mod environment;
+mod glob;
+mod handler;
+mod keys;
+mod load;
 pub mod pattern;
+mod plugins;
+mod quantity;
+mod reader;
 mod secret;
+mod suggest;
 
+pub use channel::{Channel, NameTemplate, Output, Overflow, RouteKind, Routes, Source, Target};
+pub use connection::{Address, Connection, Password, TlsFiles};
+pub use diagnostic::{ConfigErrors, Diagnostic, Severity};
+pub use environment::Environment;
+pub use handler::{Handler, HandlerLimits, InstancePolicy, Setting};
 pub use secret::Secret;
 
 /// A whole, valid configuration.
@@ -46,6 +71,12 @@ pub struct Log {
     pub format: LogFormat,
 }
 
+impl Default for Log {
+    fn default() -> Self {
+        Log { level: "info".to_owned(), format: LogFormat::default() }
+    }
+}
+
 /// `[log] format`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
@@ -56,261 +87,41 @@ pub enum LogFormat {
     Json,
 }
 
-/// A Redis to connect to: `[redis]` or `[connections.NAME]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Connection {
-    /// "redis" for `[redis]`, else NAME.
-    pub name: Arc<str>,
-    /// Where.
-    pub address: Address,
-    /// The database number of the URL's path; 0 unless it says another. Pub/sub doesn't know databases.
-    pub database: u32,
-    /// The ACL user, from `username` or the URL; `None` is Redis's "default".
-    pub username: Option<String>,
-    /// Where the password comes from, read again at every connect.
-    pub password: Password,
-    /// `tls`: files for `rediss://`.
-    pub tls: TlsFiles,
-}
-
-/// Where a Redis listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// `redis://HOST:PORT`
-    Tcp {
-        /// Name or address, without brackets.
-        host: String,
-        /// Default 6379.
-        port: u16,
-    },
-    /// `rediss://HOST:PORT`
-    Tls {
-        /// Name or address, without brackets; the certificate must be for it.
-        host: String,
-        /// Default 6379.
-        port: u16,
-    },
-    /// `unix:///PATH`
-    Unix(PathBuf),
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let host_port = |f: &mut std::fmt::Formatter<'_>, scheme, host: &str, port| {
-            if host.contains(':') {
-                write!(f, "{scheme}://[{host}]:{port}")
-            } else {
-                write!(f, "{scheme}://{host}:{port}")
-            }
-        };
-        match self {
-            Address::Tcp { host, port } => host_port(f, "redis", host, port),
-            Address::Tls { host, port } => host_port(f, "rediss", host, port),
-            Address::Unix(path) => write!(f, "unix://{}", path.display()),
-        }
-    }
-}
-
-/// Where a password comes from. Two sources at once are a config error.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Password {
-    /// None is sent.
-    None,
-    /// It stands in the URL.
-    Url(Secret),
-    /// `password_file`, or the systemd credential `redis-password`; a line end at its end is not part of it.
-    File(PathBuf),
-}
-
-/// `tls`: PEM files, read again at every connect.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// Certificates of the authorities to trust instead of the system's.
-    pub ca_file: Option<PathBuf>,
-    /// The client's certificate; together with `key_file`.
-    pub cert_file: Option<PathBuf>,
-    /// The client's private key.
-    pub key_file: Option<PathBuf>,
-}
-
-/// A plugin under a name, with settings: `[handlers.NAME]`, or a plugin file with the defaults.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Handler {
-    /// NAME.
-    pub name: Arc<str>,
-    /// The `.wasm` file, absolute.
-    pub plugin: PathBuf,
-    /// `sha256`: the file must have these bytes.
-    pub sha256: Option<[u8; 32]>,
-    /// `config`: what wasi:config answers, in the order of the file.
-    pub config: Vec<(String, Setting)>,
-    /// `instance`.
-    pub instance: InstancePolicy,
-    /// Limits of one call, and how many instances.
-    pub limits: HandlerLimits,
-}
-
-/// A value of a handler's `config`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Setting {
-    /// Stands in the file: a string as it is, another value as JSON.
-    Plain(String),
-    /// From `{ file = … }`, `{ env = … }` or `{ credential = … }`: never shown.
-    Secret(Secret),
-}
-
-impl Setting {
-    /// The text for the guest. Not for showing.
-    pub fn expose(&self) -> &str {
-        match self {
-            Setting::Plain(text) => text,
-            Setting::Secret(secret) => secret.expose(),
-        }
-    }
-}
-
-/// `instance`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum InstancePolicy {
-    /// An instance serves one message after another: the default.
-    #[default]
-    Reuse,
-    /// A new instance for every message.
-    Fresh,
-}
-
-/// What one call of a handler may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HandlerLimits {
-    /// `memory`: bytes of all linear memories of an instance. Default 64 MiB.
-    pub memory: usize,
-    /// `timeout`: wall time from call to return. Default 100 ms.
-    pub timeout: Duration,
-    /// `max_outputs`: messages a call returns. Default 1000.
-    pub max_outputs: usize,
-    /// `max_output`: bytes a call returns, all messages together. Default 16 MiB.
-    pub max_output: usize,
-    /// `max_log`: bytes a call logs. Default 64 KiB.
-    pub max_log: usize,
-    /// `instances`: at most so many at once. Default: the machine's cores.
-    pub instances: usize,
-}
-
-impl Default for HandlerLimits {
-    fn default() -> Self {
-        HandlerLimits {
-            memory: 64 << 20,
-            timeout: Duration::from_millis(100),
-            max_outputs: 1000,
-            max_output: 16 << 20,
-            max_log: 64 << 10,
-            instances: std::thread::available_parallelism().map_or(1, usize::from),
-        }
-    }
-}
-
-/// `[channels.NAME]`.
+/// A configuration, and what is to be said about it although it is valid.
 #[derive(Clone, Debug)]
-pub struct Channel {
-    /// NAME: what commands, metrics and logs call it.
-    pub name: Arc<str>,
-    /// Where its messages come from.
-    pub source: Source,
-    /// Names in [`Config::handlers`], in order. May be empty.
-    pub handlers: Vec<Arc<str>>,
-    /// Where what leaves the chain goes. May be empty where there are routes.
-    pub outputs: Vec<Output>,
-    /// Where handlers themselves may send.
-    pub routes: Routes,
-    /// `workers`: messages handled at once. 1, the default, keeps the order.
-    pub workers: usize,
-    /// `queue`: bytes that may wait. Default 16 MiB.
-    pub queue: usize,
-    /// `overflow`.
-    pub overflow: Overflow,
-    /// `max_payload`: larger messages are dropped and counted. Default 1 MiB.
-    pub max_payload: usize,
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Warnings, in the order of the file.
+    pub warnings: Vec<Diagnostic>,
 }
 
-/// Where a channel's messages come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// `subscribe`: names of pub/sub channels. Never empty, none twice.
-    Subscribe(Vec<Arc<str>>),
-    /// `pattern`: patterns of pub/sub channels. Never empty, none twice.
-    Pattern(Vec<Arc<str>>),
-}
+impl Config {
+    /// Read a file, with this process's environment.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, as far as it can be found at once.
+    pub fn load(file: &Path) -> Result<Loaded, ConfigErrors> {
+        Config::load_with(file, &Environment::of_process())
+    }
 
-/// Which message a full queue loses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Overflow {
-    /// The one that waits longest: the default.
-    #[default]
-    DropOldest,
-    /// The one that comes.
-    DropNewest,
-}
+    /// Read a file, with another environment.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_with(file: &Path, environment: &Environment) -> Result<Loaded, ConfigErrors> {
+        load::load(file, environment)
+    }
 
-/// Where what leaves a chain goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// `publish`: PUBLISH.
-    Publish(Target),
-    /// `push`: RPUSH, so that a reader who takes from the left sees the order of arrival.
-    Push(Target),
-    /// `log`: a line a message.
-    Log,
-}
-
-/// A name in a Redis to send to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// The connection: "redis", or NAME of `[connections.NAME]`.
-    pub connection: Arc<str>,
-    /// The Redis channel or key.
-    pub name: NameTemplate,
-}
-
-/// A name in which `{channel}` stands for the Redis channel that the message came on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NameTemplate {
-    /// Without the placeholder.
-    Fixed(Arc<str>),
-    /// The texts around the placeholders: one more than there are placeholders, at least two.
-    Parts(Vec<Arc<str>>),
-}
-
-/// `routes`: what handlers may send to, and by which command.
-///
-/// Always over the connection `[redis]`. No name is permitted by two kinds (a config error where
-/// two patterns overlap).
-#[derive(Clone, Debug, Default)]
-pub struct Routes {
-    /// Redis channels for PUBLISH.
-    pub publish: Vec<pattern::Pattern>,
-    /// Lists for RPUSH.
-    pub push: Vec<pattern::Pattern>,
-}
-
-/// What a route resolves to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RouteKind {
-    /// PUBLISH.
-    Publish,
-    /// RPUSH.
-    Push,
-}
-
-impl Routes {
-    /// The command that the routes permit for this name; `None` when none does.
-    pub fn resolve(&self, name: &str) -> Option<RouteKind> {
-        let permits = |patterns: &[pattern::Pattern]| patterns.iter().any(|p| p.matches(name));
-        if permits(&self.publish) {
-            Some(RouteKind::Publish)
-        } else if permits(&self.push) {
-            Some(RouteKind::Push)
-        } else {
-            None
-        }
+    /// Read a text as if it stood in `file`, which need not exist; an empty one gives the defaults.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(
+        text: &str,
+        file: &Path,
+        environment: &Environment,
+    ) -> Result<Loaded, ConfigErrors> {
+        load::parse(text.to_owned(), file, environment)
     }
 }

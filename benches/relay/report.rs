@@ -1,0 +1,153 @@
+//! The numbers, as a table in Markdown.
+
+use std::fmt;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use crate::contestant::Contestant;
+use crate::support::Redis;
+
+/// The middle of some numbers.
+pub fn median(numbers: impl IntoIterator<Item = f64>) -> f64 {
+    let mut numbers: Vec<f64> = numbers.into_iter().collect();
+    numbers.sort_by(f64::total_cmp);
+    let (lower, upper) = (numbers[(numbers.len() - 1) / 2], numbers[numbers.len() / 2]);
+    f64::midpoint(lower, upper)
+}
+
+/// The latencies of one contestant's rounds, in microseconds.
+#[derive(Default)]
+pub struct Latency {
+    p50: Vec<f64>,
+    p99: Vec<f64>,
+}
+
+impl Latency {
+    /// Add a round; answers its p50 and p99.
+    pub fn add(&mut self, histogram: &Histogram<u64>) -> (f64, f64) {
+        let micros = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
+        let (p50, p99) = (micros(0.5), micros(0.99));
+        self.p50.push(p50);
+        self.p99.push(p99);
+        (p50, p99)
+    }
+}
+
+/// What was measured, and on what.
+pub struct Report {
+    machine: String,
+    start: Vec<String>,
+    throughput: Vec<String>,
+    latency: Vec<String>,
+    memory: Vec<String>,
+    many: Vec<String>,
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+impl Report {
+    /// An empty report on this machine.
+    pub fn new(redis: &Redis, rounds: usize, time: Duration) -> Report {
+        let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let cpu = cpus
+            .lines()
+            .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+            .map_or("unknown processor", |(_, name)| name);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let info: String = redis.run(&["INFO", "server"]);
+        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
+        let machine = format!(
+            "{cpu}, {cores} cores, Linux {}, Redis {}; median of {rounds} rounds of {time:?}",
+            kernel.trim(),
+            version.unwrap_or("?").trim()
+        );
+        let [start, throughput, latency, memory, many] = Default::default();
+        Report { machine, start, throughput, latency, memory, many }
+    }
+
+    /// Exec to subscribed, in milliseconds.
+    pub fn start(&mut self, median: f64, most: f64) {
+        self.start.push(format!("| {median:.0} ms | {most:.0} ms |"));
+    }
+
+    /// One contestant's throughput.
+    pub fn throughput(&mut self, size: usize, name: &str, rate: f64, ratio: f64) {
+        self.throughput.push(format!("| {name} | {size} B | {rate:.0} | {ratio:.2} |"));
+    }
+
+    /// One contestant's latency.
+    pub fn latency(&mut self, name: &str, found: &Latency) {
+        let p50 = median(found.p50.iter().copied());
+        let p99 = median(found.p99.iter().copied());
+        self.latency.push(format!("| {name} | {p50:.0} µs | {p99:.0} µs |"));
+    }
+
+    /// Memory before anything was sent.
+    pub fn idle(&mut self, contestants: &[Contestant]) {
+        self.memory =
+            contestants.iter().map(|c| format!("| {} | {}", c.name, mib(c.rss()))).collect();
+    }
+
+    /// Memory after the throughput was measured.
+    pub fn loaded(&mut self, contestants: &[Contestant]) {
+        for (line, contestant) in self.memory.iter_mut().zip(contestants) {
+            line.push_str(&format!(" | {}", mib(contestant.peak_rss())));
+        }
+    }
+
+    /// Memory of many names and channels before anything was sent.
+    pub fn many_idle(&mut self, contestants: &[(Contestant, Vec<String>)]) {
+        for (contestant, names) in contestants {
+            let (name, names) = (contestant.name, names.len());
+            let idle = mib(contestant.rss());
+            eprintln!("many: {name}: {names} names, {idle} before anything was sent");
+        }
+    }
+
+    /// Throughput and memory of many names or channels.
+    pub fn many(&mut self, name: &str, rate: f64, ratio: f64, rss: u64) {
+        self.many.push(format!("| {name} | {rate:.0} | {ratio:.2} | {} |", mib(rss)));
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.machine)?;
+        let idle_only = self.throughput.is_empty();
+        let memory = match idle_only {
+            true => "| relay | resident, idle |",
+            false => "| relay | resident, idle | at most, under load |",
+        };
+        for (head, lines) in [
+            (
+                "| relay | messages | messages a second | share of the bare relay |",
+                &self.throughput,
+            ),
+            ("| relay at 1,000 messages a second | p50 | p99 |", &self.latency),
+            (memory, &self.memory),
+            ("| exec to subscribed, warm cache: median | at most |", &self.start),
+            (
+                "| handlerd, one plugin, 64 B | messages a second | share of one name | resident at most |",
+                &self.many,
+            ),
+        ] {
+            if lines.is_empty() {
+                continue;
+            }
+            let columns = head.matches('|').count() - 1;
+            writeln!(f, "\n{head}\n|{}", " --- |".repeat(columns))?;
+            for line in lines {
+                writeln!(
+                    f,
+                    "{}",
+                    if line.ends_with('|') { line.clone() } else { format!("{line} |") }
+                )?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,1 @@
+//! What `check --connect` asks a Redis.

@@ -1,0 +1,247 @@
+//! Which queues a message is for, and putting it there.
+//!
+//! Called for every message of a connection, hundreds of thousands a second: one look-up a message,
+//! one push a queue and read. Never waits.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustc_hash::{FxBuildHasher, FxHasher};
+
+use super::Subscription;
+use super::roster::{NameId, Roster};
+use crate::message::{Delivery, Message, Received};
+use crate::queue::Queue;
+use crate::telemetry::DropReason;
+
+/// Names only of our own configuration are put in, so nobody can make them collide.
+type Index = HashMap<Box<[u8]>, NameId, FxBuildHasher>;
+
+/// Names of Redis channels that are remembered, for patterns. A power of two.
+const REMEMBERED: usize = 64;
+const LONGEST_REMEMBERED: usize = 1 << 10;
+
+/// Vectors that are kept from one read to the next, and what each may keep of its room: a read
+/// brings some hundred messages, mostly for few queues.
+const SPARE: usize = 16;
+const SPARE_CAPACITY: usize = 2048;
+
+/// Where the messages go.
+pub(super) struct Router {
+    channels: Index,
+    patterns: Index,
+    routes: Vec<Route>,
+    sinks: Vec<Sink>,
+    /// The sinks that got messages in this read.
+    touched: Vec<usize>,
+    spare: Vec<Vec<Received>>,
+    /// Shared names of Redis channels that patterns brought.
+    remembered: Box<[Option<Arc<str>>; REMEMBERED]>,
+    /// When this read was, in milliseconds since 1970.
+    now: u64,
+}
+
+/// The channels that want one name.
+struct Route {
+    name: Arc<str>,
+    /// The largest payload that any of them takes.
+    limit: usize,
+    targets: Vec<Target>,
+}
+
+struct Target {
+    sink: usize,
+    pattern: Option<Arc<str>>,
+    /// Of the message before: the same for all messages of one Redis channel in one read.
+    delivery: Arc<Delivery>,
+}
+
+/// The queue of one channel.
+struct Sink {
+    table: Arc<str>,
+    max_payload: usize,
+    queue: Arc<Queue>,
+    batch: Vec<Received>,
+}
+
+impl Sink {
+    fn lost(&self, reason: DropReason) {
+        let metrics = self.queue.metrics();
+        metrics.received.add(1);
+        metrics.lost(reason, 1);
+    }
+}
+
+impl Router {
+    /// For these subscriptions, whose names are in the roster.
+    pub(super) fn new(subscriptions: Vec<Subscription>, roster: &Roster) -> Self {
+        let mut channels = Index::default();
+        let mut patterns = Index::default();
+        let mut routes = Vec::with_capacity(roster.names().len());
+        for (id, name) in roster.names().iter().enumerate() {
+            let index = if name.pattern { &mut patterns } else { &mut channels };
+            index.insert(name.text.as_bytes().into(), id);
+            let of = |index: &usize| &subscriptions[*index];
+            let target = |index: &usize| {
+                let pattern = name.pattern.then(|| name.text.clone());
+                Target {
+                    sink: *index,
+                    delivery: Arc::new(Delivery {
+                        table: of(index).table.clone(),
+                        redis_channel: name.text.clone(),
+                        pattern: pattern.clone(),
+                        id: None,
+                        attempt: 1,
+                        received_at: 0,
+                    }),
+                    pattern,
+                }
+            };
+            routes.push(Route {
+                name: name.text.clone(),
+                limit: name.wanted_by.iter().map(|i| of(i).max_payload).max().unwrap_or(0),
+                targets: name.wanted_by.iter().map(target).collect(),
+            });
+        }
+        let sink = |s: Subscription| Sink {
+            table: s.table,
+            max_payload: s.max_payload,
+            queue: s.queue,
+            batch: Vec::new(),
+        };
+        Router {
+            channels,
+            patterns,
+            routes,
+            sinks: subscriptions.into_iter().map(sink).collect(),
+            touched: Vec::new(),
+            spare: Vec::new(),
+            remembered: Box::new([const { None }; REMEMBERED]),
+            now: 0,
+        }
+    }
+
+    /// A read has brought bytes: what comes out of them was received now.
+    pub(super) fn begin(&mut self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.now = now.as_millis() as u64;
+    }
+
+    /// The name or pattern that a message came by; `None` when it isn't ours.
+    pub(super) fn find(&self, pattern: bool, name: &[u8]) -> Option<NameId> {
+        let index = if pattern { &self.patterns } else { &self.channels };
+        index.get(name).copied()
+    }
+
+    /// The largest payload that is of use to anyone.
+    pub(super) fn limit(&self, id: NameId) -> usize {
+        self.routes[id].limit
+    }
+
+    /// The Redis channel's name to share; `None` when it isn't UTF-8.
+    pub(super) fn channel(&mut self, id: NameId, pattern: bool, name: &[u8]) -> Option<Arc<str>> {
+        if !pattern {
+            return Some(self.routes[id].name.clone());
+        }
+        let slot = &mut self.remembered[slot_of(name)];
+        if let Some(known) = slot
+            && known.as_bytes() == name
+        {
+            return Some(known.clone());
+        }
+        let new: Arc<str> = std::str::from_utf8(name).ok()?.into();
+        if new.len() <= LONGEST_REMEMBERED {
+            *slot = Some(new.clone());
+        }
+        Some(new)
+    }
+
+    /// Put a message into the batch of every channel that wants it.
+    pub(super) fn deliver(&mut self, id: NameId, channel: &Arc<str>, payload: Vec<u8>) {
+        let route = &mut self.routes[id];
+        let now = self.now;
+        let Some((last, others)) = route.targets.split_last_mut() else { return };
+        for target in others {
+            let sink = &mut self.sinks[target.sink];
+            // Looked at before the copy is made.
+            if payload.len() > sink.max_payload {
+                sink.lost(DropReason::TooLarge);
+            } else {
+                put(
+                    sink,
+                    target,
+                    channel,
+                    payload.clone(),
+                    now,
+                    &mut self.touched,
+                    &mut self.spare,
+                );
+            }
+        }
+        let sink = &mut self.sinks[last.sink];
+        if payload.len() > sink.max_payload {
+            sink.lost(DropReason::TooLarge);
+        } else {
+            put(sink, last, channel, payload, now, &mut self.touched, &mut self.spare);
+        }
+    }
+
+    /// Count a message as lost for every channel that wanted it.
+    pub(super) fn lost(&self, id: NameId, reason: DropReason) {
+        for target in &self.routes[id].targets {
+            self.sinks[target.sink].lost(reason);
+        }
+    }
+
+    /// Push what this read brought, once for each queue.
+    pub(super) fn flush(&mut self) {
+        for index in self.touched.drain(..) {
+            let sink = &mut self.sinks[index];
+            sink.queue.push(&mut sink.batch);
+            let batch = std::mem::take(&mut sink.batch);
+            if self.spare.len() < SPARE && batch.capacity() <= SPARE_CAPACITY {
+                self.spare.push(batch);
+            }
+        }
+    }
+}
+
+fn put(
+    sink: &mut Sink,
+    target: &mut Target,
+    channel: &Arc<str>,
+    payload: Vec<u8>,
+    now: u64,
+    touched: &mut Vec<usize>,
+    spare: &mut Vec<Vec<Received>>,
+) {
+    let last = &target.delivery;
+    if last.received_at != now || !Arc::ptr_eq(&last.redis_channel, channel) {
+        target.delivery = Arc::new(Delivery {
+            table: sink.table.clone(),
+            redis_channel: channel.clone(),
+            pattern: target.pattern.clone(),
+            id: None,
+            attempt: 1,
+            received_at: now,
+        });
+    }
+    if sink.batch.is_empty() {
+        touched.push(target.sink);
+        if let Some(batch) = spare.pop() {
+            sink.batch = batch;
+        }
+    }
+    sink.batch.push(Received {
+        message: Message { payload, ..Message::default() },
+        delivery: target.delivery.clone(),
+    });
+}
+
+fn slot_of(name: &[u8]) -> usize {
+    use std::hash::Hasher;
+    let mut hasher = FxHasher::default();
+    hasher.write(name);
+    hasher.finish() as usize % REMEMBERED
+}

@@ -1,0 +1,122 @@
+//! The connection ends, and Redis with it or not.
+
+use std::time::{Duration, Instant};
+
+use super::proxy::Proxy;
+use super::support::*;
+
+/// The promise: messages flow again so soon after Redis is back.
+const SOON: Duration = Duration::from_secs(2);
+
+#[tokio::test]
+async fn it_starts_with_redis_away() {
+    let log = Log::capture();
+    let mut redis = Redis::prepare(&[]);
+    let running = Running::one(&redis.tcp(), subscribe(&["a"]));
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let channel = &running.channels[0].metrics;
+    // Counted at each attempt, a second apart at most.
+    assert!((400..2500).contains(&channel.gap_ms.get()), "{}", channel.gap_ms.get());
+    redis.start_again();
+    let back = Instant::now();
+    until("subscribed", || redis.subscribers("a") == 1).await;
+    assert!(back.elapsed() < SOON);
+    redis.publish("a", "1");
+    assert_eq!(running.channels[0].texts(1).await, ["1"]);
+    assert_eq!(running.metrics.reconnects.get(), 0);
+    assert_eq!(log.count("can't be reached"), 1);
+    assert_eq!(log.count("subscribed to 1 of 1 names"), 1);
+    let gap = channel.gap_ms.get();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(channel.gap_ms.get(), gap);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn it_stops_with_redis_away() {
+    let redis = Redis::prepare(&[]);
+    let running = Running::one(&redis.tcp(), subscribe(&["a"]));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let begin = Instant::now();
+    running.stop().await;
+    assert!(begin.elapsed() < Duration::from_millis(500));
+}
+
+#[tokio::test]
+async fn redis_killed_and_started_again_delivers_soon() {
+    let log = Log::capture();
+    let mut redis = Redis::start(&[]);
+    let running =
+        Running::start(&redis.tcp(), vec![(subscribe(&["a", "b"]), 100), (pattern(&["p"]), 100)]);
+    for round in 1..=4u64 {
+        until("subscribed", || redis.cli::<i64>("PUBSUB NUMPAT") == 1).await;
+        let gap = running.channels[1].metrics.gap_ms.get();
+        redis.kill();
+        let away = Duration::from_millis(300 * round);
+        tokio::time::sleep(away).await;
+        redis.start_again();
+        let back = Instant::now();
+        until("subscribed again", || redis.cli::<i64>("PUBSUB NUMPAT") == 1).await;
+        assert!(back.elapsed() < SOON, "{:?}", back.elapsed());
+        redis.publish("b", "1");
+        redis.publish("p", "2");
+        assert_eq!(running.channels[0].texts(1).await, ["1"]);
+        assert_eq!(running.channels[1].texts(1).await, ["2"]);
+        assert_eq!(running.metrics.reconnects.get(), round);
+        let gap = running.channels[1].metrics.gap_ms.get() - gap;
+        let least = away.as_millis() as u64;
+        assert!((least..least + 2500).contains(&gap), "{gap} ms for {least}");
+    }
+    assert_eq!(log.count("the connection is lost"), 4);
+    assert_eq!(log.count("Redis is back"), 4);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_killed_connection_comes_back_every_time() {
+    let redis = Redis::start(&[]);
+    let running = Running::one(&redis.unix(), subscribe(&["a"]));
+    until("subscribed", || redis.subscribers("a") == 1).await;
+    for round in 1..=20 {
+        let begin = Instant::now();
+        assert_eq!(redis.cli::<i64>("CLIENT KILL TYPE pubsub"), 1);
+        until("back", || redis.publish("a", "1") == 1).await;
+        assert!(begin.elapsed() < SOON, "{:?} in round {round}", begin.elapsed());
+        assert_eq!(running.channels[0].texts(1).await, ["1"]);
+    }
+    assert_eq!(running.metrics.reconnects.get(), 20);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_sent_before_the_end_is_read() {
+    let mut redis = Redis::start(&[]);
+    let running = Running::one(&redis.tcp(), subscribe(&["a"]));
+    until("subscribed", || redis.subscribers("a") == 1).await;
+    let mut batch = redis::pipe();
+    (0..20_000).for_each(|n| {
+        batch.cmd("PUBLISH").arg("a").arg(n);
+    });
+    // Nothing is read meanwhile: this test has one thread.
+    let sent: Vec<i64> = batch.query(&mut redis.client()).unwrap();
+    redis.kill();
+    assert_eq!(running.channels[0].texts(sent.len()).await.last().unwrap(), "19999");
+}
+
+#[tokio::test]
+async fn a_connection_cut_on_its_way_is_replaced() {
+    let redis = Redis::start(&[]);
+    let proxy = Proxy::start(redis.port).await;
+    let running = Running::one(&tcp(proxy.port), subscribe(&["a"]));
+    for round in 1..=5 {
+        until("subscribed", || redis.subscribers("a") == 1).await;
+        proxy.cut();
+        let begin = Instant::now();
+        until("back", || running.metrics.reconnects.get() == round).await;
+        until("back", || redis.subscribers("a") == 1).await;
+        assert!(begin.elapsed() < SOON);
+        redis.publish("a", "1");
+        assert_eq!(running.channels[0].texts(1).await, ["1"]);
+    }
+    running.stop().await;
+}

@@ -1,0 +1,281 @@
+//! A Redis of the test's own, and a subscription at it with what came out.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::connection::Connector;
+use crate::broker::pubsub::{Subscription, run};
+use crate::config::{Address, Connection, Overflow, Password, Source, TlsFiles};
+use crate::message::Received;
+use crate::queue::{Batch, Budget, Queue};
+use crate::telemetry::{ChannelMetrics, DropReason, Metrics};
+
+/// Nothing in these tests takes longer unless it is broken.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Wait until it holds.
+pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < PATIENCE, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A redis-server on a port and a unix socket in a folder of its own, killed when dropped.
+pub(super) struct Redis {
+    dir: TempDir,
+    pub(super) port: u16,
+    config: Vec<String>,
+    server: Option<Child>,
+}
+
+impl Redis {
+    /// Start one with these lines in its configuration.
+    pub(super) fn start(config: &[&str]) -> Self {
+        let mut redis = Redis::prepare(config);
+        redis.start_again();
+        redis
+    }
+
+    /// All but start it.
+    pub(super) fn prepare(config: &[&str]) -> Self {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        Redis {
+            dir: tempfile::tempdir().unwrap(),
+            port: free.local_addr().unwrap().port(),
+            config: config.iter().map(|line| (*line).to_owned()).collect(),
+            server: None,
+        }
+    }
+
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(super) fn start_again(&mut self) {
+        let mut config = format!(
+            "port {}\nbind 127.0.0.1\nunixsocket {}\ndir {}\nsave \"\"\n",
+            self.port,
+            self.file("socket").display(),
+            self.dir.path().display()
+        );
+        self.config.iter().for_each(|line| config += &format!("{line}\n"));
+        std::fs::write(self.file("redis.conf"), config).unwrap();
+        let server = Command::new("redis-server")
+            .arg(self.file("redis.conf"))
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("these tests need redis-server");
+        self.server = Some(server);
+        let begin = Instant::now();
+        while std::os::unix::net::UnixStream::connect(self.file("socket")).is_err() {
+            assert!(begin.elapsed() < PATIENCE, "redis-server doesn't start");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub(super) fn signal(&self, signal: rustix::process::Signal) {
+        let server = self.server.as_ref().unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_child(server), signal).unwrap();
+    }
+
+    /// kill -9.
+    pub(super) fn kill(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.kill().unwrap();
+            server.wait().unwrap();
+        }
+        let _ = std::fs::remove_file(self.file("socket"));
+    }
+
+    /// Ask it something, as the administrator.
+    pub(super) fn ask<T: redis::FromRedisValue>(&self, command: &[&[u8]]) -> T {
+        let mut redis = self.client();
+        let mut cmd = redis::Cmd::new();
+        command.iter().for_each(|part| {
+            cmd.arg(*part);
+        });
+        cmd.query(&mut redis).unwrap()
+    }
+
+    /// Ask it something written as in a shell.
+    pub(super) fn cli<T: redis::FromRedisValue>(&self, command: &str) -> T {
+        let parts: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
+        self.ask(&parts)
+    }
+
+    pub(super) fn client(&self) -> redis::Connection {
+        let url = format!("unix://{}", self.file("socket").display());
+        redis::Client::open(url).unwrap().get_connection().unwrap()
+    }
+
+    pub(super) fn publish(&self, channel: impl AsRef<[u8]>, payload: impl AsRef<[u8]>) -> i64 {
+        self.ask(&[b"PUBLISH", channel.as_ref(), payload.as_ref()])
+    }
+
+    /// How often this name is subscribed to.
+    pub(super) fn subscribers(&self, name: &str) -> i64 {
+        let (_, n): (String, i64) = self.cli(&format!("PUBSUB NUMSUB {name}"));
+        n
+    }
+
+    pub(super) fn tcp(&self) -> Connection {
+        tcp(self.port)
+    }
+
+    pub(super) fn unix(&self) -> Connection {
+        Connection { address: Address::Unix(self.file("socket")), ..self.tcp() }
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+pub(super) fn tcp(port: u16) -> Connection {
+    Connection {
+        name: "redis".into(),
+        address: Address::Tcp { host: "127.0.0.1".into(), port },
+        database: 0,
+        username: None,
+        password: Password::None,
+        tls: TlsFiles::default(),
+    }
+}
+
+pub(super) fn subscribe(names: &[&str]) -> Source {
+    Source::Subscribe(names.iter().map(|name| (*name).into()).collect())
+}
+
+pub(super) fn pattern(names: &[&str]) -> Source {
+    Source::Pattern(names.iter().map(|name| (*name).into()).collect())
+}
+
+/// A channel's queue and counters.
+pub(super) struct Channel {
+    pub(super) queue: Arc<Queue>,
+    pub(super) metrics: Arc<ChannelMetrics>,
+}
+
+impl Channel {
+    /// Wait for the next so many messages.
+    pub(super) async fn take(&self, n: usize) -> Vec<Received> {
+        let mut batch = Batch::default();
+        let mut seen = Vec::new();
+        while seen.len() < n {
+            let more = tokio::time::timeout(PATIENCE, self.queue.take(&mut batch)).await;
+            assert!(more.unwrap_or_else(|_| panic!("{} of {n} messages came", seen.len())));
+            seen.extend(std::iter::from_fn(|| batch.next()));
+        }
+        assert_eq!(seen.len(), n);
+        seen
+    }
+
+    /// The same, payloads as text.
+    pub(super) async fn texts(&self, n: usize) -> Vec<String> {
+        let text = |r: Received| String::from_utf8(r.message.payload).unwrap();
+        self.take(n).await.into_iter().map(text).collect()
+    }
+
+    pub(super) fn dropped(&self, reason: DropReason) -> u64 {
+        self.metrics.dropped(reason)
+    }
+}
+
+/// A subscription that runs.
+pub(super) struct Running {
+    pub(super) channels: Vec<Channel>,
+    pub(super) metrics: Arc<Metrics>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    /// One channel for each source, with the largest payload it takes.
+    pub(super) fn start(connection: &Connection, sources: Vec<(Source, usize)>) -> Self {
+        let budget = Budget::new(1 << 30);
+        let metrics = Arc::new(Metrics::default());
+        let mut channels = Vec::new();
+        let mut subscriptions = Vec::new();
+        for (index, (source, max_payload)) in sources.into_iter().enumerate() {
+            let table: Arc<str> = format!("table{index}").into();
+            let counters = metrics.channel(&table);
+            let queue = Queue::new(1 << 30, Overflow::DropOldest, &budget, counters.clone());
+            channels.push(Channel { queue: queue.clone(), metrics: counters });
+            subscriptions.push(Subscription { source, table, max_payload, queue });
+        }
+        let stop = CancellationToken::new();
+        let connector = Connector::new(connection);
+        let task = tokio::spawn(run(connector, subscriptions, metrics.clone(), stop.clone()));
+        Running { channels, metrics, stop, task }
+    }
+
+    /// One channel of this source.
+    pub(super) fn one(connection: &Connection, source: Source) -> Self {
+        Running::start(connection, vec![(source, 1 << 20)])
+    }
+
+    /// Stop it and wait for its end.
+    pub(super) async fn stop(self) -> Vec<Channel> {
+        self.stop.cancel();
+        tokio::time::timeout(PATIENCE, self.task).await.expect("it doesn't stop").unwrap();
+        self.channels
+    }
+}
+
+/// What this thread's tasks log, from now until it is dropped. For tests on one thread.
+pub(super) struct Log {
+    text: Arc<Mutex<Vec<u8>>>,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+impl Log {
+    pub(super) fn capture() -> Self {
+        let text = Arc::new(Mutex::new(Vec::new()));
+        let writer = Lines(text.clone());
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        Log { text, _guard: tracing::subscriber::set_default(subscriber) }
+    }
+
+    /// In how many lines this occurs.
+    pub(super) fn count(&self, part: &str) -> usize {
+        let text = String::from_utf8(self.text.lock().unwrap().clone()).unwrap();
+        text.lines().filter(|line| line.contains(part)).count()
+    }
+
+    pub(super) fn has(&self, part: &str) -> bool {
+        self.count(part) > 0
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", String::from_utf8_lossy(&self.text.lock().unwrap()));
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

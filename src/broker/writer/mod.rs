@@ -1,0 +1,227 @@
+//! The way out to one Redis: PUBLISH and RPUSH, pipelined over one connection.
+//!
+//! [`Writer`] is what outputs hold: it appends commands to a buffer and never waits. Its task
+//! ([`Writer::run`], started by the daemon) exchanges that buffer for the one that was sent last,
+//! writes it out in one go and reads the answers meanwhile. Each command ends in exactly one
+//! counter of its channel:
+//!
+//! | counter | when |
+//! | --- | --- |
+//! | `delivered` | Redis answered with success |
+//! | `refused` | Redis answered with an error |
+//! | `unknown` | handed to a connection that ended before the answer: it isn't sent again |
+//! | `shutdown` | never handed to a connection when [`Writer::abandon`] was called |
+//!
+//! Memory is bounded as long as callers wait for [`Writer::room`]: 4 MiB wait, as much is being
+//! written, and no more is begun while 64k commands or 8 MiB have no answer. So a Redis that stalls
+//! stops its workers, and their queues' overflow policies act.
+
+mod ledger;
+mod refusals;
+mod session;
+mod task;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use self::ledger::{Batch, Kind, Outbox};
+use super::connection::Connector;
+use crate::telemetry::{ChannelMetrics, DropReason, Metrics};
+
+/// Bytes that may wait before [`Writer::room`] waits.
+const BUFFER_LIMIT: usize = 4 << 20;
+
+/// The way out to one Redis. Clones share the connection, the buffer and the order.
+#[derive(Clone)]
+pub struct Writer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    connector: Connector,
+    front: Mutex<Front>,
+    /// What the task had in hand, while no task runs.
+    outbox: Mutex<Outbox>,
+    /// Whether `front` holds [`BUFFER_LIMIT`].
+    full: AtomicBool,
+    /// There is room again.
+    room: Notify,
+    /// Whether the task waits for `wake`.
+    asleep: AtomicBool,
+    wake: Notify,
+    /// No working connection, or its answers are overdue.
+    away: AtomicBool,
+    /// Commands that ended in a counter. Together with [`Front::appended`]: what is on its way.
+    settled: AtomicU64,
+    /// `settled` has caught up, perhaps.
+    idle: Notify,
+    abandoned: CancellationToken,
+}
+
+#[derive(Default)]
+struct Front {
+    batch: Batch,
+    /// Commands appended ever.
+    appended: u64,
+    /// Nothing is taken any more.
+    closed: bool,
+}
+
+impl Writer {
+    /// A writer to this Redis. What is handed to it waits until [`Self::run`] runs.
+    pub fn new(connector: Connector) -> Self {
+        let shared = Shared {
+            connector,
+            front: Mutex::default(),
+            outbox: Mutex::default(),
+            full: AtomicBool::new(false),
+            room: Notify::new(),
+            asleep: AtomicBool::new(false),
+            wake: Notify::new(),
+            away: AtomicBool::new(true),
+            settled: AtomicU64::new(0),
+            idle: Notify::new(),
+            abandoned: CancellationToken::new(),
+        };
+        Writer { shared: Arc::new(shared) }
+    }
+
+    /// The connection's name: "redis", or NAME of `[connections.NAME]`.
+    pub fn name(&self) -> &Arc<str> {
+        self.shared.connector.name()
+    }
+
+    /// The writer's task: one at a time. Connects, and again for ever. After `stop` it ends as soon
+    /// as everything was answered, which may be never; [`Self::abandon`] ends it at once.
+    ///
+    /// When the future is dropped, what was sent and has no answer is counted as `unknown`; the
+    /// rest waits for another run, or for `abandon`.
+    pub async fn run(self, metrics: Arc<Metrics>, stop: CancellationToken) {
+        task::run(self.shared, metrics, stop).await;
+    }
+
+    /// Append a PUBLISH. Never waits; goes out after [`Self::flush`].
+    pub fn publish(&self, channel: &str, payload: &[u8], from: &Arc<ChannelMetrics>) {
+        self.shared.append(Kind::Publish, channel, payload, from);
+    }
+
+    /// Append an RPUSH. Never waits; goes out after [`Self::flush`].
+    pub fn push(&self, list: &str, payload: &[u8], from: &Arc<ChannelMetrics>) {
+        self.shared.append(Kind::Push, list, payload, from);
+    }
+
+    /// Wake the task. An atomic read when it is awake.
+    pub fn flush(&self) {
+        // The append before took the lock that the task takes after it has set this: either the
+        // task finds what was appended, or this sees that it sleeps.
+        if self.shared.asleep.load(SeqCst) && self.shared.asleep.swap(false, SeqCst) {
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Whether less than 4 MiB wait.
+    pub fn has_room(&self) -> bool {
+        !self.shared.full.load(Relaxed)
+    }
+
+    /// Wait until less than 4 MiB wait. What callers append between two waits comes on top of that.
+    pub async fn room(&self) {
+        while !self.has_room() {
+            let room = self.shared.room.notified();
+            if self.has_room() {
+                return;
+            }
+            self.flush();
+            room.await;
+        }
+    }
+
+    /// Whether there is no working connection, or none that answers.
+    pub fn is_away(&self) -> bool {
+        self.shared.away.load(Relaxed)
+    }
+
+    /// Wait until every command appended so far, and meanwhile, ended in a counter.
+    pub async fn idle(&self) {
+        loop {
+            let idle = self.shared.idle.notified();
+            if self.shared.settled.load(SeqCst) == lock(&self.shared.front).appended {
+                return;
+            }
+            self.flush();
+            idle.await;
+        }
+    }
+
+    /// Give up: what was sent and has no answer is counted as `unknown`, the rest as `shutdown`,
+    /// and so is whatever is appended from now on. The task, if it runs, counts what it has in
+    /// hand and ends; await it before reading the counters.
+    pub fn abandon(&self) {
+        self.shared.abandoned.cancel();
+        {
+            let mut front = lock(&self.shared.front);
+            front.closed = true;
+            let left = front.batch.forget(|from, n| from.lost(DropReason::Shutdown, n));
+            self.shared.settle(left);
+        }
+        self.shared.abandon(&mut lock(&self.shared.outbox));
+        self.shared.full.store(false, Relaxed);
+        self.shared.room.notify_waiters();
+    }
+}
+
+impl Shared {
+    fn append(&self, kind: Kind, name: &str, payload: &[u8], from: &Arc<ChannelMetrics>) {
+        let mut front = lock(&self.front);
+        if front.closed {
+            from.lost(DropReason::Shutdown, 1);
+            return;
+        }
+        front.batch.append(kind, name.as_bytes(), payload, from);
+        front.appended += 1;
+        if front.batch.len() >= BUFFER_LIMIT {
+            self.full.store(true, Relaxed);
+        }
+    }
+
+    /// Exchange the buffers; `false` when nothing waits.
+    fn take(&self, outbox: &mut Outbox) -> bool {
+        {
+            let mut front = lock(&self.front);
+            if front.batch.is_empty() {
+                return false;
+            }
+            outbox.take(&mut front.batch);
+            self.full.store(false, Relaxed);
+        }
+        self.room.notify_waiters();
+        true
+    }
+
+    fn shrink(&self) {
+        lock(&self.front).batch.shrink();
+    }
+
+    /// Commands ended in counters.
+    fn settle(&self, commands: u64) {
+        self.settled.fetch_add(commands, SeqCst);
+        self.idle.notify_waiters();
+    }
+
+    /// Nothing of this will be sent or answered any more.
+    fn abandon(&self, outbox: &mut Outbox) {
+        let mut settled = outbox.lose(0, |from, n| from.lost(DropReason::Unknown, n));
+        settled += outbox.settle(u64::MAX, |from, n| from.lost(DropReason::Shutdown, n));
+        *outbox = Outbox::default();
+        self.settle(settled);
+    }
+}
+
+/// A lock whose holder panicked is still good: a command is appended whole or, at worst, left out
+/// of the accounts.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

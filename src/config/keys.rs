@@ -1,0 +1,152 @@
+//! The names of all keys, by the table they belong to: those of this version, and those that the
+//! contract has for later ones.
+//!
+//! A later version takes its keys out of [`LATER`] and puts them into [`Table::keys`].
+
+/// A table of the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Table {
+    Root,
+    /// `[redis]` and `[connections.NAME]`.
+    Connection,
+    Tls,
+    Plugins,
+    Handler,
+    Channel,
+    /// A `{ … }` in `publish`.
+    PublishTarget,
+    /// A `{ … }` in `push`.
+    PushTarget,
+    Routes,
+    Limits,
+    Daemon,
+    Log,
+}
+
+impl Table {
+    /// All of them, in the order in which a misplaced key is looked up.
+    pub const ALL: [Table; 12] = [
+        Table::Channel,
+        Table::Handler,
+        Table::Connection,
+        Table::Plugins,
+        Table::Limits,
+        Table::Daemon,
+        Table::Log,
+        Table::Tls,
+        Table::Routes,
+        Table::PublishTarget,
+        Table::PushTarget,
+        Table::Root,
+    ];
+
+    /// How errors call it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Table::Root => "the top level",
+            Table::Connection => "[redis] and [connections.NAME]",
+            Table::Tls => "`tls`",
+            Table::Plugins => "[plugins]",
+            Table::Handler => "[handlers.NAME]",
+            Table::Channel => "[channels.NAME]",
+            Table::PublishTarget => "a table in `publish`",
+            Table::PushTarget => "a table in `push`",
+            Table::Routes => "`routes`",
+            Table::Limits => "[limits]",
+            Table::Daemon => "[daemon]",
+            Table::Log => "[log]",
+        }
+    }
+
+    /// The keys that it may have.
+    pub fn keys(self) -> &'static [&'static str] {
+        match self {
+            Table::Root => &[
+                "redis",
+                "connections",
+                "plugins",
+                "handlers",
+                "channels",
+                "limits",
+                "daemon",
+                "log",
+            ],
+            Table::Connection => &["url", "username", "password_file", "tls"],
+            Table::Tls => &["ca_file", "cert_file", "key_file"],
+            Table::Plugins => &["dir"],
+            Table::Handler => &[
+                "plugin",
+                "sha256",
+                "config",
+                "instance",
+                "memory",
+                "timeout",
+                "max_outputs",
+                "max_output",
+                "max_log",
+                "instances",
+            ],
+            Table::Channel => &[
+                "subscribe",
+                "pattern",
+                "handlers",
+                "publish",
+                "push",
+                "routes",
+                "log",
+                "workers",
+                "queue",
+                "overflow",
+                "max_payload",
+                "loops",
+            ],
+            Table::PublishTarget => &["to", "channel"],
+            Table::PushTarget => &["to", "list"],
+            Table::Routes => &["publish", "push"],
+            Table::Limits => &["memory"],
+            Table::Daemon => &["drain_timeout"],
+            Table::Log => &["level", "format"],
+        }
+    }
+
+    /// The sentence about a key that a later version brings; `None` for any other.
+    pub fn later(self, key: &str) -> Option<String> {
+        let (.., subject) = LATER.iter().find(|(table, name, _)| *table == self && *name == key)?;
+        Some(format!("{subject} not in this version of handlerd"))
+    }
+
+    /// The keys of this table that a later version brings.
+    pub fn later_keys(self) -> impl Iterator<Item = &'static str> {
+        LATER.iter().filter(move |(table, ..)| *table == self).map(|(_, name, _)| *name)
+    }
+}
+
+/// `url = "embedded"`: a value, not a key, so it has no place in [`LATER`].
+pub(super) const LATER_EMBEDDED: &str =
+    "the embedded broker (`url = \"embedded\"`) is not in this version of handlerd";
+
+/// Keys that the contract has and this version doesn't: the table, the key, and the beginning of
+/// the sentence that ends in "not in this version of handlerd".
+const LATER: &[(Table, &str, &str)] = &[
+    (Table::Root, "http", "the HTTP endpoints of [http] are"),
+    (Table::Root, "gateway", "the gateway for browsers, [gateway], is"),
+    (Table::Connection, "listen", "`listen`, the address of the embedded broker, is"),
+    (Table::Handler, "allow", "`allow`, the capabilities of plugins, is"),
+    (Table::Channel, "stream", "`stream` sources are"),
+    (Table::Channel, "group", "`group`, for `stream` sources, is"),
+    (Table::Channel, "start", "`start`, for `stream` sources, is"),
+    (Table::Channel, "consumer", "`consumer`, for `stream` sources, is"),
+    (Table::Channel, "batch", "`batch`, for `stream` sources, is"),
+    (Table::Channel, "claim_idle", "`claim_idle`, for `stream` sources, is"),
+    (Table::Channel, "max_deliveries", "`max_deliveries`, for `stream` sources, is"),
+    (Table::Channel, "when_done", "`when_done`, for `stream` sources, is"),
+    (Table::Channel, "payload_field", "`payload_field`, for `stream` sources, is"),
+    (Table::Channel, "append", "`append` outputs are"),
+    (Table::Channel, "maxlen", "`maxlen`, for `append` outputs, is"),
+    (Table::Channel, "retries", "trying a message again (`retries`) is"),
+    (Table::Channel, "retry_for", "trying a message again (`retry_for`) is"),
+    (Table::Channel, "order_by", "`order_by` is"),
+    (Table::Channel, "dead_letter", "dead letters (`dead_letter`) are"),
+    (Table::Channel, "dead_letter_maxlen", "dead letters (`dead_letter_maxlen`) are"),
+    (Table::Routes, "append", "`append` routes are"),
+];

@@ -1,0 +1,231 @@
+//! A configuration file from the first byte to the last check.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::channel::{self, Context, LEAST_QUEUE, Places};
+use super::connection::Connection;
+use super::diagnostic::{Diagnostic, Severity, Source};
+use super::handler::Handler;
+use super::keys::Table as Keys;
+use super::plugins::Plugins;
+use super::quantity::{LARGEST, LONGEST};
+use super::reader::{Reader, Table, Value, quoted};
+use super::{Channel, Config, ConfigErrors, Environment, Loaded, Log, LogFormat, circle};
+
+/// `[limits] memory` where none is written.
+const MEMORY: usize = 256 << 20;
+
+/// `[daemon] drain_timeout` where none is written.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Largest file that is read: ten thousand channels take one MiB.
+const LARGEST_FILE: u64 = 64 << 20;
+
+/// Longest NAME of a table.
+const LONGEST_NAME: usize = 200;
+
+/// Read and parse a file.
+pub(super) fn load(file: &Path, environment: &Environment) -> Result<Loaded, ConfigErrors> {
+    parse(read_file(file)?, file, environment)
+}
+
+/// The text of the file.
+fn read_file(file: &Path) -> Result<String, ConfigErrors> {
+    let wrong = |message: String, help: &str| {
+        let error = Diagnostic::of_file(Severity::Error, file, message, help.to_owned());
+        ConfigErrors::new(vec![error])
+    };
+    let mut bytes = Vec::new();
+    let read =
+        File::open(file).and_then(|open| open.take(LARGEST_FILE + 1).read_to_end(&mut bytes));
+    if let Err(error) = read {
+        return Err(match error.kind() {
+            ErrorKind::NotFound => wrong(
+                "there is no such configuration file".to_owned(),
+                "write one, or name another with --config; \
+                 [channels.NAME] with handlers and publish is enough",
+            ),
+            ErrorKind::IsADirectory => wrong(
+                "the configuration is a folder, not a file".to_owned(),
+                "name the file in it with --config",
+            ),
+            ErrorKind::PermissionDenied => wrong(
+                "the configuration file may not be read".to_owned(),
+                "let the user that handlerd runs as read it, its folders included",
+            ),
+            _ => wrong(
+                format!("the configuration file can't be read: {error}"),
+                "name another with --config",
+            ),
+        });
+    }
+    if bytes.len() as u64 > LARGEST_FILE {
+        let message = "the configuration file is larger than 64 MiB".to_owned();
+        return Err(wrong(message, "is it the right file?"));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line_start = good.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let column = String::from_utf8_lossy(&good[line_start..]).chars().count() + 1;
+        ConfigErrors::new(vec![Diagnostic::of_byte(
+            file,
+            (line, column),
+            "the configuration file is not UTF-8".to_owned(),
+            "save it as UTF-8; bytes that aren't text can't stand in it".to_owned(),
+        )])
+    })
+}
+
+/// Parse the text of a file.
+pub(super) fn parse(
+    text: String,
+    file: &Path,
+    environment: &Environment,
+) -> Result<Loaded, ConfigErrors> {
+    let source = Source::new(file, text);
+    let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let folder = absolute.parent().unwrap_or(Path::new("/"));
+    let (reader, root) = Reader::parse(&source, environment, folder);
+    let root = Table::root(&reader, root.get_ref());
+    let config = read(&reader, &root, file);
+    let errors = reader.errors();
+    let found = reader.into_found();
+    if errors > 0 {
+        return Err(ConfigErrors::new(found));
+    }
+    let mut warnings = found;
+    warnings.sort_by_key(Diagnostic::position);
+    Ok(Loaded { config, warnings })
+}
+
+fn read(reader: &Reader<'_>, root: &Table<'_, '_>, file: &Path) -> Config {
+    let redis = match root.get("redis") {
+        Some(value) => Connection::read(&value, "redis"),
+        None => Connection::absent(reader),
+    };
+    let connections = read_connections(root);
+    let plugins = Plugins::read(reader, root.get("plugins").as_ref());
+    let handler_tables = named(root, "handlers");
+    let handlers =
+        handler_tables.iter().map(|value| (value.key.into(), Handler::read(value, &plugins)));
+    let memory = read_memory(root);
+    let mut context = Context {
+        connections: &connections,
+        handlers: handlers.collect(),
+        plugins: &plugins,
+        tables: handler_tables.iter().map(|value| value.key).collect(),
+        memory,
+    };
+    let (channels, places): (Vec<Channel>, Vec<Places>) =
+        named(root, "channels").iter().map(|value| channel::read(value, &mut context)).unzip();
+    let handlers = context.handlers;
+    let config = Config {
+        file: file.to_owned(),
+        redis,
+        plugin_dir: plugins.dir.clone(),
+        handlers,
+        channels,
+        memory,
+        drain_timeout: read_drain_timeout(root),
+        log: read_log(root),
+        connections,
+    };
+    if config.channels.is_empty() && reader.is_whole() {
+        let help = "add [channels.NAME] with `handlers` and `publish`".to_owned();
+        reader.about_file(file, "there is no channel, so nothing will be handled", help);
+    }
+    circle::check(reader, &config, &places);
+    config
+}
+
+/// The tables `[KIND.NAME]`; names that nothing could be called by are reported.
+fn named<'r, 'a>(root: &Table<'r, 'a>, kind: &str) -> Vec<Value<'r, 'a>> {
+    let values = match root.get(kind) {
+        Some(value) if value.value.get_ref().is_table() => value.named(),
+        Some(value) => {
+            value.wrong_kind("a table of tables", Some(format!("write [{kind}.NAME]")));
+            Vec::new()
+        }
+        None => Vec::new(),
+    };
+    for value in &values {
+        let problem = match value.key {
+            "" => "is empty",
+            name if name.len() > LONGEST_NAME => "is longer than 200 bytes",
+            name if name.chars().any(char::is_control) => "has a control character in it",
+            _ => continue,
+        };
+        let message = format!("the name {} {problem}", quoted(value.key));
+        let help = vec!["use a name that can be typed and read".to_owned()];
+        value.reader.error(&value.key_span, message, help);
+    }
+    values
+}
+
+fn read_connections(root: &Table<'_, '_>) -> BTreeMap<Arc<str>, Connection> {
+    let mut connections = BTreeMap::new();
+    for value in named(root, "connections") {
+        if value.key == "redis" {
+            let help = vec!["choose another name, or write [redis]".to_owned()];
+            let message = "the name `redis` is that of [redis]".to_owned();
+            value.reader.error(&value.key_span, message, help);
+        }
+        connections.insert(value.key.into(), Connection::read(&value, value.key));
+    }
+    connections
+}
+
+fn read_memory(root: &Table<'_, '_>) -> usize {
+    let limits = root.get("limits").and_then(|value| value.table(Keys::Limits));
+    let memory = limits.and_then(|table| table.get("memory"));
+    memory.and_then(|value| value.size(LEAST_QUEUE..=LARGEST)).unwrap_or(MEMORY)
+}
+
+fn read_drain_timeout(root: &Table<'_, '_>) -> Duration {
+    let daemon = root.get("daemon").and_then(|value| value.table(Keys::Daemon));
+    let timeout = daemon.and_then(|table| table.get("drain_timeout"));
+    timeout.and_then(|value| value.duration(Duration::ZERO..=LONGEST)).unwrap_or(DRAIN_TIMEOUT)
+}
+
+fn read_log(root: &Table<'_, '_>) -> Log {
+    let mut log = Log::default();
+    let Some(table) = root.get("log").and_then(|value| value.table(Keys::Log)) else { return log };
+    if let Some(level) = table.get("level").and_then(|value| read_level(&value)) {
+        log.level = level;
+    }
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    if let Some(format) = table.get("format").and_then(|value| value.choice(&formats)) {
+        log.format = format;
+    }
+    log
+}
+
+/// A filter for logs. The filter's own parser takes any word for the name of a module, a mistyped
+/// level too, and would then log nothing: a word alone must be a level.
+fn read_level(value: &Value<'_, '_>) -> Option<String> {
+    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+    let text = value.text()?;
+    let level = text.value.trim();
+    let directives = || level.split(',').map(str::trim);
+    let is_level = |word: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+    let wrong = directives().find(|word| !word.contains(['=', '[']) && !is_level(word));
+    let parsed = tracing_subscriber::EnvFilter::builder().parse(level).is_ok();
+    if wrong.is_none() && parsed {
+        return Some(level.to_owned());
+    }
+    let near = wrong.and_then(|word| super::suggest::nearest(word, LEVELS.into_iter()));
+    let help = match near {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => {
+            format!("write one of {}, or for a part of it: \"handlerd=debug\"", LEVELS.join(", "))
+        }
+    };
+    value.error(format!("`level` is not a log level: {}", text.quoted()), Some(help));
+    None
+}

@@ -1,0 +1,4 @@
+//! What handlerd calls in guests: one file an exported interface.
+
+pub(super) mod handler;
+pub(super) mod setup;

@@ -1,0 +1,238 @@
+//! WebAssembly to machine code, in a child process under limits.
+//!
+//! Compiling a plugin of an interpreted language takes seconds and hundreds of megabytes that a
+//! process doesn't give back, and a compiler is much code for a stranger's bytes. So the daemon
+//! starts itself with a hidden verb: the file goes in on standard input, the artifact comes out on
+//! standard output, which is a file in the cache folder that isn't in its place yet. What is wrong
+//! with the file is said on standard error.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{ExitCode, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use wit_component::ComponentEncoder;
+
+use super::engine;
+use super::file::{self, FileKind};
+use super::guest_log::escape;
+
+/// The hidden verb of the command line that runs [`child_main`].
+pub const VERB: &str = "compile-plugin";
+
+/// What a compilation may use. A Python plugin of 18 MB takes 8 s and 300 MiB.
+const ADDRESS_SPACE: u64 = 3 << 30;
+const CPU_SECONDS: u64 = 240;
+const FILE_SIZE: u64 = 1 << 30;
+const WALL: Duration = Duration::from_secs(180);
+
+/// Threads of one compilation: each reserves address space of its own.
+const THREADS: usize = 4;
+
+/// Longest error text that is read from the child.
+const MAX_REASON: u64 = 16 << 10;
+
+/// The child's exit code for a file that can't be compiled: the text is about the file (EX_DATAERR).
+const BAD_FILE: u8 = 65;
+
+/// Where plugins are compiled.
+pub(super) enum Compiler {
+    /// In a child process.
+    Child { program: PathBuf, args: Vec<OsString> },
+    /// In this process, without limits: for tests, whose own program has no such verb.
+    InProcess,
+}
+
+impl Compiler {
+    /// This very program, with the hidden verb: also when its file was replaced meanwhile, so
+    /// that both are of one version.
+    pub(super) fn this_program() -> Compiler {
+        let own = PathBuf::from("/proc/self/exe");
+        let program = if own.exists() {
+            own
+        } else {
+            std::env::current_exe().unwrap_or_else(|_| "handlerd".into())
+        };
+        Compiler::Child { program, args: vec![VERB.into()] }
+    }
+
+    /// Compile a plugin's bytes into the artifact file.
+    ///
+    /// # Errors
+    /// A sentence about the file, or about the limit it reached.
+    pub(super) async fn compile(&self, wasm: Vec<u8>, artifact: File) -> Result<(), String> {
+        match self {
+            Compiler::Child { program, args } => {
+                let work = compile_in_child(program, args, wasm, artifact);
+                match tokio::time::timeout(WALL, work).await {
+                    Ok(result) => result,
+                    Err(_) => Err(format!(
+                        "compiling took longer than {} s and was ended",
+                        WALL.as_secs()
+                    )),
+                }
+            }
+            Compiler::InProcess => tokio::task::spawn_blocking(move || {
+                let mut artifact = artifact;
+                let compiled = compile_here(&wasm)?;
+                artifact.write_all(&compiled).map_err(|e| format!("can't write the result: {e}"))
+            })
+            .await
+            .unwrap_or_else(|panic| Err(format!("the compiler failed: {panic}"))),
+        }
+    }
+}
+
+async fn compile_in_child(
+    program: &PathBuf,
+    args: &[OsString],
+    wasm: Vec<u8>,
+    artifact: File,
+) -> Result<(), String> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS);
+    let mut child = tokio::process::Command::new(program)
+        .args(args)
+        // Nothing of the daemon's environment, which may hold secrets, is for a compiler.
+        .env_clear()
+        .env("RAYON_NUM_THREADS", threads.to_string())
+        .env("MALLOC_ARENA_MAX", "2")
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(artifact)
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|e| format!("can't start the compiler {}: {e}", program.display()))?;
+    let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
+    let give = async move {
+        if let Some(mut stdin) = stdin {
+            // A child that ends early breaks the pipe: its own words matter then.
+            let _ = stdin.write_all(&wasm).await;
+        }
+    };
+    let hear = async move {
+        let mut reason = Vec::new();
+        if let Some(stderr) = stderr {
+            let _ = stderr.take(MAX_REASON).read_to_end(&mut reason).await;
+        }
+        reason
+    };
+    let ((), reason, status) = tokio::join!(give, hear, child.wait());
+    let status = status.map_err(|e| format!("can't wait for the compiler: {e}"))?;
+    judge_exit(status, &String::from_utf8_lossy(&reason))
+}
+
+/// What a child's end means.
+fn judge_exit(status: ExitStatus, reason: &str) -> Result<(), String> {
+    use std::os::unix::process::ExitStatusExt;
+    let reason = reason.trim();
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(code) if code == i32::from(BAD_FILE) => Err(reason.to_owned()),
+        _ if status.signal() == Some(rustix::process::Signal::XCPU.as_raw()) => {
+            Err(format!("it took more than {CPU_SECONDS} s of the processor and was ended"))
+        }
+        _ => Err(format!(
+            "the compiler ended with {status}, perhaps because it needed more than its {} MiB of \
+             memory{}{}",
+            ADDRESS_SPACE >> 20,
+            if reason.is_empty() { "" } else { ": " },
+            escape(cut(reason, 400)),
+        )),
+    }
+}
+
+/// The first so many bytes of a text, at a character's border.
+fn cut(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
+}
+
+/// What the hidden verb `handlerd compile-plugin` does: limits itself, reads WebAssembly from
+/// standard input, writes the artifact to standard output. Not for people.
+///
+/// # Errors
+/// Exit code 65 with a sentence about the file on standard error; 71 when the limits can't be set.
+pub fn child_main() -> ExitCode {
+    if let Err(e) = limit_self() {
+        eprintln!("can't limit the compiler: {e}");
+        return ExitCode::from(71);
+    }
+    let compile = || -> Result<(), String> {
+        let mut wasm = Vec::new();
+        std::io::stdin()
+            .lock()
+            .read_to_end(&mut wasm)
+            .map_err(|e| format!("can't read the file: {e}"))?;
+        let artifact = compile_here(&wasm)?;
+        let mut stdout = std::io::stdout().lock();
+        stdout
+            .write_all(&artifact)
+            .and_then(|()| stdout.flush())
+            .map_err(|e| format!("can't write the result: {e}"))
+    };
+    match compile() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("{reason}");
+            ExitCode::from(BAD_FILE)
+        }
+    }
+}
+
+fn limit_self() -> std::io::Result<()> {
+    // Never more than what is permitted already.
+    let lower = |resource, limit: u64, grace: u64| {
+        let Rlimit { current, maximum } = getrlimit(resource);
+        let least = |limit: u64, other: Option<u64>| other.map_or(limit, |other| other.min(limit));
+        let limits = Rlimit {
+            current: Some(least(least(limit, maximum), current)),
+            maximum: Some(least(limit + grace, maximum)),
+        };
+        setrlimit(resource, limits)
+    };
+    lower(Resource::As, ADDRESS_SPACE, 0)?;
+    // The soft limit's signal names the reason; the hard one, a little later, can't be ignored.
+    lower(Resource::Cpu, CPU_SECONDS, 5)?;
+    lower(Resource::Fsize, FILE_SIZE, 0)?;
+    lower(Resource::Core, 0, 0)?;
+    Ok(())
+}
+
+/// Compile here and now: a component as it is, a core module after encoding it as one.
+fn compile_here(wasm: &[u8]) -> Result<Vec<u8>, String> {
+    let outline = file::outline(wasm)?;
+    let encoded;
+    let component = match outline.kind {
+        FileKind::Component => wasm,
+        FileKind::Module => {
+            encoded = encode(wasm, &outline.imports)?;
+            &encoded
+        }
+        kind @ (FileKind::PlainModule | FileKind::NotWasm) => {
+            return Err(format!("it is {kind}"));
+        }
+    };
+    let engine = engine::engine().map_err(|e| format!("the engine can't start: {e:#}"))?;
+    engine.precompile_component(component).map_err(|e| format!("{e:#}"))
+}
+
+/// Make a component of a core module that carries its component type.
+fn encode(module: &[u8], imports: &[String]) -> Result<Vec<u8>, String> {
+    use wasi_preview1_component_adapter_provider::{
+        WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME as WASIP1,
+        WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER as ADAPTER,
+    };
+    let encode = || {
+        let mut encoder = ComponentEncoder::default().validate(false).module(module)?;
+        let prefix = format!("{WASIP1}.");
+        if imports.iter().any(|import| import.starts_with(&prefix)) {
+            encoder = encoder.adapter(WASIP1, ADAPTER)?;
+        }
+        encoder.encode()
+    };
+    encode().map_err(|e| format!("it can't be made into a component: {e:#}"))
+}

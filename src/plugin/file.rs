@@ -1,0 +1,137 @@
+//! A plugin file: its bytes, their sum, and what kind of WebAssembly they are.
+//!
+//! Looks at the outline only; whether a file is a plugin is decided by what it exports (`judge`).
+
+use std::fmt;
+use std::io::Read;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+use wasmparser::{Encoding, Parser, Payload};
+
+use super::PluginError;
+
+/// Largest plugin file. A Python plugin has 18 MB.
+const MAX_FILE: u64 = 256 << 20;
+
+/// What kind of file it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// A component.
+    Component,
+    /// A core module that carries its component type; handlerd encodes it when it loads it.
+    Module,
+    /// A core module without a component type. Not a plugin.
+    PlainModule,
+    /// Not WebAssembly.
+    NotWasm,
+}
+
+impl fmt::Display for FileKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            FileKind::Component => "component",
+            FileKind::Module => "core module with a component type",
+            FileKind::PlainModule => "core module without a component type",
+            FileKind::NotWasm => "not WebAssembly",
+        })
+    }
+}
+
+/// A file's bytes and their sum.
+pub(super) struct PluginFile {
+    pub(super) bytes: Vec<u8>,
+    pub(super) sha256: [u8; 32],
+}
+
+/// What can be seen of WebAssembly without compiling it.
+pub(super) struct Outline {
+    pub(super) kind: FileKind,
+    /// Of a core module: `module.name`. Empty for components.
+    pub(super) imports: Vec<String>,
+    /// Of a core module. Empty for components.
+    pub(super) exports: Vec<String>,
+}
+
+/// Read a plugin file and hash it. Blocks.
+pub(super) fn read(path: &Path) -> Result<PluginFile, PluginError> {
+    let unreadable = |source| PluginError::Read { file: path.to_owned(), source };
+    let not_a_file = |what: String| PluginError::NotAFile { file: path.to_owned(), what };
+    // A fifo would be waited for when opened, so it is looked at first.
+    let metadata = std::fs::metadata(path).map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(not_a_file("it is not a regular file".into()));
+    }
+    if metadata.len() > MAX_FILE {
+        return Err(not_a_file(format!(
+            "it has {} bytes, and the largest plugin may have {MAX_FILE}",
+            metadata.len()
+        )));
+    }
+    let mut bytes = Vec::with_capacity(metadata.len() as usize);
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    file.take(MAX_FILE).read_to_end(&mut bytes).map_err(unreadable)?;
+    let sha256 = Sha256::digest(&bytes).into();
+    Ok(PluginFile { bytes, sha256 })
+}
+
+/// A sum as people write it.
+pub(super) fn hex(sum: &[u8]) -> String {
+    use fmt::Write;
+    sum.iter().fold(String::with_capacity(2 * sum.len()), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Look at WebAssembly's outline.
+///
+/// # Errors
+/// A sentence, when it begins like WebAssembly and goes on as something else.
+pub(super) fn outline(bytes: &[u8]) -> Result<Outline, String> {
+    let mut outline = Outline { kind: FileKind::NotWasm, imports: Vec::new(), exports: Vec::new() };
+    if !bytes.starts_with(b"\0asm") {
+        return Ok(outline);
+    }
+    let damaged = |e: wasmparser::BinaryReaderError| {
+        format!(
+            "it begins like WebAssembly but is damaged or cut short: {} at byte {} of {}",
+            e.message(),
+            e.offset(),
+            bytes.len()
+        )
+    };
+    let mut depth = 0;
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload.map_err(damaged)? {
+            Payload::Version { encoding, .. } => {
+                if depth == 0 {
+                    outline.kind = match encoding {
+                        Encoding::Component => FileKind::Component,
+                        Encoding::Module => FileKind::PlainModule,
+                    };
+                }
+                depth += 1;
+            }
+            Payload::ImportSection(imports) if outline.kind != FileKind::Component => {
+                for import in imports.into_imports() {
+                    let import = import.map_err(damaged)?;
+                    outline.imports.push(format!("{}.{}", import.module, import.name));
+                }
+            }
+            Payload::ExportSection(exports) if outline.kind != FileKind::Component => {
+                for export in exports {
+                    outline.exports.push(export.map_err(damaged)?.name.to_owned());
+                }
+            }
+            Payload::CustomSection(section)
+                if outline.kind == FileKind::PlainModule
+                    && section.name().starts_with("component-type") =>
+            {
+                outline.kind = FileKind::Module;
+            }
+            _ => {}
+        }
+    }
+    Ok(outline)
+}

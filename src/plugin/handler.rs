@@ -1,0 +1,132 @@
+//! A plugin under a name: what a chain calls.
+
+use std::sync::Arc;
+
+use wasmtime::component::InstancePre;
+
+use super::PluginError;
+use super::failure::Fault;
+use super::guest_log::{Speaker, escape};
+use super::host::Host;
+use super::import::Settings;
+use super::instance::{Fate, Instance, Room, State};
+use super::judge::Exports;
+use super::pool::Pool;
+use super::ticker::Pulse;
+use crate::chain::{self, Failure, HandlerFuture};
+use crate::config::{self, HandlerLimits, InstancePolicy};
+use crate::message::{Delivery, Message};
+
+/// A plugin, compiled, judged and linked: shared by the handlers that are made of it.
+pub(super) struct Plugin {
+    pub(super) pre: InstancePre<State>,
+    pub(super) exports: Exports,
+}
+
+/// What every instance of a handler is made from.
+pub(super) struct Blueprint {
+    pub(super) plugin: Arc<Plugin>,
+    pub(super) limits: HandlerLimits,
+    pub(super) settings: Settings,
+    pub(super) speaker: Arc<Speaker>,
+    pub(super) pulse: Pulse,
+    pub(super) room: Room,
+}
+
+/// A plugin under a name, with its settings, limits and instances. Made by [`Host::load`].
+pub struct PluginHandler {
+    name: Arc<str>,
+    blueprint: Blueprint,
+    policy: InstancePolicy,
+    pool: Arc<Pool>,
+    /// Its thread makes the calls end on time.
+    _host: Arc<Host>,
+}
+
+impl PluginHandler {
+    /// Make it, and a first instance, whose `setup` is the test of the settings.
+    pub(super) async fn new(
+        host: Arc<Host>,
+        plugin: Arc<Plugin>,
+        config: &config::Handler,
+    ) -> Result<Self, PluginError> {
+        let file = config.plugin.file_name().unwrap_or(config.plugin.as_os_str());
+        let speaker = Speaker {
+            plugin: file.to_string_lossy().into_owned(),
+            handler: config.name.clone(),
+            max_log: config.limits.max_log,
+        };
+        let settings =
+            config.config.iter().map(|(key, value)| (key.as_str().into(), value.expose().into()));
+        let blueprint = Blueprint {
+            plugin,
+            limits: config.limits,
+            settings: settings.collect(),
+            speaker: Arc::new(speaker),
+            pulse: host.pulse().clone(),
+            room: host.room().clone(),
+        };
+        let pool = Arc::new(Pool::new(config.limits.instances));
+        host.pools().add(&pool);
+        let handler = PluginHandler {
+            name: config.name.clone(),
+            blueprint,
+            policy: config.instance,
+            pool,
+            _host: host,
+        };
+        let first = handler.instance().await.map_err(|fault| PluginError::Setup {
+            handler: config.name.to_string(),
+            file: config.plugin.clone(),
+            reason: escape(&fault.reason).into_owned(),
+        })?;
+        // A fresh one may serve one message, and this one has served none.
+        handler.pool.give(first);
+        Ok(handler)
+    }
+
+    /// An instance that waits, or a new one.
+    async fn instance(&self) -> Result<Instance, Fault> {
+        match self.pool.take() {
+            Some(instance) => Ok(instance),
+            None => Instance::new(&self.blueprint).await,
+        }
+    }
+
+    async fn call(
+        &self,
+        delivery: &Arc<Delivery>,
+        message: &Message,
+    ) -> Result<Vec<Message>, Fault> {
+        let _turn = self.pool.turn().await;
+        let mut instance = self.instance().await?;
+        let (result, fate) = instance.handle(&self.blueprint, delivery, message).await;
+        match (fate, self.policy) {
+            (Fate::Keep, InstancePolicy::Reuse) => self.pool.give(instance),
+            (Fate::Drop, _) | (_, InstancePolicy::Fresh) => drop(instance),
+        }
+        result
+    }
+
+    /// How many instances wait for a message.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.pool.waiting()
+    }
+}
+
+impl chain::Handler for PluginHandler {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    fn handle<'a>(&'a self, delivery: &'a Arc<Delivery>, message: Message) -> HandlerFuture<'a> {
+        Box::pin(async move {
+            self.call(delivery, &message).await.map_err(|Fault { kind, reason }| Failure {
+                handler: self.name.clone(),
+                kind,
+                reason,
+            })
+        })
+    }
+}

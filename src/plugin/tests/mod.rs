@@ -1,0 +1,12 @@
+//! Real plugins, written as WebAssembly text, through the real engine.
+
+mod support;
+
+mod cache;
+mod files;
+mod hop;
+mod instances;
+mod limits;
+mod logs;
+mod setup;
+mod speed;

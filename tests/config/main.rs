@@ -1,0 +1,8 @@
+//! The configuration from outside: files in, types or errors out.
+
+mod bad;
+mod files;
+mod mutations;
+mod patterns;
+mod random;
+mod valid;

@@ -1,0 +1,301 @@
+//! Plugins that do what they shouldn't: it costs the message in hand, never the daemon or a
+//! neighbour. Files that are no plugins are refused with a sentence.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::{Client, Handlerd, Redis, Run, Watcher, wait_until};
+
+const CHANNELS: &str = r#"
+    [handlers.misbehave]
+    memory = "32MiB"
+    timeout = "200ms"
+    [channels.bad]
+    handlers = ["misbehave"]
+    publish = "bad.out"
+    [channels.good]
+    handlers = ["announce"]
+    publish = "good.out"
+"#;
+
+/// One daemon, one bad plugin, and a neighbour whose messages go on.
+struct Scene {
+    redis: Redis,
+    daemon: Handlerd,
+    bad: Watcher,
+    good: Watcher,
+    client: Client,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let redis = Redis::start();
+        let daemon = Handlerd::start(&redis, CHANNELS);
+        redis.wait_subscribed("bad", 1);
+        redis.wait_subscribed("good", 1);
+        let bad = Watcher::subscribe(&redis, &["bad.out"]);
+        let good = Watcher::subscribe(&redis, &["good.out"]);
+        let client = redis.client();
+        Scene { redis, daemon, bad, good, client }
+    }
+
+    /// Send a command; it must fail as this kind, with this in the log's reason, while the
+    /// neighbour's messages go on, and the next message must find a working plugin.
+    #[track_caller]
+    fn fails(&mut self, command: &str, kind: &str, reason: &str) {
+        let (bad, good) = (self.bad.count(), self.good.count());
+        self.client.publish("bad", command);
+        for n in 0..20 {
+            self.client.publish("good", n.to_string());
+        }
+        self.good.wait_count(good + 20);
+        self.client.publish("bad", "well again");
+        let seen = self.bad.wait_count(bad + 1);
+        assert_eq!(seen[bad].text(), "well again", "{command} came out");
+        self.daemon.wait_log(&["bad", "misbehave", kind, reason]);
+    }
+
+    /// The end: as many failures as there were commands, nothing else lost.
+    #[track_caller]
+    fn ends(mut self, failures: u64) {
+        let stopped = self.daemon.stop();
+        assert_eq!(stopped.code, 0, "{}", stopped.last);
+        assert_eq!(stopped.number("failed"), failures, "{}", stopped.last);
+        assert_eq!(stopped.number("lost"), failures, "{}", stopped.last);
+        drop(self.redis);
+    }
+}
+
+macro_rules! misbehaviour {
+    ($($name:ident: $command:expr, $kind:expr, $reason:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            let mut scene = Scene::new();
+            scene.fails($command, $kind, $reason);
+            scene.ends(1);
+        }
+    )*};
+}
+
+misbehaviour! {
+    it_loops_for_ever: "loop", "timeout", "200";
+    it_sleeps_for_a_minute: "sleep 60000", "timeout", "200";
+    it_allocates_too_much: "alloc 1000000000", "memory", "memory";
+    it_recurses_for_ever: "recurse", "trap", "stack";
+    it_traps: "trap", "trap", "";
+    it_panics: "panic", "trap", "";
+    it_exits: "exit", "trap", "";
+    it_returns_a_gigabyte: "outputs 1000 1000000", "", "";
+    it_returns_a_million_messages: "outputs 1000000 1", "output", "";
+    it_rejects: "reject not for me", "reject", "not for me";
+}
+
+#[test]
+fn it_logs_for_ever() {
+    let mut scene = Scene::new();
+    let good = scene.good.count();
+    // More than max_log: cut, not failed; or out of time.
+    scene.client.publish("bad", "log 10000000");
+    scene.client.publish("bad", "well again");
+    scene.client.publish("good", "as well");
+    scene.good.wait_count(good + 1);
+    scene.bad.wait_payload("well again");
+    let logged: usize = scene.daemon.log().iter().map(String::len).sum();
+    assert!(logged < 512 << 10, "{logged} bytes of log");
+    let stopped = scene.daemon.stop();
+    assert_eq!(stopped.code, 0);
+}
+
+#[test]
+fn memory_of_the_host_is_bounded_too() {
+    let mut scene = Scene::new();
+    let before = scene.daemon.rss();
+    for _ in 0..5 {
+        scene.fails("outputs 1000 1000000", "", "");
+        scene.fails("alloc 1000000000", "memory", "");
+    }
+    let grown = scene.daemon.peak_rss().saturating_sub(before) >> 20;
+    // 32 MiB of guest memory, 16 MiB of outputs, and what allocators keep.
+    assert!(grown < 120, "resident memory grew by {grown} MiB");
+    scene.ends(10);
+}
+
+#[test]
+fn two_that_loop_do_not_starve_a_neighbour() {
+    let redis = Redis::start();
+    let good = Watcher::subscribe(&redis, &["good.out"]);
+    let _daemon = Handlerd::start(
+        &redis,
+        r#"
+        [handlers.misbehave]
+        timeout = "1s"
+        [channels.one]
+        handlers = ["misbehave"]
+        publish = "one.out"
+        [channels.two]
+        handlers = ["misbehave"]
+        publish = "two.out"
+        [channels.good]
+        handlers = ["announce"]
+        publish = "good.out"
+        "#,
+    );
+    for channel in ["one", "two", "good"] {
+        redis.wait_subscribed(channel, 1);
+    }
+    let mut client = redis.client();
+    for _ in 0..10 {
+        client.publish("one", "loop");
+        client.publish("two", "loop");
+    }
+    // Ten seconds of looping lie ahead on each side; meanwhile calls go to and fro.
+    let begin = Instant::now();
+    let mut calls = 0;
+    while begin.elapsed() < Duration::from_secs(5) {
+        client.publish("good", "in between");
+        calls += 1;
+        good.wait_count(calls);
+    }
+    assert!(calls >= 25, "only {calls} calls in five seconds");
+}
+
+#[test]
+fn a_message_that_fails_takes_nothing_of_its_branches_along() {
+    let redis = Redis::start();
+    let out = Watcher::subscribe(&redis, &["out"]);
+    let mut daemon = Handlerd::start(
+        &redis,
+        r#"
+        [handlers.misbehave]
+        timeout = "10s"
+        max_outputs = 10
+        [handlers.again]
+        plugin = "misbehave.wasm"
+        [channels.work]
+        subscribe = "in"
+        handlers = ["misbehave", "again"]
+        publish = "out"
+        "#,
+    );
+    redis.wait_subscribed("in", 1);
+    redis.client().publish_all("in", ["fan 11", "reject no", "end"]);
+    assert_eq!(out.wait_texts(1), ["end"]);
+    daemon.wait_log(&["misbehave", "output", "10"]);
+    assert_eq!(daemon.stop().number("failed"), 2);
+}
+
+/// What `handlerd check` says of a plugin file with these bytes.
+#[track_caller]
+fn refusal(bytes: &[u8]) -> String {
+    let dir = Handlerd::folder();
+    std::fs::write(dir.path().join("plugins/odd.wasm"), bytes).expect("a file is written");
+    std::fs::write(
+        dir.path().join("config.toml"),
+        "[channels.chat]\nhandlers = [\"odd\"]\npublish = \"out\"\n",
+    )
+    .expect("a config is written");
+    let output = Run::new(&["check"]).dir(dir.path()).output().expect(78);
+    let text = format!("{}{}", output.text(), output.stderr);
+    assert!(text.contains("odd.wasm"), "it names the file: {text}");
+    // The daemon refuses to start, too.
+    Run::new(&["run"]).dir(dir.path()).output().expect(78);
+    text
+}
+
+#[test]
+fn a_file_that_is_not_webassembly_is_refused() {
+    for bytes in [&b"#!/bin/sh\necho no plugin\n"[..], b"", b"\0asm", &support::noise(3, 5000)] {
+        let text = refusal(bytes);
+        assert!(text.contains("WebAssembly"), "{text}");
+    }
+}
+
+#[test]
+fn a_module_without_the_handler_is_refused() {
+    // The empty module is a valid module, and makes a valid component.
+    let text = refusal(b"\0asm\x01\0\0\0");
+    assert!(text.contains("handler"), "{text}");
+    let text = refusal(b"\0asm\x0d\0\x01\0");
+    assert!(text.contains("handlerd:plugin/handler"), "{text}");
+}
+
+#[test]
+fn an_export_of_the_wrong_type_is_refused() {
+    let component = wat::parse_str(
+        r#"(component
+            (core module $m
+                (func (export "f") (param i32) (result i32) local.get 0))
+            (core instance $i (instantiate $m))
+            (func $f (param "x" u32) (result u32) (canon lift (core func $i "f")))
+            (instance $handler (export "handle-message" (func $f)))
+            (export "handlerd:plugin/handler@0.1.0" (instance $handler)))"#,
+    )
+    .expect("a component");
+    let text = refusal(&component);
+    assert!(text.contains("handle-message"), "{text}");
+}
+
+#[test]
+fn a_newer_interface_is_refused_with_both_versions() {
+    let component = wat::parse_str(
+        r#"(component
+            (core module $m
+                (func (export "f") (param i32) (result i32) local.get 0))
+            (core instance $i (instantiate $m))
+            (func $f (param "x" u32) (result u32) (canon lift (core func $i "f")))
+            (instance $handler (export "handle-message" (func $f)))
+            (export "handlerd:plugin/handler@0.3.0" (instance $handler)))"#,
+    )
+    .expect("a component");
+    let text = refusal(&component);
+    assert!(text.contains("made for handlerd:plugin 0.3"), "{text}");
+    assert!(text.contains("knows 0.1"), "{text}");
+}
+
+#[test]
+fn an_import_that_is_not_allowed_is_refused_by_name() {
+    let component = wat::parse_str(
+        r#"(component
+            (import "wasi:http/outgoing-handler@0.2.0" (instance))
+            (core module $m
+                (func (export "f") (param i32) (result i32) local.get 0))
+            (core instance $i (instantiate $m))
+            (func $f (param "x" u32) (result u32) (canon lift (core func $i "f")))
+            (instance $handler (export "handle-message" (func $f)))
+            (export "handlerd:plugin/handler@0.1.0" (instance $handler)))"#,
+    )
+    .expect("a component");
+    let text = refusal(&component);
+    assert!(text.contains("wasi:http/outgoing-handler"), "{text}");
+}
+
+#[test]
+fn a_pinned_file_with_other_bytes_is_refused() {
+    let dir = Handlerd::folder();
+    let config = format!(
+        "[handlers.announce]\nsha256 = \"{}\"\n[channels.chat]\nhandlers = [\"announce\"]\n\
+         publish = \"out\"\n",
+        "0".repeat(64)
+    );
+    std::fs::write(dir.path().join("config.toml"), config).expect("a config is written");
+    let output = Run::new(&["check"]).dir(dir.path()).output().expect(78);
+    let text = format!("{}{}", output.text(), output.stderr);
+    assert!(text.contains("announce") && text.contains("sha256"), "{text}");
+}
+
+#[test]
+fn a_plugin_that_changes_its_mind_costs_one_message_at_a_time() {
+    let mut scene = Scene::new();
+    let bad = scene.bad.count();
+    let commands = ["trap", "fine 1", "loop", "fine 2", "recurse", "fine 3"];
+    scene.client.publish_all("bad", commands);
+    let seen = scene.bad.wait_count(bad + 3);
+    let texts: Vec<String> = seen.iter().map(support::Got::text).collect();
+    assert_eq!(texts, ["fine 1", "fine 2", "fine 3"]);
+    wait_until("the neighbour", || {
+        scene.client.publish("good", "still");
+        scene.good.count() > 0
+    });
+    scene.ends(3);
+}

@@ -1,0 +1,186 @@
+//! Handlers slower than Redis: memory stays bounded, what doesn't fit is dropped by the channel's
+//! policy, and each drop is counted by its reason.
+
+mod support;
+
+use support::{Got, Handlerd, Redis, Stopped, Watcher, wait_until};
+
+/// Everything that came is either out or counted as lost for this reason.
+#[track_caller]
+fn accounts(stopped: &Stopped, reason: &str) {
+    let last = &stopped.last;
+    assert_eq!(stopped.code, 0, "{last}");
+    assert!(stopped.number(reason) > 0, "{last}");
+    assert_eq!(stopped.number("lost"), stopped.number(reason), "{last}");
+    assert_eq!(stopped.number("received"), stopped.number("handled") + stopped.number("lost"));
+    assert_eq!(stopped.number("handled"), stopped.number("delivered"), "{last}");
+}
+
+/// The numbers of the messages that came out, after `sent` of them met a handler that is held up
+/// by the first one.
+fn survivors(overflow: &str, sent: usize) -> Vec<usize> {
+    let redis = Redis::start();
+    let out = Watcher::subscribe(&redis, &["out"]);
+    let mut daemon = Handlerd::start(
+        &redis,
+        &format!(
+            r#"
+            [handlers.misbehave]
+            timeout = "30s"
+            [channels.slow]
+            subscribe = "in"
+            handlers = ["misbehave"]
+            publish = "out"
+            queue = "64KiB"
+            overflow = "{overflow}"
+            "#
+        ),
+    );
+    redis.wait_subscribed("in", 1);
+    let mut client = redis.client();
+    client.publish("in", "sleep 2000");
+    client.publish_all("in", (0..sent).map(|n| format!("number {n}")));
+    out.wait_count(1);
+    let stopped = daemon.stop();
+    accounts(&stopped, "overflow");
+    let delivered = usize::try_from(stopped.number("delivered")).expect("a count");
+    let seen: Vec<Got> = out.wait_count(delivered);
+    let numbers = seen.iter().filter_map(|got| got.text().strip_prefix("number ")?.parse().ok());
+    numbers.collect()
+}
+
+#[test]
+fn drop_oldest_keeps_the_last() {
+    let numbers = survivors("drop-oldest", 5000);
+    assert!(numbers.is_sorted(), "{numbers:?}");
+    assert_eq!(numbers.last(), Some(&4999));
+    // A few may be in the worker's hands already; behind them is a gap, and then only the end.
+    let tail = numbers.len() - numbers.windows(2).rposition(|w| w[1] != w[0] + 1).unwrap_or(0) - 1;
+    assert!(tail > 50, "{numbers:?}");
+    assert!(numbers.len() < 4000);
+}
+
+#[test]
+fn drop_newest_keeps_the_first() {
+    let numbers = survivors("drop-newest", 5000);
+    let first: Vec<usize> = (0..numbers.len()).collect();
+    assert_eq!(numbers, first, "what was there first stays, without a gap");
+    assert!(numbers.len() > 50 && numbers.len() < 4000, "{}", numbers.len());
+}
+
+#[test]
+fn memory_stays_bounded_while_a_handler_is_slow() {
+    let redis = Redis::start();
+    let mut daemon = Handlerd::start(
+        &redis,
+        r#"
+        [handlers.misbehave]
+        timeout = "30s"
+        [channels.slow]
+        subscribe = "in"
+        handlers = ["misbehave"]
+        publish = "out"
+        queue = "8MiB"
+        [channels.wide]
+        pattern = "in*"
+        handlers = ["misbehave"]
+        publish = "out"
+        queue = "8MiB"
+        overflow = "drop-newest"
+        "#,
+    );
+    redis.wait_subscribed("in", 1);
+    redis.wait_patterns(1);
+    let before = daemon.rss();
+    let mut client = redis.client();
+    // A quarter of a gigabyte, many times what the queues hold. Redis answers each pipeline after
+    // it has handed the messages over, so nobody is cut for reading slowly.
+    let payload = format!("busy 1000 {}", "x".repeat(10_000));
+    for _ in 0..25 {
+        client.publish_all("in", (0..1000).map(|_| &payload));
+    }
+    let peak = daemon.peak_rss();
+    let grown = (peak - before) >> 20;
+    assert!(grown < 120, "resident memory grew by {grown} MiB, from {} MiB", before >> 20);
+    let stopped = daemon.stop();
+    assert!(stopped.number("overflow") > 1000, "{}", stopped.last);
+    let (received, handled) = (stopped.number("received"), stopped.number("handled"));
+    assert_eq!(received, handled + stopped.number("lost"), "{}", stopped.last);
+}
+
+#[test]
+fn all_queues_together_are_bounded_and_the_fullest_pays() {
+    let redis = Redis::start();
+    let out = Watcher::subscribe(&redis, &["out.small"]);
+    let mut daemon = Handlerd::start(
+        &redis,
+        r#"
+        [limits]
+        memory = "2MiB"
+        [handlers.misbehave]
+        timeout = "30s"
+        instances = 4
+        [channels.full]
+        subscribe = "full"
+        handlers = ["misbehave"]
+        publish = "out.full"
+        [channels.small]
+        subscribe = "small"
+        handlers = ["misbehave"]
+        publish = "out.small"
+        "#,
+    );
+    redis.wait_subscribed("full", 1);
+    redis.wait_subscribed("small", 1);
+    let mut client = redis.client();
+    client.publish("full", "sleep 2000");
+    client.publish("small", "sleep 2000");
+    client.publish_all("small", (0..100).map(|n| format!("small {n}")));
+    client.publish_all("full", (0..2000).map(|_| "x".repeat(10_000)));
+    // The small queue is whole, though it has the older messages.
+    let seen = out.wait_count(101);
+    assert_eq!(seen[100].text(), "small 99");
+    accounts(&daemon.stop(), "memory");
+}
+
+#[test]
+fn what_has_to_be_sent_while_redis_is_away_waits_and_then_overflows() {
+    let source = Redis::start();
+    let mut target = Redis::start();
+    let mut daemon = Handlerd::start(
+        &source,
+        &format!(
+            r#"
+            [connections.other]
+            url = "{}"
+            [channels.relay]
+            subscribe = "in"
+            handlers = []
+            publish = {{ to = "other", channel = "out" }}
+            queue = "256KiB"
+            "#,
+            target.url()
+        ),
+    );
+    source.wait_subscribed("in", 1);
+    let mut client = source.client();
+    let first = Watcher::subscribe(&target, &["out"]);
+    client.publish("in", "before");
+    first.wait_payload("before");
+
+    target.kill();
+    daemon.wait_log(&["other"]);
+    // More than queue and writer hold together.
+    client.publish_all("in", (0..20_000).map(|n| format!("{n:>8} {}", "x".repeat(1000))));
+    target.restart();
+    let again = Watcher::subscribe(&target, &["out"]);
+    wait_until("the way to be free", || {
+        client.publish("in", "after");
+        again.all().iter().any(|got| got.payload == b"after")
+    });
+    let stopped = daemon.stop();
+    let last = &stopped.last;
+    assert!(stopped.number("redis_away") > 0, "{last}");
+    let (received, lost) = (stopped.number("received"), stopped.number("lost"));
+    assert_eq!(received, stopped.number("delivered") + lost, "{last}");
+}

@@ -1,0 +1,61 @@
+//! What every black-box test needs: a Redis of its own, the real binary, a watcher, a proxy.
+//!
+//! Nothing in here outlives a test, a failed one included: each process is killed when its guard
+//! is dropped, and by the kernel when the test's thread ends without that. So start processes on
+//! the test's own thread. Waiting is always for a condition, with a generous limit that only a
+//! broken product reaches.
+
+#![allow(dead_code, unused_imports, reason = "each test file uses a part of it")]
+
+pub mod handlerd;
+pub mod plugins;
+pub mod process;
+pub mod proxy;
+pub mod redis_server;
+pub mod watcher;
+
+use std::time::{Duration, Instant};
+
+pub use handlerd::{Handlerd, Output, Run, Stopped};
+pub use proxy::Proxy;
+pub use redis_server::{Client, Redis};
+pub use watcher::{Got, Watcher};
+
+/// How long a condition may take to come true: far longer than it does on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How soon messages must flow again after their Redis is back.
+pub const RECOVERY: Duration = Duration::from_secs(2);
+
+/// Wait until `ready` answers something. Panics with `what` after [`PATIENCE`].
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ready() {
+            return answer;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Wait until `ready` is true.
+#[track_caller]
+pub fn wait_until(what: &str, mut ready: impl FnMut() -> bool) {
+    wait_for(what, || ready().then_some(()));
+}
+
+/// Bytes that look random and are the same in each run.
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}

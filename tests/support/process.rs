@@ -1,0 +1,83 @@
+//! A child process that dies with its guard, or with the thread that started it.
+
+use std::io;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+
+/// A running child process.
+pub struct Process {
+    child: Child,
+}
+
+impl Process {
+    /// Start it. The kernel kills it when this thread ends.
+    pub fn spawn(command: &mut Command) -> io::Result<Process> {
+        // SAFETY: between fork and exec only one raw system call is made, without allocating.
+        unsafe {
+            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+        }
+        Ok(Process { child: command.spawn()? })
+    }
+
+    /// For its standard streams.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Send a signal. It must not have been waited for.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a process id");
+        kill_process(pid, signal).expect("a signal can be sent to a child");
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
+    }
+
+    /// Wait for its end; `None` when it still runs after `limit`.
+    pub fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let start = Instant::now();
+        while start.elapsed() < limit {
+            if let Some(status) = self.ended() {
+                return Some(status);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.ended()
+    }
+
+    /// SIGKILL, and wait until it is gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// A size in bytes of `/proc/PID/status`: `VmRSS` (resident now) or `VmHWM` (at most so far).
+    pub fn memory(&self, field: &str) -> u64 {
+        let file = format!("/proc/{}/status", self.id());
+        let status = std::fs::read_to_string(file).expect("a running process has a status");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
+        let kibibytes = line.trim_start_matches(':').trim().trim_end_matches(" kB");
+        kibibytes.parse::<u64>().expect("a number") * 1024
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The exit code; a process that a signal ended has 128 and the signal's number, as in a shell.
+pub fn code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}
