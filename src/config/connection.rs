@@ -114,6 +114,17 @@ impl Connection {
         }
     }
 
+    /// A Redis by its URL alone, as a command line gives it.
+    ///
+    /// # Errors
+    /// What is wrong and what to do. Nothing of the URL is in it: that may hold a password.
+    pub fn from_url(url: &str) -> Result<Self, String> {
+        let parts = address::parse(url).map_err(|(message, help)| format!("{message}: {help}"))?;
+        let password = parts.password.map_or(Password::None, Password::Url);
+        let address::Parts { address, database, username, .. } = parts;
+        Ok(Connection { address, database, username, password, ..Connection::local("redis") })
+    }
+
     /// `[redis]` when the file has no such table: still with the credential.
     pub(super) fn absent(reader: &Reader<'_>) -> Self {
         let password = credential(reader).map_or(Password::None, Password::File);

@@ -192,7 +192,8 @@ fn read_sha256(value: &Value<'_, '_>) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
-fn read_config(value: &Value<'_, '_>) -> Vec<(String, Setting)> {
+/// `config`: settings in the order of the file. A case of a plugin has them too.
+pub(super) fn read_config(value: &Value<'_, '_>) -> Vec<(String, Setting)> {
     let entries = value.named();
     entries.iter().filter_map(|entry| Some((entry.key.to_owned(), read_setting(entry)?))).collect()
 }
