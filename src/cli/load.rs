@@ -7,7 +7,8 @@ use tokio::runtime::Runtime;
 
 use super::exit::{Code, Fault, OrExit};
 use super::{console, way};
-use crate::config::Config;
+use crate::broker::connection::Connector;
+use crate::config::{Config, Connection};
 use crate::daemon::{self, HandlerError, Handlers};
 use crate::plugin::{Host, PluginError};
 
@@ -57,6 +58,40 @@ pub fn config(explicit: Option<&Path>) -> Result<Config, Fault> {
             Err(Fault::rendered(Code::Config, format!("{text}\n\n{end}")))
         }
     }
+}
+
+/// Which Redis a verb talks to.
+#[derive(Debug, clap::Args)]
+pub struct RedisArgs {
+    /// The Redis [default: that of the configuration]
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+}
+
+impl RedisArgs {
+    /// Connects to `--url`, else to `[redis]` of the configuration.
+    ///
+    /// # Errors
+    /// Exit code 64 for a URL that is none, 78 for a configuration that is wrong or missing.
+    pub fn connector(&self, explicit: Option<&Path>) -> Result<Connector, Fault> {
+        let connection = match &self.url {
+            Some(url) => {
+                let wrong = |e| Fault::usage(format_args!("--url can't be used: {e}"));
+                Connection::from_url(url).map_err(wrong)?
+            }
+            None => config(explicit)?.redis,
+        };
+        Ok(Connector::new(&connection))
+    }
+}
+
+/// The bytes of a file that is a message.
+///
+/// # Errors
+/// Exit code 66 when it can't be read.
+pub fn payload_file(file: &Path) -> Result<Vec<u8>, Fault> {
+    std::fs::read(file)
+        .map_err(|e| Fault::say(Code::NoInput, format_args!("can't read {}: {e}", file.display())))
 }
 
 /// What loads plugins.
