@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 
-use super::exit::{Code, Fault, OrExit};
+use super::exit::{Code, Fault, OrExit, with_causes};
 use super::{console, way};
 use crate::broker::connection::Connector;
 use crate::config::{Config, Connection};
@@ -108,16 +108,19 @@ pub fn host() -> Result<Arc<Host>, Fault> {
 /// Exit code 78, with every handler that can't be had.
 pub async fn handlers(config: &Config, host: &Arc<Host>) -> Result<Handlers, Fault> {
     daemon::load_handlers(config, host).await.map_err(|errors| {
-        for HandlerError { handler, error } in errors {
-            // The others are about the file; whose it is helps to find the place in the config.
-            let whose = match error {
-                PluginError::Setup { .. } => String::new(),
-                _ => format!("handler {}: ", way::shown(&handler)),
-            };
-            console::error(format_args!("{whose}{:#}", anyhow::Error::new(error)));
-        }
+        errors.into_iter().for_each(|error| console::error(refusal(error)));
         Fault::said(Code::Config)
     })
+}
+
+/// Why a handler can't be had, in a sentence.
+pub fn refusal(HandlerError { handler, error }: HandlerError) -> String {
+    // The others are about the file; whose it is helps to find the place in the configuration.
+    let whose = match error {
+        PluginError::Setup { .. } => String::new(),
+        _ => format!("handler {}: ", way::shown(&handler)),
+    };
+    format!("{whose}{}", with_causes(&anyhow::Error::new(error)))
 }
 
 /// The runtime of a verb.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::console::{self, BAD, GOOD, NAME, Out, WARN};
-use super::exit::{Code, Fault, OrExit, Outcome};
+use super::exit::{Code, Fault, OrExit, Outcome, with_causes};
 use super::load;
 use super::show::{escaped, meant};
 use crate::chain::{Failure, FailureKind, Handler as _};
@@ -66,10 +66,6 @@ pub fn main(args: Args, _: Option<&Path>) -> Outcome {
     let runtime = load::runtime()?;
     let host = load::host()?;
     let mut report = Report { out: Out::text(), ..Report::default() };
-    for plugin in &suites.without_cases {
-        let shown = plugin.display();
-        report.out.line(format_args!("{NAME}{shown}{NAME:#}: {WARN}no cases{WARN:#}"))?;
-    }
     for orphan in &suites.without_plugin {
         let (shown, plugin) = (orphan.display(), orphan.with_extension("wasm"));
         let text = format!("it has cases, but there is no {}", plugin.display());
@@ -78,6 +74,10 @@ pub fn main(args: Args, _: Option<&Path>) -> Outcome {
     }
     for (plugin, cases) in &suites.with_cases {
         runtime.block_on(suite(&args, &host, plugin, cases, &mut report))?;
+    }
+    for plugin in &suites.without_cases {
+        let shown = plugin.display();
+        report.out.line(format_args!("{NAME}{shown}{NAME:#}: {WARN}no cases{WARN:#}"))?;
     }
     report.end(&args)
 }
@@ -298,8 +298,7 @@ async fn run(host: &Arc<Host>, plugin: &Path, case: &Case) -> Result<Came, Broke
         Ok(loaded) => loaded,
         Err(PluginError::Setup { reason, .. }) => return Ok(Came::Setup(reason)),
         Err(error) => {
-            let error = anyhow::Error::new(error);
-            return Err(Broken::Plugin(format!("{error:#}")));
+            return Err(Broken::Plugin(with_causes(&anyhow::Error::new(error))));
         }
     };
     let delivery = Arc::new(Delivery {
