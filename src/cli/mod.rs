@@ -1,1 +1,86 @@
-//! The command line: one file a verb.
+//! The command line: arguments to a verb, a verb to an exit code. One file a verb.
+//!
+//! Called by `main`. Results go to standard output, everything else to standard error; the codes
+//! are those of sysexits(3), and 1 when what was tried or tested failed. Verbs use the library's
+//! parts as the daemon does and own none of their work.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod check;
+mod console;
+mod exit;
+mod load;
+mod plugin;
+mod run;
+mod show;
+mod test;
+mod r#try;
+mod way;
+
+use exit::Code;
+
+use crate::plugin::compile;
+
+/// Passes Redis messages through a chain of sandboxed WebAssembly plugins.
+///
+/// Subscribes to Redis channels, hands each message to the handlers of its channel and publishes,
+/// pushes or logs what comes out. Without a verb it runs the daemon.
+#[derive(Debug, Parser)]
+#[command(name = "handlerd", version, max_term_width = 100)]
+#[command(after_help = "Examples:
+  handlerd                               run with ./config.toml, else /etc/handlerd/config.toml
+  handlerd check                         is the configuration right?
+  handlerd try chat 'hello'              what would become of this message?
+  handlerd --config my.toml run")]
+struct Cli {
+    /// The configuration [default: ./config.toml, else /etc/handlerd/config.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Run(run::Args),
+    Check(check::Args),
+    Try(r#try::Args),
+    Test(test::Args),
+    Plugin(plugin::Args),
+}
+
+/// Read the arguments, do what they say, and answer the exit code.
+pub fn main() -> ExitCode {
+    // The child that compiles a plugin: started by handlerd itself, and no verb for people.
+    if std::env::args_os().nth(1).is_some_and(|verb| verb == compile::VERB) {
+        return compile::child_main();
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A reader that went away is no reason for another code.
+            let _ = error.print();
+            let code = if error.use_stderr() { Code::Usage } else { Code::Success };
+            return code.into();
+        }
+    };
+    let config = cli.config.as_deref();
+    let outcome = match cli.verb.unwrap_or(Verb::Run(run::Args {})) {
+        Verb::Run(args) => run::main(args, config),
+        Verb::Check(args) => check::main(args, config),
+        Verb::Try(args) => r#try::main(args, config),
+        Verb::Test(args) => test::main(args, config),
+        Verb::Plugin(args) => plugin::main(args, config),
+    };
+    match outcome {
+        Ok(code) => code.into(),
+        Err(fault) => {
+            fault.print();
+            fault.code.into()
+        }
+    }
+}

@@ -31,6 +31,16 @@ pub(super) fn timeout(limit: Duration) -> Fault {
     Fault { kind: FailureKind::Timeout, reason: format!("it took longer than {limit}") }
 }
 
+/// There are too many instances already.
+pub(super) fn no_room() -> Fault {
+    Fault {
+        kind: FailureKind::Setup,
+        reason: "there are as many instances of plugins as the system has memory maps for: lower \
+                 `instances` of some handlers, or raise the system's vm.max_map_count"
+            .into(),
+    }
+}
+
 /// `setup` returned an error.
 pub(super) fn setup_refused(text: &str) -> Fault {
     Fault { kind: FailureKind::Setup, reason: shorten(text.to_owned()) }
@@ -68,11 +78,16 @@ pub(super) fn shorten(mut text: String) -> String {
     text
 }
 
-/// What an error of a call into a guest means.
-pub(super) fn classify(error: &wasmtime::Error, state: &State, limits: &HandlerLimits) -> Fault {
+/// What an error of a call into a guest means, of a call that had so much time.
+pub(super) fn classify(
+    error: &wasmtime::Error,
+    state: &State,
+    limits: &HandlerLimits,
+    time: Duration,
+) -> Fault {
     let trap = error.downcast_ref::<Trap>();
     if state.timed_out || trap == Some(&Trap::Interrupt) {
-        return timeout(limits.timeout);
+        return timeout(time);
     }
     if fuel_ran_out(error) {
         return too_much_output(limits.max_output);

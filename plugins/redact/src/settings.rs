@@ -1,0 +1,97 @@
+//! The settings, parsed into a `Redactor`. An error is one sentence for whoever wrote them.
+
+use regex::bytes::{Regex, RegexBuilder};
+
+use crate::redactor::Redactor;
+
+/// What to write when nothing is set.
+const EXAMPLE: &str = r#"config = { words = "foo, bar" } or config = { patterns = ['\d{16}'] }"#;
+
+/// A redactor made of settings, as the daemon gives them: strings as written, the rest as JSON.
+pub fn redactor(settings: &[(String, String)]) -> Result<Redactor, String> {
+    let (mut words, mut patterns, mut mask) = (Vec::new(), Vec::new(), '*');
+    for (key, value) in settings {
+        match key.as_str() {
+            "words" => words = parse_words(value)?,
+            "patterns" => patterns = parse_patterns(value)?,
+            "mask" => mask = parse_mask(value)?,
+            other => {
+                return Err(format!(
+                    "redact has no setting `{other}`: it knows `words`, `patterns` and `mask`"
+                ));
+            }
+        }
+    }
+    if words.is_empty() && patterns.is_empty() {
+        return Err(format!("redact has nothing to mask: write {EXAMPLE} for its handler"));
+    }
+    Ok(Redactor { words: compile_words(words)?, patterns, mask })
+}
+
+/// `foo, bar`, or a list, for words with a comma in them.
+fn parse_words(value: &str) -> Result<Vec<String>, String> {
+    let words = if value.trim_start().starts_with('[') {
+        list(value).map_err(|error| {
+            format!("`words` has to be a text such as \"foo, bar\" or a list of texts: {error}")
+        })?
+    } else {
+        value.split(',').map(str::to_owned).collect()
+    };
+    let words = words.iter().map(|word| word.trim().to_owned());
+    Ok(words.filter(|word| !word.is_empty()).collect())
+}
+
+/// One expression that matches any of the words, whole, in any case.
+fn compile_words(mut words: Vec<String>) -> Result<Option<Regex>, String> {
+    if words.is_empty() {
+        return Ok(None);
+    }
+    // The first alternative that matches wins, and the longest should.
+    words.sort_by_key(|word| std::cmp::Reverse(word.len()));
+    let words: Vec<_> = words.iter().map(|word| regex::escape(word)).collect();
+    // Half boundaries, so that a word may begin or end in what is no letter, as in `C++`.
+    let expression = format!(r"\b{{start-half}}(?:{})\b{{end-half}}", words.join("|"));
+    let compiled = RegexBuilder::new(&expression).case_insensitive(true).build();
+    compiled.map(Some).map_err(|error| format!("`words` can't be compiled: {error}"))
+}
+
+fn parse_patterns(value: &str) -> Result<Vec<Regex>, String> {
+    let patterns = list(value).map_err(|error| {
+        format!(r"`patterns` has to be a list of expressions, such as ['\d{{16}}']: {error}")
+    })?;
+    patterns.iter().enumerate().map(|(index, pattern)| compile(index + 1, pattern)).collect()
+}
+
+fn compile(number: usize, pattern: &str) -> Result<Regex, String> {
+    // The parser first: it knows the place of an error, which regex only draws.
+    let mut parser = regex_syntax::ParserBuilder::new().utf8(false).build();
+    if let Err(error) = parser.parse(pattern) {
+        let (what, offset) = match &error {
+            regex_syntax::Error::Parse(error) => {
+                (error.kind().to_string(), error.span().start.offset)
+            }
+            regex_syntax::Error::Translate(error) => {
+                (error.kind().to_string(), error.span().start.offset)
+            }
+            _ => (error.to_string(), 0),
+        };
+        let position = pattern.get(..offset).map_or(0, |before| before.chars().count()) + 1;
+        return Err(format!(
+            "expression {number} of `patterns`, `{pattern}`, is wrong at character {position}: {what}"
+        ));
+    }
+    Regex::new(pattern)
+        .map_err(|error| format!("expression {number} of `patterns`, `{pattern}`: {error}"))
+}
+
+fn parse_mask(value: &str) -> Result<char, String> {
+    let mut characters = value.chars();
+    match (characters.next(), characters.next()) {
+        (Some(mask), None) => Ok(mask),
+        _ => Err(format!("`mask` has to be one character, not `{value}`")),
+    }
+}
+
+fn list(value: &str) -> Result<Vec<String>, serde_json::Error> {
+    serde_json::from_str(value)
+}

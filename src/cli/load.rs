@@ -1,0 +1,95 @@
+//! What several verbs begin with: the configuration, the plugin host, the handlers, a runtime.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::runtime::Runtime;
+
+use super::exit::{Code, Fault, OrExit};
+use super::{console, way};
+use crate::config::Config;
+use crate::daemon::{self, HandlerError, Handlers};
+use crate::plugin::{Host, PluginError};
+
+/// Where the configuration is looked for unless `--config` says it.
+const PLACES: [&str; 2] = ["config.toml", "/etc/handlerd/config.toml"];
+
+/// The file that `--config` names, else the first of the usual ones that is there.
+///
+/// # Errors
+/// Exit code 78 when there is none.
+pub fn find_config(explicit: Option<&Path>) -> Result<PathBuf, Fault> {
+    if let Some(file) = explicit {
+        return Ok(file.to_owned());
+    }
+    let found = PLACES.iter().map(Path::new).find(|file| file.exists());
+    found.map(Path::to_owned).ok_or_else(|| {
+        let places = PLACES.map(|place| format!("./{place}").replace(".//", "/")).join(" nor ");
+        Fault::say(
+            Code::Config,
+            format_args!(
+                "there is no configuration: neither {places} exists; name one by --config FILE"
+            ),
+        )
+    })
+}
+
+/// Read the configuration; its warnings are printed.
+///
+/// # Errors
+/// Exit code 78, with every error that was found.
+pub fn config(explicit: Option<&Path>) -> Result<Config, Fault> {
+    let file = find_config(explicit)?;
+    let colour = console::stderr_has_colour();
+    match Config::load(&file) {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                console::note(warning.render(colour));
+            }
+            Ok(loaded.config)
+        }
+        Err(errors) => {
+            let count = errors.count();
+            let errors_are = if count == 1 { "1 error".into() } else { format!("{count} errors") };
+            let text = errors.render(colour);
+            let bad = console::BAD;
+            let end = format!("{bad}{}: {errors_are}{bad:#}", file.display());
+            Err(Fault::rendered(Code::Config, format!("{text}\n\n{end}")))
+        }
+    }
+}
+
+/// What loads plugins.
+///
+/// # Errors
+/// Exit code 70 when this machine can't run WebAssembly or has no place for compiled plugins.
+pub fn host() -> Result<Arc<Host>, Fault> {
+    Host::new(Host::default_cache_dir()).or_exit(Code::Software)
+}
+
+/// Every handler of the configuration, loaded and set up.
+///
+/// # Errors
+/// Exit code 78, with every handler that can't be had.
+pub async fn handlers(config: &Config, host: &Arc<Host>) -> Result<Handlers, Fault> {
+    daemon::load_handlers(config, host).await.map_err(|errors| {
+        for HandlerError { handler, error } in errors {
+            // The others are about the file; whose it is helps to find the place in the config.
+            let whose = match error {
+                PluginError::Setup { .. } => String::new(),
+                _ => format!("handler {}: ", way::shown(&handler)),
+            };
+            console::error(format_args!("{whose}{:#}", anyhow::Error::new(error)));
+        }
+        Fault::said(Code::Config)
+    })
+}
+
+/// The runtime of a verb.
+///
+/// # Errors
+/// Exit code 70 when the machine gives no threads.
+pub fn runtime() -> Result<Runtime, Fault> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all().thread_name("handlerd").build().or_exit(Code::Software)
+}

@@ -1,0 +1,47 @@
+//! `handlerd run`: the daemon, until a signal ends it.
+
+use std::path::Path;
+
+use tracing::info;
+
+use super::exit::{Code, OrExit, Outcome};
+use super::{load, way};
+use crate::config::Config;
+use crate::service::Stop;
+use crate::{daemon, telemetry};
+
+/// Run the daemon (also without any verb).
+///
+/// Ends at SIGTERM or Ctrl-C when everything that was taken is finished; a second one ends it at
+/// once. Starting while Redis is away is no error: it is waited for.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  handlerd run --config /etc/handlerd/config.toml
+
+Exit codes: 0 stopped by a signal, 78 the configuration or a plugin is wrong.")]
+pub struct Args {}
+
+/// Run.
+pub fn main(_: Args, config: Option<&Path>) -> Outcome {
+    let config = load::config(config)?;
+    telemetry::init(&config.log).or_exit(Code::Config)?;
+    load::runtime()?.block_on(run(config))
+}
+
+async fn run(config: Config) -> Outcome {
+    let mut stop = Stop::listen().or_exit(Code::Software)?;
+    let file = config.file.display();
+    let channels = way::names(&config);
+    info!("handlerd {} runs {file}: {channels}", env!("CARGO_PKG_VERSION"));
+    let host = load::host()?;
+    let handlers = tokio::select! {
+        loaded = load::handlers(&config, &host) => loaded?,
+        signal = stop.next() => {
+            info!("{signal}: stopped before the plugins were loaded");
+            return Ok(Code::Success);
+        }
+    };
+    let ended = daemon::run(config, handlers, stop).await;
+    info!("{}", ended.or_exit(Code::Software)?);
+    Ok(Code::Success)
+}

@@ -1,0 +1,8 @@
+;; A component whose handle-message takes and gives other types than the interface says.
+(component
+  (core module $m
+    (func (export "handle") (param i32) (result i32) local.get 0))
+  (core instance $i (instantiate $m))
+  (func $handle (param "n" u32) (result u32) (canon lift (core func $i "handle")))
+  (instance $handler (export "handle-message" (func $handle)))
+  (export "handlerd:plugin/handler@0.1.0" (instance $handler)))
