@@ -85,7 +85,6 @@ async fn what_redis_is_is_told_and_nothing_is_left_behind() {
     let report = probed(&config(&url(&redis), &url(&far))).await;
     assert_eq!(problems(&report), Vec::<String>::new(), "{report}");
     assert!(report.is_good());
-    println!("{report}");
     let [near, eu] = &report.connections[..] else { panic!("{report}") };
     assert_eq!((&*near.name, &*eu.name), ("redis", "eu"));
     let server = near.server.as_ref().expect("it answered");
@@ -279,4 +278,17 @@ async fn everything_works(config: &Config, redis: &Redis, far: &Redis) {
     for task in tasks {
         timeout(PATIENCE, task).await.expect("it stops").expect("without a panic");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_asks_without_resp3_too() {
+    let redis = Redis::with("rename-command HELLO \"\"");
+    let replica =
+        Redis::with(&format!("rename-command HELLO \"\"\nreplicaof 127.0.0.1 {}", redis.port()));
+    let report = probed(&config(&url(&redis), &url(&replica))).await;
+    let found = problems(&report);
+    assert!(matches!(&found[..], [problem] if problem.contains("it is a replica")), "{report}");
+    let server = report.connections[0].server.as_ref().expect("it answered");
+    assert!(server.version.starts_with(|c: char| c.is_ascii_digit()), "{report}");
+    assert_eq!(server.persistence, Persistence::Nothing);
 }

@@ -100,3 +100,26 @@ async fn a_refusal_is_named() {
     let error = timeout(PATIENCE, listening).await.unwrap().unwrap_err().to_string();
     assert!(error.starts_with("SUBSCRIBE \"secret\" was refused: NOPERM"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_works_without_resp3() {
+    let redis = Redis::with("rename-command HELLO \"\"");
+    let (tell, hear) = mpsc::channel();
+    let listener = connector(&redis, None);
+    let listening = tokio::spawn(async move {
+        listen(&listener, &["chat".to_owned()], &["r*".to_owned()], |heard| {
+            let _ = tell.send(owned(&heard));
+            ControlFlow::Continue(())
+        })
+        .await
+    });
+    let next = || hear.recv_timeout(PATIENCE).expect("something is heard");
+    assert_eq!(next(), "listening");
+    // Longer than it waits before it asks for a sign of life, and gets one.
+    tokio::time::sleep(std::time::Duration::from_secs(7)).await;
+    let sender = connector(&redis, None);
+    assert_eq!(send(&sender, "chat", b"1").await.unwrap(), 1);
+    assert_eq!(send(&sender, "room", b"2").await.unwrap(), 1);
+    assert_eq!([next(), next()], ["chat: 1", "r* room: 2"]);
+    listening.abort();
+}

@@ -132,7 +132,8 @@ fn judge_exit(status: ExitStatus, reason: &str) -> Result<(), String> {
     let reason = reason.trim();
     match status.code() {
         Some(0) => Ok(()),
-        Some(code) if code == i32::from(BAD_FILE) => Err(reason.to_owned()),
+        // The file's own names may be in it.
+        Some(code) if code == i32::from(BAD_FILE) => Err(escape(cut(reason, 2000)).into_owned()),
         _ if status.signal() == Some(rustix::process::Signal::XCPU.as_raw()) => {
             Err(format!("it took more than {CPU_SECONDS} s of the processor and was ended"))
         }

@@ -136,12 +136,23 @@ fn fuel_ran_out(error: &wasmtime::Error) -> bool {
     error.root_cause().to_string().contains("fuel allocated for hostcalls has been exhausted")
 }
 
-/// Name the innermost functions.
+/// Name the innermost functions, without those that a language ends itself by.
 fn push_frames(reason: &mut String, backtrace: &WasmBacktrace) {
-    let frames = backtrace.frames();
-    let names = frames.iter().filter_map(|frame| frame.func_name());
-    for (i, name) in names.take(MAX_FRAMES).enumerate() {
+    let frames = backtrace.frames().iter();
+    let names: Vec<String> = frames
+        .filter_map(|frame| frame.func_name())
+        .map(|name| format!("{:#}", rustc_demangle::demangle(name)))
+        .collect();
+    let own = names.iter().position(|name| !is_of_an_abort(name)).unwrap_or(0);
+    for (i, name) in names[own..].iter().take(MAX_FRAMES).enumerate() {
         let separator = if i == 0 { "; in " } else { " < " };
-        let _ = write!(reason, "{separator}{:#}", rustc_demangle::demangle(name));
+        let _ = write!(reason, "{separator}{name}");
     }
+}
+
+fn is_of_an_abort(function: &str) -> bool {
+    const PREFIXES: [&str; 7] =
+        ["abort", "std::", "core::panicking", "core::option", "core::result", "__rust", "rust_"];
+    let function = function.trim_start_matches('<');
+    PREFIXES.iter().any(|prefix| function.starts_with(prefix))
 }

@@ -13,6 +13,7 @@ use wasmtime::component::{Component, Linker};
 use super::cache::Cache;
 use super::compile::Compiler;
 use super::file::{self, FileKind, PluginFile};
+use super::guest_log::escape;
 use super::handler::{Plugin, PluginHandler};
 use super::instance::{Room, State};
 use super::pool::Pools;
@@ -203,8 +204,11 @@ impl Host {
         };
         if let Ok(outline) = file::outline(&file.bytes) {
             inspection.kind = outline.kind;
-            inspection.exports = outline.exports;
-            inspection.imports = outline.imports;
+            // A core module's names may be any text.
+            let shown =
+                |names: Vec<String>| names.iter().map(|name| escape(name).into_owned()).collect();
+            inspection.exports = shown(outline.exports);
+            inspection.imports = shown(outline.imports);
         }
         let judged = match self.component(path, file).await {
             Ok(component) => {

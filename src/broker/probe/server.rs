@@ -72,7 +72,9 @@ pub async fn ask(
     };
 
     let valkey = info(0).and_then(|info| info.get::<String>("valkey_version"));
-    let role = if replica {
+    // Without HELLO only INFO tells.
+    let follows = |info: InfoDict| info.get::<String>("role").is_some_and(|role| role == "slave");
+    let role = if replica || info(1).is_some_and(follows) {
         let of = info(1).and_then(|info| {
             let port: u16 = info.get("master_port")?;
             Some(format!("{}:{port}", info.get::<String>("master_host")?))

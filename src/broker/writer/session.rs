@@ -229,7 +229,7 @@ impl Session<'_> {
     }
 
     fn tick(&mut self) -> Option<End> {
-        self.task.refusals.tick();
+        self.task.refusals.tick(Instant::now());
         if let Some((_, _, since)) = &self.broken
             && since.elapsed() >= OVERDUE
         {

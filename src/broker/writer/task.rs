@@ -123,7 +123,7 @@ impl Task {
     pub fn refused(&mut self, error: &str) -> io::Result<u64> {
         self.expect(1)?;
         if let Some(oldest) = self.outbox.oldest().filter(|oldest| oldest.kind != Kind::Ping) {
-            self.refusals.note(error, &oldest);
+            self.refusals.note(Instant::now(), error, &oldest);
         }
         Ok(self.outbox.settle(1, |from, n| from.lost(DropReason::Refused, n)))
     }

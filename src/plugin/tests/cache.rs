@@ -118,7 +118,7 @@ fn child_stand_in() {
     std::process::exit(if code == std::process::ExitCode::SUCCESS { 0 } else { 65 });
 }
 
-fn host_with_child(cache: &Path) -> Arc<Host> {
+pub(super) fn host_with_child(cache: &Path) -> Arc<Host> {
     Host::builder(cache.to_owned())
         .compile_by(
             std::env::current_exe().expect("this program"),

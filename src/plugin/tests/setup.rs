@@ -48,7 +48,7 @@ async fn its_error_refuses_the_config_and_is_shown_escaped() {
     let error = bench.load(&bench.config(&source.module())).await.err().expect("it refuses");
     assert!(matches!(error, PluginError::Setup { .. }));
     let text = error.to_string();
-    assert!(text.ends_with("test.wasm failed: bad expression \\u{1b}[31m"), "{text}");
+    assert!(text.ends_with("test.wasm can't be set up: bad expression \\u{1b}[31m"), "{text}");
     assert!(text.starts_with("handler test: "), "{text}");
 }
 

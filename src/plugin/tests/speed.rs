@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::support::*;
 use crate::chain::Handler as _;
-use crate::config::InstancePolicy;
+use crate::config::{InstancePolicy, Setting};
 use crate::message::Message;
 use crate::plugin::PluginHandler;
 
@@ -36,7 +36,9 @@ async fn measure(what: &str, handler: &PluginHandler, payload: usize, calls: u32
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn a_hop() {
+    let began = Instant::now();
     let bench = Bench::new();
+    println!("a host: {:?}", began.elapsed());
     let source = Source { body: ECHO, ..Source::default() };
     let reused = bench.handler(&source, |_| {}).await;
     let fresh = bench.handler(&source, |c| c.instance = InstancePolicy::Fresh).await;
@@ -54,10 +56,26 @@ async fn a_hop_through_a_file() {
     let bench = Bench::new();
     let mut config = bench.config(b"");
     config.plugin = file.into();
-    let began = Instant::now();
-    let handler = bench.load(&config).await.unwrap_or_else(|e| panic!("{e}"));
-    println!("loaded in {:?}", began.elapsed());
-    for payload in [16, 64, 1024, 65536] {
-        measure("reused", &handler, payload, 100_000 / (1 + payload as u32 / 4096)).await;
+    config.config = vec![("words".into(), Setting::Plain("foo, bar".into()))];
+    config.limits.timeout = Duration::from_secs(2);
+    for start in ["cold", "warm"] {
+        let host = super::cache::host_with_child(&bench.dir().join("cache"));
+        let began = Instant::now();
+        let handler = host.load(&config).await.unwrap_or_else(|e| panic!("{e}"));
+        println!("{start}: {} compiled, loaded in {:?}", host.compilations(), began.elapsed());
+        let log = Log::capture();
+        for payload in ["hello", "print", "raise"] {
+            match handle(&handler, payload.as_bytes()).await {
+                Ok(outputs) => {
+                    println!("{payload}: {:?}", String::from_utf8_lossy(&outputs[0].payload))
+                }
+                Err(failure) => println!("{payload}: {failure}"),
+            }
+        }
+        println!("{}", log.text());
+        for payload in [16, 64, 1024, 65536] {
+            measure("reused", &handler, payload, 20_000 / (1 + payload as u32 / 4096)).await;
+        }
     }
+    println!("{:?}", bench.host.inspect(&config.plugin).await);
 }

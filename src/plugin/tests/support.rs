@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use wit_component::{StringEncoding, embed_component_metadata};
@@ -196,7 +197,12 @@ impl Bench {
             sha256: None,
             config: vec![("word".into(), Setting::Plain("foo".into()))],
             instance: InstancePolicy::Reuse,
-            limits: HandlerLimits { instances: 2, ..HandlerLimits::default() },
+            // Unoptimised, on a busy machine, the default of 100 ms isn't much.
+            limits: HandlerLimits {
+                instances: 2,
+                timeout: Duration::from_secs(5),
+                ..HandlerLimits::default()
+            },
         }
     }
 
