@@ -184,7 +184,7 @@ fn a_plugin_that_is_not_there_is_named() {
 #[test]
 fn a_setup_that_refuses_its_config_ends_the_start() {
     let (_dir, file) = folder_with(
-        "[handlers.redact]\nconfig = { patterns = \"(unclosed\" }\n\
+        "[handlers.redact]\nconfig = { patterns = [\"(unclosed\"] }\n\
          [channels.chat]\nhandlers = [\"redact\"]\npublish = \"out\"\n",
     );
     let output = Run::new(&["run", "--config", &file.display().to_string()]).output().expect(78);

@@ -376,9 +376,15 @@ pub fn read_password(password: &Password) -> Result<Option<Secret>, ConnectError
 fn tls_connector(files: &TlsFiles) -> Result<TlsConnector, ConnectError> {
     let bad = |file: &Path, reason: String| ConnectError::File { file: file.to_owned(), reason };
     let certificates = |file: &Path| -> Result<Vec<CertificateDer<'static>>, ConnectError> {
-        CertificateDer::pem_file_iter(file)
-            .and_then(Iterator::collect)
-            .map_err(|e| bad(file, format!("no PEM certificates could be read from it: {e}")))
+        let read: Result<Vec<_>, _> =
+            CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+        match read {
+            Ok(certificates) if certificates.is_empty() => {
+                Err(bad(file, "there is no PEM certificate in it".to_owned()))
+            }
+            Ok(certificates) => Ok(certificates),
+            Err(e) => Err(bad(file, format!("no PEM certificate can be read from it: {e}"))),
+        }
     };
     let mut roots = rustls::RootCertStore::empty();
     match &files.ca_file {
