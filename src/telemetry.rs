@@ -189,7 +189,8 @@ impl DropLog {
                 let new = dropped - std::mem::replace(&mut told[reason as usize], dropped);
                 if new > 0 {
                     let reason = reason.as_str();
-                    tracing::warn!(%channel, reason, "channel {channel}: {new} messages dropped: {reason}");
+                    let messages = if new == 1 { "message" } else { "messages" };
+                    tracing::warn!(%channel, reason, "channel {channel}: {new} {messages} dropped: {reason}");
                 }
             }
         }

@@ -92,12 +92,64 @@ pub struct Link {
     pub resp3: bool,
     /// What the server says it is ("7.0.15"); empty when it doesn't say.
     pub version: String,
+    /// Whether it says that it is a replica.
+    pub replica: bool,
+}
+
+/// An answer of Redis, owned: for where speed doesn't matter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// A number.
+    Number(i64),
+    /// A string of any kind.
+    Text(Vec<u8>),
+    /// An error: its code and text.
+    Error(String),
+    /// Anything else.
+    Other,
+}
+
+impl Link {
+    /// Send commands in one go and read as many answers, without a time limit. Only while nothing
+    /// else is under way on this connection, and nothing is subscribed to.
+    ///
+    /// # Errors
+    /// When the connection breaks, or what comes isn't RESP.
+    pub async fn ask(&mut self, commands: &[&[&[u8]]]) -> io::Result<Vec<Reply>> {
+        let mut out = Vec::new();
+        commands.iter().for_each(|command| resp::command(&mut out, command));
+        self.stream.write_all(&out).await?;
+        self.stream.flush().await?;
+        let mut reader = FrameReader::default();
+        let mut replies = Vec::with_capacity(commands.len());
+        while replies.len() < commands.len() {
+            match reader.next_frame()? {
+                Some(frame) if frame.is_push() => {}
+                Some(frame) => {
+                    replies.push(match (frame.error(), frame.integer(), frame.string()) {
+                        (Some(error), ..) => {
+                            Reply::Error(String::from_utf8_lossy(error).into_owned())
+                        }
+                        (_, Some(n), _) => Reply::Number(n),
+                        (.., Some(text)) => Reply::Text(text.to_vec()),
+                        _ => Reply::Other,
+                    })
+                }
+                None => drop(reader.fill(&mut self.stream).await?),
+            }
+        }
+        Ok(replies)
+    }
 }
 
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Link { stream: _, resp3, version } = self;
-        f.debug_struct("Link").field("resp3", resp3).field("version", version).finish()
+        let Link { stream: _, resp3, version, replica } = self;
+        f.debug_struct("Link")
+            .field("resp3", resp3)
+            .field("version", version)
+            .field("replica", replica)
+            .finish()
     }
 }
 
@@ -180,8 +232,10 @@ impl Connector {
             hello.extend([b"AUTH", user.as_bytes(), password.expose().as_bytes()]);
         }
         hello.extend([b"SETNAME".as_slice(), b"handlerd"]);
+        let mut replica = false;
         let (resp3, version) = match talk.ask(&hello).await? {
             Answer::Map(pairs) => {
+                replica = pairs.iter().any(|(k, v)| k == "role" && v != "master");
                 let version = pairs.into_iter().find(|(k, _)| k == "version");
                 (true, version.map(|(_, v)| v).unwrap_or_default())
             }
@@ -202,7 +256,7 @@ impl Connector {
             let number = self.config.database.to_string();
             talk.expect_ok("SELECT", &[b"SELECT", number.as_bytes()]).await?;
         }
-        Ok(Link { stream: talk.stream, resp3, version })
+        Ok(Link { stream: talk.stream, resp3, version, replica })
     }
 
     fn refused(&self, command: &'static str, answer: String) -> ConnectError {
@@ -296,6 +350,14 @@ impl Talk<'_> {
     }
 }
 
+/// Why a connection broke, for people: the end of its bytes is called by its name.
+pub fn describe(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => "Redis closed the connection".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
 /// The password as it is now; `None` when none is configured.
 pub fn read_password(password: &Password) -> Result<Option<Secret>, ConnectError> {
     match password {
@@ -314,9 +376,15 @@ pub fn read_password(password: &Password) -> Result<Option<Secret>, ConnectError
 fn tls_connector(files: &TlsFiles) -> Result<TlsConnector, ConnectError> {
     let bad = |file: &Path, reason: String| ConnectError::File { file: file.to_owned(), reason };
     let certificates = |file: &Path| -> Result<Vec<CertificateDer<'static>>, ConnectError> {
-        CertificateDer::pem_file_iter(file)
-            .and_then(Iterator::collect)
-            .map_err(|e| bad(file, format!("no PEM certificates could be read from it: {e}")))
+        let read: Result<Vec<_>, _> =
+            CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+        match read {
+            Ok(certificates) if certificates.is_empty() => {
+                Err(bad(file, "there is no PEM certificate in it".to_owned()))
+            }
+            Ok(certificates) => Ok(certificates),
+            Err(e) => Err(bad(file, format!("no PEM certificate can be read from it: {e}"))),
+        }
     };
     let mut roots = rustls::RootCertStore::empty();
     match &files.ca_file {

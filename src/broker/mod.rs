@@ -4,6 +4,8 @@
 //! commands from outputs; this module never runs a handler and knows nothing of plugins.
 
 pub mod connection;
+pub mod probe;
 pub mod pubsub;
 pub mod resp;
+pub mod shell;
 pub mod writer;

@@ -1,19 +1,22 @@
 //! `handlerd check`: whether the configuration and every plugin in it would do.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use super::console::{GOOD, NAME, Out};
-use super::exit::{Code, Outcome};
+use super::console::{self, BAD, GOOD, NAME, Out};
+use super::exit::{Code, Fault, Outcome};
 use super::{load, way};
 use crate::config::Config;
+use crate::daemon::{self, HandlerError};
 
 /// Check the configuration and every plugin that it names.
 ///
 /// Reads the configuration, looks for circles, loads each plugin (its exports and imports) and
 /// runs its `setup`. Prints the way of each channel, and what is wrong with exit code 78.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:
+#[command(after_help = "Examples:
   handlerd check --config /etc/handlerd/config.toml
+  handlerd check --connect
 
 Exit codes: 0 it would run, 78 the configuration or a plugin is wrong, 69 (with --connect) a Redis
 can't be used.")]
@@ -28,21 +31,29 @@ pub fn main(args: Args, config: Option<&Path>) -> Outcome {
     let config = load::config(config)?;
     let host = load::host()?;
     let runtime = load::runtime()?;
-    let handlers = runtime.block_on(load::handlers(&config, &host));
+    let loaded = runtime.block_on(daemon::load_handlers(&config, &host));
+    let refused = loaded.err().unwrap_or_default();
     let mut out = Out::text();
-    print_ways(&config, &mut out)?;
-    let handlers = handlers?;
-    let _ = args.connect;
-    let (channels, handlers) =
-        (count(config.channels.len(), "channel"), count(handlers.len(), "handler"));
+    print_ways(&config, &refused, &mut out)?;
+    if !refused.is_empty() {
+        refused.into_iter().for_each(|error| console::error(load::refusal(error)));
+        return Ok(Code::Config);
+    }
+    let channels = count(config.channels.len(), "channel");
+    let handlers = count(config.handlers.len(), "handler");
     out.line(format_args!("{GOOD}ok{GOOD:#}: {channels}, {handlers}"))?;
     Ok(Code::Success)
 }
 
-fn print_ways(config: &Config, out: &mut Out) -> Result<(), super::exit::Fault> {
+fn print_ways(config: &Config, refused: &[HandlerError], out: &mut Out) -> Result<(), Fault> {
     for channel in &config.channels {
         let (name, way) = (way::shown(&channel.name), way::of_channel(channel));
-        out.line(format_args!("{NAME}{name}{NAME:#}: {way}"))?;
+        let is_refused = |handler: &Arc<str>| refused.iter().any(|error| error.handler == *handler);
+        let (style, state) = match channel.handlers.iter().any(is_refused) {
+            false => (GOOD, "ok"),
+            true => (BAD, "refused"),
+        };
+        out.line(format_args!("{NAME}{name}{NAME:#}: {way} {style}{state}{style:#}"))?;
     }
     Ok(())
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 
-use super::exit::{Code, Fault, OrExit};
+use super::exit::{Code, Fault, OrExit, with_causes};
 use super::{console, way};
-use crate::config::Config;
+use crate::broker::connection::Connector;
+use crate::config::{Config, Connection};
 use crate::daemon::{self, HandlerError, Handlers};
 use crate::plugin::{Host, PluginError};
 
@@ -59,6 +60,40 @@ pub fn config(explicit: Option<&Path>) -> Result<Config, Fault> {
     }
 }
 
+/// Which Redis a verb talks to.
+#[derive(Debug, clap::Args)]
+pub struct RedisArgs {
+    /// The Redis [default: that of the configuration]
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+}
+
+impl RedisArgs {
+    /// Connects to `--url`, else to `[redis]` of the configuration.
+    ///
+    /// # Errors
+    /// Exit code 64 for a URL that is none, 78 for a configuration that is wrong or missing.
+    pub fn connector(&self, explicit: Option<&Path>) -> Result<Connector, Fault> {
+        let connection = match &self.url {
+            Some(url) => {
+                let wrong = |e| Fault::usage(format_args!("--url can't be used: {e}"));
+                Connection::from_url(url).map_err(wrong)?
+            }
+            None => config(explicit)?.redis,
+        };
+        Ok(Connector::new(&connection))
+    }
+}
+
+/// The bytes of a file that is a message.
+///
+/// # Errors
+/// Exit code 66 when it can't be read.
+pub fn payload_file(file: &Path) -> Result<Vec<u8>, Fault> {
+    std::fs::read(file)
+        .map_err(|e| Fault::say(Code::NoInput, format_args!("can't read {}: {e}", file.display())))
+}
+
 /// What loads plugins.
 ///
 /// # Errors
@@ -73,16 +108,19 @@ pub fn host() -> Result<Arc<Host>, Fault> {
 /// Exit code 78, with every handler that can't be had.
 pub async fn handlers(config: &Config, host: &Arc<Host>) -> Result<Handlers, Fault> {
     daemon::load_handlers(config, host).await.map_err(|errors| {
-        for HandlerError { handler, error } in errors {
-            // The others are about the file; whose it is helps to find the place in the config.
-            let whose = match error {
-                PluginError::Setup { .. } => String::new(),
-                _ => format!("handler {}: ", way::shown(&handler)),
-            };
-            console::error(format_args!("{whose}{:#}", anyhow::Error::new(error)));
-        }
+        errors.into_iter().for_each(|error| console::error(refusal(error)));
         Fault::said(Code::Config)
     })
+}
+
+/// Why a handler can't be had, in a sentence.
+pub fn refusal(HandlerError { handler, error }: HandlerError) -> String {
+    // The others are about the file; whose it is helps to find the place in the configuration.
+    let whose = match error {
+        PluginError::Setup { .. } => String::new(),
+        _ => format!("handler {}: ", way::shown(&handler)),
+    };
+    format!("{whose}{}", with_causes(&anyhow::Error::new(error)))
 }
 
 /// The runtime of a verb.

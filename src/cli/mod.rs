@@ -12,9 +12,11 @@ use clap::{Parser, Subcommand};
 mod check;
 mod console;
 mod exit;
+mod listen;
 mod load;
 mod plugin;
 mod run;
+mod send;
 mod show;
 mod test;
 mod r#try;
@@ -50,6 +52,8 @@ enum Verb {
     Check(check::Args),
     Try(r#try::Args),
     Test(test::Args),
+    Send(send::Args),
+    Listen(listen::Args),
     Plugin(plugin::Args),
 }
 
@@ -74,6 +78,8 @@ pub fn main() -> ExitCode {
         Verb::Check(args) => check::main(args, config),
         Verb::Try(args) => r#try::main(args, config),
         Verb::Test(args) => test::main(args, config),
+        Verb::Send(args) => send::main(args, config),
+        Verb::Listen(args) => listen::main(args, config),
         Verb::Plugin(args) => plugin::main(args, config),
     };
     match outcome {

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use tracing::info;
+use tracing::{error, info};
 
-use super::exit::{Code, OrExit, Outcome};
+use super::exit::{Code, Fault, OrExit, Outcome};
 use super::{load, way};
 use crate::config::Config;
 use crate::service::Stop;
@@ -35,7 +35,10 @@ async fn run(config: Config) -> Outcome {
     info!("handlerd {} runs {file}: {channels}", env!("CARGO_PKG_VERSION"));
     let host = load::host()?;
     let handlers = tokio::select! {
-        loaded = load::handlers(&config, &host) => loaded?,
+        loaded = daemon::load_handlers(&config, &host) => loaded.map_err(|errors| {
+            errors.into_iter().for_each(|refused| error!("{}", load::refusal(refused)));
+            Fault::said(Code::Config)
+        })?,
         signal = stop.next() => {
             info!("{signal}: stopped before the plugins were loaded");
             return Ok(Code::Success);

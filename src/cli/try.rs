@@ -1,6 +1,8 @@
 //! `handlerd try`: what would become of a message. No Redis; nothing is sent anywhere.
 
-use std::io::{BufRead, IsTerminal, Read};
+use std::ffi::OsString;
+use std::io::{BufRead, IsTerminal};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -37,7 +39,7 @@ pub struct Args {
     #[arg(value_name = "NAME|FILE.wasm")]
     target: String,
     /// The message [default: each line of standard input is one]
-    payload: Option<String>,
+    payload: Option<OsString>,
     /// Take the message's bytes from a file
     #[arg(long, value_name = "FILE", conflicts_with = "payload")]
     file: Option<PathBuf>,
@@ -99,16 +101,8 @@ enum Inputs {
 impl Inputs {
     fn of(args: &Args) -> Result<Self, Fault> {
         match (&args.payload, &args.file) {
-            (Some(payload), _) => Ok(Inputs::One(payload.clone().into_bytes())),
-            (None, Some(file)) => {
-                let unreadable = |e| {
-                    Fault::say(Code::NoInput, format_args!("can't read {}: {e}", file.display()))
-                };
-                let mut payload = Vec::new();
-                let mut open = std::fs::File::open(file).map_err(unreadable)?;
-                open.read_to_end(&mut payload).map_err(unreadable)?;
-                Ok(Inputs::One(payload))
-            }
+            (Some(payload), _) => Ok(Inputs::One(payload.clone().into_vec())),
+            (None, Some(file)) => Ok(Inputs::One(load::payload_file(file)?)),
             (None, None) if std::io::stdin().is_terminal() => Err(Fault::usage(
                 "there is no message: give it as an argument, as --file FILE, or a line each on \
                  standard input",

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::Secret;
 use super::keys::{self, Table as Keys};
-use super::reader::{Reader, Table, Text, Value};
+use super::reader::{Reader, Table, Text, Value, header, unreadable};
 
 mod address;
 
@@ -137,8 +137,10 @@ impl Connection {
         let Some(table) = value.table(Keys::Connection) else { return connection };
         let url = table.get("url");
         let mut url_password = None;
+        let mut is_known = url.is_none();
         if let Some((value, text)) = url.as_ref().and_then(|url| Some((url, url.text()?))) {
             if let Some(parts) = read_url(value, &text) {
+                is_known = true;
                 connection.address = parts.address;
                 connection.database = parts.database;
                 connection.username = parts.username;
@@ -146,13 +148,14 @@ impl Connection {
             }
         } else if url.is_none() && name != "redis" {
             let help = "add url = \"redis://HOST:6379\"".to_owned();
-            let message = format!("[connections.{name}] has no `url`");
+            let message = format!("{} has no `url`", header("connections", name));
             value.reader.missing(&value.key_span, message, vec![help]);
         }
         read_username(&table, &mut connection);
         connection.password = read_password(&table, name, url_password);
         if let Some(tls) = table.get("tls") {
-            connection.tls = read_tls(&tls, &connection.address);
+            let is_tls = matches!(connection.address, Address::Tls { .. });
+            connection.tls = read_tls(&tls, is_tls || !is_known);
         }
         connection
     }
@@ -224,7 +227,7 @@ fn credential(reader: &Reader<'_>) -> Option<PathBuf> {
     reader.environment.credential(CREDENTIAL).filter(|file| file.exists())
 }
 
-fn read_tls(value: &Value<'_, '_>, address: &Address) -> TlsFiles {
+fn read_tls(value: &Value<'_, '_>, is_used: bool) -> TlsFiles {
     let Some(table) = value.table(Keys::Tls) else { return TlsFiles::default() };
     let file = |key| {
         let value = table.get(key)?;
@@ -232,7 +235,7 @@ fn read_tls(value: &Value<'_, '_>, address: &Address) -> TlsFiles {
         check_file(&value, &file);
         Some(file)
     };
-    if !matches!(address, Address::Tls { .. }) {
+    if !is_used {
         let help = "write rediss:// in `url`, or remove `tls`".to_owned();
         value.error("`tls` is for rediss:// addresses only", Some(help));
     }
@@ -259,6 +262,6 @@ fn check_file(value: &Value<'_, '_>, file: &Path) {
     let readable = File::open(file).and_then(|mut file| file.read(&mut [0; 1]));
     if let Err(error) = readable {
         let help = "name a file that the user handlerd runs as can read".to_owned();
-        value.error(format!("{} can't be read: {error}", file.display()), Some(help));
+        value.error(format!("{} {}", value.shown_path(file), unreadable(&error)), Some(help));
     }
 }

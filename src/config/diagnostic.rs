@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 
-use super::secret::mask;
+use super::secret::{mask, mask_url};
 
 /// The text of a configuration file and its name.
 pub(super) struct Source {
@@ -117,6 +117,8 @@ impl Diagnostic {
         help: Vec<String>,
     ) -> Self {
         let place = Some(source.place(span));
+        let message = mask_url(message);
+        let help = help.into_iter().map(mask_url).collect();
         Diagnostic { severity, message, file: source.name.clone(), place, help }
     }
 
@@ -208,25 +210,26 @@ impl fmt::Debug for Diagnostic {
     }
 }
 
-/// Everything that is wrong with a configuration, in the order of the file; at least one error.
+/// Every error of a configuration, at least one, in the order of the file.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ConfigErrors {
     diagnostics: Vec<Diagnostic>,
 }
 
 impl ConfigErrors {
-    /// `diagnostics` has an error in it.
+    /// The errors among these; warnings can wait until it is valid.
     pub(super) fn new(mut diagnostics: Vec<Diagnostic>) -> Self {
+        diagnostics.retain(|diagnostic| diagnostic.severity == Severity::Error);
         diagnostics.sort_by_key(Diagnostic::position);
         ConfigErrors { diagnostics }
     }
 
-    /// How many errors there are; warnings are not counted.
+    /// How many errors there are.
     pub fn count(&self) -> usize {
-        self.diagnostics.iter().filter(|d| d.severity == Severity::Error).count()
+        self.diagnostics.len()
     }
 
-    /// Errors, and the warnings that were found beside them.
+    /// The errors.
     pub fn diagnostics(&self) -> &[Diagnostic] {
         &self.diagnostics
     }

@@ -30,6 +30,14 @@ impl ByteSet {
         self.0[usize::from(byte >> 6)] & (1 << (byte & 63)) != 0
     }
 
+    /// The byte, if there is just one.
+    pub fn single(&self) -> Option<u8> {
+        let word = self.0.iter().position(|bits| *bits != 0)?;
+        let byte = word * 64 + self.0[word].trailing_zeros() as usize;
+        let byte = u8::try_from(byte).ok()?;
+        (*self == ByteSet::of(byte)).then_some(byte)
+    }
+
     fn not(&self) -> Self {
         ByteSet(self.0.map(|bits| !bits))
     }
@@ -111,18 +119,16 @@ impl Glob {
         &self.steps
     }
 
-    /// The bytes that every name begins with.
-    pub fn prefix(&self) -> impl Iterator<Item = &ByteSet> {
-        self.steps.iter().map_while(|step| match step {
-            Step::One(set) => Some(set),
-            Step::Many => None,
-        })
-    }
-
     /// Whether some name matches both.
     pub fn meets(&self, other: &Glob) -> bool {
-        // Nearly all pairs differ in how they begin.
-        if !self.prefix().zip(other.prefix()).all(|(a, b)| a.meets(b)) {
+        // Nearly all pairs differ in how they begin or end.
+        let agree = |(a, b): (&Step, &Step)| match (a, b) {
+            (Step::One(a), Step::One(b)) => Some(a.meets(b)),
+            _ => None,
+        };
+        let begin = self.steps.iter().zip(&other.steps).map_while(agree);
+        let end = self.steps.iter().rev().zip(other.steps.iter().rev()).map_while(agree);
+        if !begin.chain(end).all(|agrees| agrees) {
             return false;
         }
         let (a, b) = (&self.steps, &other.steps);
@@ -327,6 +333,54 @@ mod tests {
         assert_eq!(wide.is_within(&wider), None);
         assert_eq!(wide.is_within(&wide), None);
         assert!(wide.meets(&wider));
+    }
+
+    /// The simplest way to say whether a name matches.
+    fn matches(steps: &[Step], name: &[u8]) -> bool {
+        match (steps, name) {
+            ([], []) => true,
+            ([Step::Many, rest @ ..], name) => {
+                (0..=name.len()).any(|taken| matches(rest, &name[taken..]))
+            }
+            ([Step::One(set), rest @ ..], [byte, name @ ..]) => {
+                set.has(*byte) && matches(rest, name)
+            }
+            _ => false,
+        }
+    }
+
+    #[test]
+    fn both_questions_are_answered_as_by_trying_all_names() {
+        let pieces = ["*", "?", "a", "b", "[ab]", "[^a]", "[]"];
+        let patterns: Vec<Glob> = (0..pieces.len().pow(3))
+            .map(|n| [n % 7, n / 7 % 7, n / 49].map(|piece| pieces[piece]).concat())
+            .map(|text| pattern(&text))
+            .collect();
+        // Three steps each: names of up to six bytes tell all of them apart.
+        let mut names: Vec<Vec<u8>> = vec![Vec::new()];
+        let mut from = 0;
+        for _ in 0..6 {
+            let longest = names[from..].to_vec();
+            from = names.len();
+            names.extend(longest.iter().flat_map(|n| b"abc".map(|byte| [n, &[byte][..]].concat())));
+        }
+        let matched: Vec<Vec<bool>> = patterns
+            .iter()
+            .map(|glob| names.iter().map(|name| matches(&glob.steps, name)).collect())
+            .collect();
+        // Some of the pairs, spread over them.
+        for (number, (i, j)) in
+            (0..patterns.len()).flat_map(|i| (0..patterns.len()).map(move |j| (i, j))).enumerate()
+        {
+            if number % 61 != 0 {
+                continue;
+            }
+            let mut pairs = matched[i].iter().zip(&matched[j]);
+            let common = pairs.clone().any(|(a, b)| *a && *b);
+            assert_eq!(patterns[i].meets(&patterns[j]), common, "{:?}", (i, j));
+            let within = pairs.all(|(a, b)| !a || *b);
+            assert_eq!(patterns[i].is_within(&patterns[j]), Some(within), "{:?}", (i, j));
+        }
     }
 
     #[test]

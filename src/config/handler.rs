@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::Secret;
 use super::keys::Table as Keys;
 use super::plugins::Plugins;
 use super::quantity::LONGEST;
-use super::reader::{Table, Value, quoted};
+use super::reader::{Table, Value, quoted, unreadable};
+use super::secret::{Secret, is_secret_name};
 
 /// A plugin under a name, with settings: `[handlers.NAME]`, or a plugin file with the defaults.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,8 +35,8 @@ pub struct Handler {
 pub enum Setting {
     /// Stands in the file: a string as it is, another value as JSON.
     Plain(String),
-    /// From `{ file = … }`, `{ env = … }`, `{ credential = … }` or with a `${NAME}` in it: never
-    /// shown.
+    /// From `{ file = … }`, `{ env = … }` or `{ credential = … }`, with a `${NAME}` in it, or under
+    /// a key that is named like a secret: never shown.
     Secret(Secret),
 }
 
@@ -203,7 +203,7 @@ fn read_setting(value: &Value<'_, '_>) -> Option<Setting> {
     match value.value.get_ref() {
         DeValue::String(_) => {
             let text = value.text()?;
-            Some(if text.has_variables() {
+            Some(if text.has_variables() || is_secret_name(value.key) {
                 Setting::Secret(Secret::new(text.value))
             } else {
                 Setting::Plain(text.value)
@@ -306,12 +306,11 @@ fn read_secret(value: &Value<'_, '_>) -> Option<String> {
             match environment.credential(name) {
                 Some(file) => read_secret_file(value, &file),
                 None => {
-                    let help = format!(
-                        "start handlerd by systemd with LoadCredential={name}:PATH in its unit"
-                    );
+                    let help =
+                        "start handlerd by systemd, with LoadCredential=NAME:PATH in its unit";
                     let message =
                         "there are no systemd credentials: $CREDENTIALS_DIRECTORY is not set";
-                    value.error(message, Some(help));
+                    value.error(message, Some(help.to_owned()));
                     None
                 }
             }
@@ -326,12 +325,18 @@ fn read_secret_file(value: &Value<'_, '_>, file: &Path) -> Option<String> {
     let read = std::fs::File::open(file)
         .and_then(|file| file.take(LONGEST_SECRET + 1).read_to_end(&mut bytes));
     if let Err(error) = read {
-        let help = "name a file that the user handlerd runs as can read".to_owned();
-        value.error(format!("{} can't be read: {error}", file.display()), Some(help));
+        let help = match value.key {
+            "credential" => "give it by LoadCredential=NAME:PATH in handlerd's unit",
+            _ => "name a file that the user handlerd runs as can read",
+        };
+        value.error(
+            format!("{} {}", value.shown_path(file), unreadable(&error)),
+            Some(help.to_owned()),
+        );
         return None;
     }
     if bytes.len() as u64 > LONGEST_SECRET {
-        value.error(format!("{} is larger than 1 MiB", file.display()), None);
+        value.error(format!("{} is larger than 1 MiB", value.shown_path(file)), None);
         return None;
     }
     match String::from_utf8(bytes) {
@@ -339,7 +344,7 @@ fn read_secret_file(value: &Value<'_, '_>, file: &Path) -> Option<String> {
         Err(_) => {
             let help =
                 "plugins read settings as text: encode it, as base64 for instance".to_owned();
-            value.error(format!("{} is not UTF-8", file.display()), Some(help));
+            value.error(format!("{} is not UTF-8", value.shown_path(file)), Some(help));
             None
         }
     }

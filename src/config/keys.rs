@@ -150,3 +150,29 @@ const LATER: &[(Table, &str, &str)] = &[
     (Table::Channel, "dead_letter_maxlen", "dead letters (`dead_letter_maxlen`) are"),
     (Table::Routes, "append", "`append` routes are"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_in_the_full_example() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/config/valid/full.toml");
+        let text = std::fs::read_to_string(file).expect("the fixture");
+        for key in Table::ALL.into_iter().flat_map(Table::keys) {
+            let forms = [("", " = "), ("[", "]"), ("[", "."), (".", "]")];
+            let is_there = |(a, b)| text.contains(&format!("{a}{key}{b}"));
+            assert!(forms.into_iter().any(is_there), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_of_this_version_or_of_a_later_one() {
+        for (table, key, _) in LATER {
+            assert!(!table.keys().contains(key), "{key} of {}", table.title());
+            let sentence = table.later(key).unwrap_or_default();
+            assert!(sentence.ends_with("not in this version of handlerd"), "{sentence}");
+        }
+        assert!(Table::ALL.iter().all(|table| table.later("frobnicate").is_none()));
+    }
+}

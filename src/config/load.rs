@@ -1,6 +1,6 @@
 //! A configuration file from the first byte to the last check.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
@@ -31,14 +31,14 @@ const LONGEST_NAME: usize = 200;
 
 /// Read and parse a file.
 pub(super) fn load(file: &Path, environment: &Environment) -> Result<Loaded, ConfigErrors> {
-    let text = read_file(file).map_err(|error| ConfigErrors::new(vec![error]))?;
-    parse(text, file, environment)
+    parse(read_file(file)?, file, environment)
 }
 
 /// The text of the file.
-fn read_file(file: &Path) -> Result<String, Diagnostic> {
+fn read_file(file: &Path) -> Result<String, ConfigErrors> {
     let wrong = |message: String, help: &str| {
-        Diagnostic::of_file(Severity::Error, file, message, help.to_owned())
+        let error = Diagnostic::of_file(Severity::Error, file, message, help.to_owned());
+        ConfigErrors::new(vec![error])
     };
     let mut bytes = Vec::new();
     let read =
@@ -73,12 +73,12 @@ fn read_file(file: &Path) -> Result<String, Diagnostic> {
         let line_start = good.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
         let column = String::from_utf8_lossy(&good[line_start..]).chars().count() + 1;
-        Diagnostic::of_byte(
+        ConfigErrors::new(vec![Diagnostic::of_byte(
             file,
             (line, column),
             "the configuration file is not UTF-8".to_owned(),
             "save it as UTF-8; bytes that aren't text can't stand in it".to_owned(),
-        )
+        )])
     })
 }
 
@@ -92,14 +92,16 @@ pub(super) fn parse(
     let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let folder = absolute.parent().unwrap_or(Path::new("/"));
     let (reader, root) = Reader::parse(&source, environment, folder);
-    let root = Table::new(&reader, root.get_ref(), Keys::Root);
+    let root = Table::root(&reader, root.get_ref());
     let config = read(&reader, &root, file);
     let errors = reader.errors();
     let found = reader.into_found();
     if errors > 0 {
         return Err(ConfigErrors::new(found));
     }
-    Ok(Loaded { config, warnings: found })
+    let mut warnings = found;
+    warnings.sort_by_key(Diagnostic::position);
+    Ok(Loaded { config, warnings })
 }
 
 fn read(reader: &Reader<'_>, root: &Table<'_, '_>, file: &Path) -> Config {
@@ -119,6 +121,7 @@ fn read(reader: &Reader<'_>, root: &Table<'_, '_>, file: &Path) -> Config {
         plugins: &plugins,
         tables: handler_tables.iter().map(|value| value.key).collect(),
         memory,
+        patterns: HashMap::new(),
     };
     let (channels, places): (Vec<Channel>, Vec<Places>) =
         named(root, "channels").iter().map(|value| channel::read(value, &mut context)).unzip();
@@ -144,7 +147,14 @@ fn read(reader: &Reader<'_>, root: &Table<'_, '_>, file: &Path) -> Config {
 
 /// The tables `[KIND.NAME]`; names that nothing could be called by are reported.
 fn named<'r, 'a>(root: &Table<'r, 'a>, kind: &str) -> Vec<Value<'r, 'a>> {
-    let values = root.get(kind).map(|value| value.named()).unwrap_or_default();
+    let values = match root.get(kind) {
+        Some(value) if value.value.get_ref().is_table() => value.named(),
+        Some(value) => {
+            value.wrong_kind("a table of tables", Some(format!("write [{kind}.NAME]")));
+            Vec::new()
+        }
+        None => Vec::new(),
+    };
     for value in &values {
         let problem = match value.key {
             "" => "is empty",

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::keys::Table as Keys;
-use super::reader::{Reader, Value, quoted};
+use super::reader::{Reader, Value, header, quoted, unreadable};
 use super::suggest;
 
 /// How plugin files end.
@@ -23,11 +23,13 @@ impl Plugins {
     pub fn read(reader: &Reader<'_>, value: Option<&Value<'_, '_>>) -> Self {
         let table = value.and_then(|value| value.table(Keys::Plugins));
         let written = table.and_then(|table| table.get("dir"));
-        let dir = written.as_ref().and_then(Value::path).unwrap_or_else(|| reader.path("plugins"));
+        let path = written.as_ref().map(Value::path);
+        let is_wrong = path == Some(None);
+        let dir = path.flatten().unwrap_or_else(|| reader.path("plugins"));
         let names = list(&dir);
-        if let (Err(error), Some(written)) = (&names, &written) {
+        if let (Err(error), Some(written), false) = (&names, &written, is_wrong) {
             let help = "make the folder, or name another".to_owned();
-            let message = format!("the plugin folder {} can't be read: {error}", dir.display());
+            let message = format!("the plugin folder {} {}", dir.display(), unreadable(error));
             written.error(message, Some(help));
         }
         Plugins { dir, names }
@@ -53,7 +55,7 @@ impl Plugins {
         const MOST: usize = 12;
         let dir = self.dir.display();
         let names: Vec<&str> = match &self.names {
-            Err(error) => return format!("the plugin folder {dir} can't be read: {error}"),
+            Err(error) => return format!("the plugin folder {dir} {}", unreadable(error)),
             Ok(names) => names.iter().map(String::as_str).collect(),
         };
         match names.len() {
@@ -69,26 +71,24 @@ impl Plugins {
     /// the configuration like all paths.
     pub fn read_plugin(&self, value: &Value<'_, '_>) -> Option<PathBuf> {
         let text = value.text()?;
-        let file =
-            if text.value.contains('/') { value.path()? } else { self.dir.join(&text.value) };
-        if text.value.is_empty() {
-            value.error("`plugin` is empty", Some("write the name of a .wasm file".to_owned()));
-            return None;
-        }
+        let path = value.path()?;
+        let file = if text.value.contains('/') { path } else { self.dir.join(&text.value) };
         if file.is_file() {
             return Some(file);
         }
         let stem = text.value.trim_end_matches(EXTENSION);
-        let mut help = match suggest::nearest(stem, self.names()) {
-            Some(near) => format!("did you mean \"{near}{EXTENSION}\"? "),
-            None => String::new(),
-        };
-        if !text.value.contains('/') {
-            help.push_str(&self.content());
+        let mut help = Vec::new();
+        if let Some(near) = suggest::nearest(stem, self.names()) {
+            help.push(format!("did you mean \"{near}{EXTENSION}\"?"));
         }
+        help.push(if text.value.contains('/') {
+            "a name without `/` is looked for in the plugin folder".to_owned()
+        } else {
+            self.content()
+        });
         let state = if file.exists() { "is not a file" } else { "doesn't exist" };
         let message = format!("the plugin file {} {state}", file.display());
-        value.error(message, Some(help).filter(|help| !help.is_empty()));
+        value.reader.error(&value.span(), message, help);
         None
     }
 
@@ -98,8 +98,11 @@ impl Plugins {
         if self.has(name) {
             return;
         }
-        let message =
-            format!("[handlers.{name}] names no `plugin`, and there is no {name}{EXTENSION}");
+        let message = format!(
+            "{} names no `plugin`, and there is no {}",
+            header("handlers", name),
+            quoted(&format!("{name}{EXTENSION}"))
+        );
         let mut help = vec!["add plugin = \"FILE.wasm\"".to_owned()];
         if let Some(near) = suggest::nearest(name, self.names()) {
             help = vec![format!("add plugin = \"{near}{EXTENSION}\"")];
@@ -124,9 +127,9 @@ impl Plugins {
             return Some((stem.to_owned(), true));
         }
         let message = format!(
-            "there is no handler {}: no [handlers.{}], and no plugin file of that name",
+            "there is no handler {}: neither {} nor a plugin file of that name",
             text.quoted(),
-            quoted(stem).trim_matches('`'),
+            text.header("handlers")
         );
         let mut help = Vec::new();
         if name.contains('/') {

@@ -20,7 +20,10 @@ pub(super) const LARGEST: usize = 1 << 40;
 pub(super) fn show_size(bytes: usize) -> String {
     const UNITS: [(usize, &str); 4] =
         [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    match UNITS.into_iter().find(|(unit, _)| bytes >= *unit && bytes % unit == 0) {
+    if bytes == 1 {
+        return "1 byte".to_owned();
+    }
+    match UNITS.into_iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit)) {
         Some((unit, name)) => format!("{}{name}", bytes / unit),
         None => format!("{bytes} bytes"),
     }
@@ -147,6 +150,7 @@ mod tests {
     fn sizes_are_shown_in_the_largest_unit_without_a_fraction() {
         for (bytes, shown) in [
             (0, "0 bytes"),
+            (1, "1 byte"),
             (1023, "1023 bytes"),
             (1 << 10, "1KiB"),
             ((1 << 20) + 1, "1048577 bytes"),

@@ -6,6 +6,7 @@
 //! callers go on with the default; what they make is thrown away in the end.
 
 use std::cell::{Cell, RefCell};
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,7 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostic::{Diagnostic, Severity, Source};
 use super::environment::Environment;
 use super::keys::Table as Keys;
+use super::secret::mask;
 use super::suggest;
 
 /// A span of bytes in the file.
@@ -50,11 +52,24 @@ impl<'a> Reader<'a> {
             errors: Cell::new(0),
         };
         let mut broken = Vec::new();
+        let mut open_list = false;
         for error in errors {
             let span = error.span().unwrap_or_default();
-            let message = format!("this is not TOML: {}", error.message());
-            reader.error(&span, message, Vec::new());
+            // The second error of a line is mostly the first one once more.
+            let line = source.line_of(span.start);
+            if broken.iter().any(|(first, _)| *first == line) {
+                continue;
+            }
             broken.push(broken_lines(source, span.start));
+            // A list that isn't closed is an error in each line after it.
+            let in_list = error.message().starts_with("missing comma");
+            if std::mem::replace(&mut open_list, in_list) && in_list {
+                continue;
+            }
+            let written = source.text().get(span.clone()).unwrap_or_default();
+            let (reason, help) = syntax_error(error.message(), written);
+            let help = help.map(str::to_owned).into_iter().collect();
+            reader.error(&span, format!("this is not TOML: {reason}"), help);
         }
         reader.broken = broken;
         (reader, table)
@@ -125,6 +140,23 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// The parser's reason for a syntax error in words for people, and what to do.
+fn syntax_error<'m>(reason: &'m str, written: &str) -> (&'m str, Option<&'static str>) {
+    // Of a key without a value, too, the parser says that its value should have quotes.
+    let unquoted = reason.starts_with("string values must be quoted");
+    if unquoted && written.trim().is_empty() {
+        ("a value is missing", Some("write one, or remove the key"))
+    } else if unquoted {
+        ("a text has no quotes", Some("write it between \"\""))
+    } else if reason.starts_with("missing comma") {
+        (reason, Some("write the comma, or end what is still open further up"))
+    } else if reason == "duplicate key" {
+        ("this name is there already, further up", Some("keep one of them"))
+    } else {
+        (reason, None)
+    }
+}
+
 /// The lines that a syntax error makes useless: its own, and if that is a table's header then all
 /// to the next header, because the parser counts them to the table before.
 fn broken_lines(source: &Source, at: usize) -> (usize, usize) {
@@ -146,12 +178,16 @@ pub(super) struct Table<'r, 'a> {
 }
 
 impl<'r, 'a> Table<'r, 'a> {
-    /// A table; keys that it can't have are reported.
-    pub fn new(reader: &'r Reader<'a>, entries: &'r DeTable<'a>, keys: Keys) -> Self {
+    /// The whole file; keys that it can't have are reported.
+    pub fn root(reader: &'r Reader<'a>, entries: &'r DeTable<'a>) -> Self {
+        Table::new(reader, entries, Keys::Root, Keys::Root.title())
+    }
+
+    fn new(reader: &'r Reader<'a>, entries: &'r DeTable<'a>, keys: Keys, title: &str) -> Self {
         for key in entries.keys() {
             let name: &str = key.get_ref();
             if !keys.keys().contains(&name) {
-                let (message, help) = suggest::unknown_key(keys, name);
+                let (message, help) = suggest::unknown_key(keys, title, name);
                 reader.error(&key.span(), message, help);
             }
         }
@@ -194,21 +230,50 @@ impl Text {
         quoted(self.written.as_deref().unwrap_or(&self.value))
     }
 
+    /// The table `[KIND.NAME]` that it names.
+    pub fn header(&self, kind: &str) -> String {
+        header(kind, self.written.as_deref().unwrap_or(&self.value))
+    }
+
     /// Whether a variable was filled in.
     pub fn has_variables(&self) -> bool {
         self.written.is_some()
     }
 }
 
-/// A text in backticks, without control characters, cut where it is long.
+/// `[KIND.NAME]` as it would be written.
+pub(super) fn header(kind: &str, name: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if !name.is_empty() && name.chars().all(bare) {
+        format!("[{kind}.{name}]")
+    } else {
+        format!("[{kind}.\"{}\"]", quoted(name).trim_matches('`'))
+    }
+}
+
+/// Why a file or a folder is of no use, to stand behind its name.
+pub(super) fn unreadable(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::NotFound => "doesn't exist".to_owned(),
+        ErrorKind::IsADirectory => "is a folder".to_owned(),
+        ErrorKind::NotADirectory => "is not a folder".to_owned(),
+        ErrorKind::PermissionDenied => "may not be read by this user".to_owned(),
+        _ => format!("can't be read: {error}"),
+    }
+}
+
+/// The first line of a text in backticks, without control characters, cut where it is long, and
+/// masked: a quote that was forgotten makes a text of whatever follows.
 pub(super) fn quoted(text: &str) -> String {
-    const LONGEST: usize = 60;
-    let escaped: String = text
+    const LONGEST: usize = 80;
+    let line = mask(text.split('\n').next().unwrap_or_default()).text;
+    let escaped: String = line
         .chars()
         .take(LONGEST)
         .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
         .collect();
-    let more = if text.chars().nth(LONGEST).is_some() { "…" } else { "" };
+    let is_cut = text.contains('\n') || line.chars().nth(LONGEST).is_some();
+    let more = if is_cut { "…" } else { "" };
     format!("`{escaped}{more}`")
 }
 
@@ -227,7 +292,8 @@ impl<'r, 'a> Value<'r, 'a> {
     pub fn wrong_kind(&self, expected: &str, help: Option<String>) {
         let kind = match self.value.get_ref() {
             DeValue::String(_) => "a string",
-            DeValue::Integer(_) | DeValue::Float(_) => "a number",
+            DeValue::Integer(_) => "a number",
+            DeValue::Float(_) => "a fraction",
             DeValue::Boolean(_) => "a boolean",
             DeValue::Datetime(_) => "a date",
             DeValue::Array(_) => "a list",
@@ -238,13 +304,28 @@ impl<'r, 'a> Value<'r, 'a> {
 
     /// A table with these keys.
     pub fn table(&self, keys: Keys) -> Option<Table<'r, 'a>> {
-        let entries = self.entries("a table")?;
-        Some(Table::new(self.reader, entries, keys))
+        let title = match keys {
+            Keys::Connection if self.key == "redis" => "[redis]".to_owned(),
+            Keys::Connection => header("connections", self.key),
+            Keys::Handler => header("handlers", self.key),
+            Keys::Channel => header("channels", self.key),
+            _ => keys.title().to_owned(),
+        };
+        let help = || {
+            let first = keys.keys().first().copied().unwrap_or_default();
+            Some(match title.starts_with('[') {
+                true => format!("write it under {title}"),
+                false => format!("write {} = {{ {first} = … }}", self.key),
+            })
+        };
+        let entries = self.entries(help)?;
+        Some(Table::new(self.reader, entries, keys, &title))
     }
 
     /// A table whose keys are names that the user chose, in the order of the file.
     pub fn named(&self) -> Vec<Value<'r, 'a>> {
-        let Some(entries) = self.entries("a table of tables") else { return Vec::new() };
+        let help = || Some(format!("write {} = {{ NAME = VALUE }}", self.key));
+        let Some(entries) = self.entries(help) else { return Vec::new() };
         let named = entries.iter().map(|(key, value)| Value {
             reader: self.reader,
             key: key.get_ref(),
@@ -254,11 +335,11 @@ impl<'r, 'a> Value<'r, 'a> {
         named.collect()
     }
 
-    fn entries(&self, expected: &str) -> Option<&'r DeTable<'a>> {
+    fn entries(&self, help: impl FnOnce() -> Option<String>) -> Option<&'r DeTable<'a>> {
         match self.value.get_ref() {
             DeValue::Table(entries) => Some(entries),
             _ => {
-                self.wrong_kind(expected, None);
+                self.wrong_kind("a table", help());
                 None
             }
         }
@@ -323,7 +404,7 @@ impl<'r, 'a> Value<'r, 'a> {
     /// A path, absolute.
     pub fn path(&self) -> Option<PathBuf> {
         let text = self.text()?;
-        if text.value.is_empty() || text.value.contains('\0') {
+        if text.value.is_empty() || text.value.contains(char::is_control) {
             self.error(
                 format!("{} must name a file, not {}", quoted(self.key), text.quoted()),
                 None,
@@ -331,6 +412,15 @@ impl<'r, 'a> Value<'r, 'a> {
             return None;
         }
         Some(self.reader.path(&text.value))
+    }
+
+    /// How errors call the file that this value names: not with what a variable held, which was
+    /// perhaps the secret itself and not where it is.
+    pub fn shown_path(&self, path: &Path) -> String {
+        match self.value.get_ref().as_str() {
+            Some(written) if written.contains("${") => quoted(written),
+            _ => path.display().to_string(),
+        }
     }
 
     /// `${NAME}` filled in, `$${` made `${`.
@@ -365,7 +455,7 @@ impl<'r, 'a> Value<'r, 'a> {
             }
         }
         let written = variables.then(|| text.to_owned());
-        whole.then(|| Text { value, written })
+        whole.then_some(Text { value, written })
     }
 
     /// What a `${NAME}` stands for, or what is wrong with it and what to do.

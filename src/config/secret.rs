@@ -84,6 +84,21 @@ pub(super) fn mask(line: &str) -> Masked {
     Masked { text, hidden: merged }
 }
 
+/// Hide user and password of a URL in a sentence.
+pub(super) fn mask_url(sentence: String) -> String {
+    match user_part(&sentence) {
+        Some(user) => format!("{}{STARS}{}", &sentence[..user.start], &sentence[user.end..]),
+        None => sentence,
+    }
+}
+
+/// What stands before the last `@` of a URL.
+fn user_part(text: &str) -> Option<Range<usize>> {
+    // To the last @ of the line: a password may hold anything, an @ or a quote too.
+    static USER: LazyLock<Option<Regex>> = LazyLock::new(|| regex(r"://(.*)@"));
+    Some(USER.as_ref()?.captures(text)?.get(1)?.range())
+}
+
 /// A pattern of this file; they are constant, and a test compiles each.
 fn regex(pattern: &str) -> Option<Regex> {
     Regex::new(pattern).ok()
@@ -91,16 +106,13 @@ fn regex(pattern: &str) -> Option<Regex> {
 
 /// Credentials inside URLs.
 fn url_parts(line: &str) -> Vec<Range<usize>> {
-    // Up to the last @ of the line: a password may hold anything, an @ or a quote too.
-    static USER: LazyLock<Option<Regex>> = LazyLock::new(|| regex(r"://(.*)@"));
     // Without an @ a port that isn't a number is perhaps a password whose rest was forgotten.
     static PORT: LazyLock<Option<Regex>> = LazyLock::new(|| regex(r"://[^\[/]*?:(.*)"));
     static QUERY: LazyLock<Option<Regex>> =
         LazyLock::new(|| regex(r#"(?i)[?&](?:pass|password|passwd|pwd|token|secret)=([^&"'\s]*)"#));
     let mut found = Vec::new();
-    let user = USER.as_ref().and_then(|user| user.captures(line)).and_then(|found| found.get(1));
-    match user {
-        Some(user) => found.push(user.range()),
+    match user_part(line) {
+        Some(user) => found.push(user),
         None => {
             let port = PORT.as_ref().and_then(|port| port.captures(line));
             if let Some(port) = port.and_then(|found| found.get(1)) {
@@ -121,6 +133,13 @@ fn url_parts(line: &str) -> Vec<Range<usize>> {
         found.extend(query.captures_iter(line).filter_map(|found| found.get(1)).map(|m| m.range()));
     }
     found
+}
+
+/// Whether what has this name is a secret, to all appearances.
+pub(super) fn is_secret_name(name: &str) -> bool {
+    static NAME: LazyLock<Option<Regex>> =
+        LazyLock::new(|| regex(r"(?i)pass|pwd|secret|token|api[_-]?key"));
+    NAME.as_ref().is_some_and(|pattern| pattern.is_match(name)) && !name.ends_with("_file")
 }
 
 /// What is assigned to keys that are named like secrets.

@@ -17,31 +17,68 @@ pub(super) fn nearest<'n>(wrong: &str, names: impl Iterator<Item = &'n str>) -> 
     (distance <= 1 + wrong.chars().count().min(name.chars().count()) / 4).then_some(name)
 }
 
-/// The sentence about a key that a table can't have, and what to do.
-pub(super) fn unknown_key(table: Table, key: &str) -> (String, Vec<String>) {
-    if let Some(sentence) = table.later(key) {
-        return (sentence, Vec::new());
-    }
-    let message = format!("{} is not a key of {}", quoted(key), table.title());
-    (message, vec![key_help(table, key)])
+/// A name that begins with `wrong`, which is cut short perhaps.
+fn completed<'n>(wrong: &str, mut names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    names.find(|name| wrong.len() > 2 && name.starts_with(wrong))
 }
 
-fn key_help(table: Table, key: &str) -> String {
+/// The sentence about a key that a table, called `title`, can't have, and what to do.
+pub(super) fn unknown_key(table: Table, title: &str, key: &str) -> (String, Vec<String>) {
+    match table.later(key) {
+        Some(sentence) => (sentence, vec!["remove it".to_owned()]),
+        None => (format!("{} is not a key of {title}", quoted(key)), key_help(table, key)),
+    }
+}
+
+fn key_help(table: Table, key: &str) -> Vec<String> {
     let lower = key.to_lowercase();
     if table == Table::Connection && ["password", "pass", "passwd"].contains(&lower.as_str()) {
-        return "write the password into a file and name it with `password_file`".to_owned();
+        return vec!["write the password into a file and name it with `password_file`".to_owned()];
     }
-    if let Some(near) = nearest(key, table.keys().iter().copied()) {
-        return format!("did you mean `{near}`?");
+    let known = || table.keys().iter().copied();
+    if let Some(near) = nearest(key, known()).or_else(|| completed(key, known())) {
+        return vec![format!("did you mean `{near}`?")];
     }
     if let Some(near) = nearest(key, table.later_keys()) {
-        if let Some(sentence) = table.later(near) {
-            return format!("did you mean `{near}`? {sentence}");
+        let meant = format!("did you mean `{near}`?");
+        return std::iter::once(meant).chain(table.later(near)).collect();
+    }
+    let all = || Table::ALL.into_iter();
+    if let Some(other) = all().find(|other| other.keys().contains(&key)) {
+        return vec![format!("`{key}` is a key of {}", other.title())];
+    }
+    let elsewhere =
+        all().find_map(|other| Some((other, nearest(key, other.keys().iter().copied())?)));
+    if let Some((other, near)) = elsewhere {
+        return vec![format!("did you mean `{near}`? It is a key of {}", other.title())];
+    }
+    match table.keys() {
+        [only] => vec![format!("its only key is {only}")],
+        keys => vec![format!("its keys are {}", keys.join(", "))],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_names_are_found_and_far_ones_are_not() {
+        let names = ["publish", "push", "handlers", "max_payload", "log"];
+        for (wrong, meant) in [
+            ("publsih", Some("publish")),
+            ("Publish", Some("publish")),
+            ("pus", Some("push")),
+            ("handler", Some("handlers")),
+            ("maxpayload", Some("max_payload")),
+            ("log", Some("log")),
+            ("lag", Some("log")),
+            ("x", None),
+            ("frobnicate", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(wrong, names.into_iter()), meant, "{wrong}");
         }
+        assert_eq!(nearest(&"publish".repeat(100), names.into_iter()), None);
     }
-    let elsewhere = Table::ALL.into_iter().find(|other| other.keys().contains(&key));
-    if let Some(other) = elsewhere {
-        return format!("`{key}` is a key of {}", other.title());
-    }
-    format!("its keys are {}", table.keys().join(", "))
 }

@@ -85,19 +85,17 @@ impl Cache {
         self.dir.join(format!("{}-{:016x}.cwasm", hex(sha256), self.environment))
     }
 
-    /// The compiled plugin, if it is here, whole and ours. Blocks.
-    pub(super) fn get(&self, engine: &Engine, sha256: &[u8; 32]) -> Option<Component> {
+    /// The compiled plugin; none if it isn't here. Blocks.
+    ///
+    /// # Errors
+    /// A sentence, when what is here must not be used.
+    pub(super) fn get(
+        &self,
+        engine: &Engine,
+        sha256: &[u8; 32],
+    ) -> Result<Option<Component>, String> {
         let path = self.entry(sha256);
-        match load(engine, &path) {
-            Ok(component) => component,
-            Err(reason) => {
-                tracing::warn!(
-                    "the compiled plugin {} is not used: {reason}; it is compiled again",
-                    path.display()
-                );
-                None
-            }
-        }
+        load(engine, &path).map_err(|reason| format!("{}: {reason}", path.display()))
     }
 
     /// A file to compile into, which goes again unless [`Self::put`] places it. Blocks.
@@ -142,7 +140,6 @@ impl Cache {
 /// What artifacts depend on beside the plugin: the engine with its settings and this processor,
 /// and the tools that encode core modules, which go with our version.
 fn environment(engine: &Engine) -> u64 {
-    #[allow(clippy::disallowed_types)]
     let mut hasher = std::hash::DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut hasher);
     (FORMAT, env!("CARGO_PKG_VERSION")).hash(&mut hasher);

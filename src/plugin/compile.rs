@@ -13,12 +13,13 @@ use std::path::PathBuf;
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wit_component::ComponentEncoder;
 
 use super::engine;
 use super::file::{self, FileKind};
+use super::guest_log::escape;
 
 /// The hidden verb of the command line that runs [`child_main`].
 pub const VERB: &str = "compile-plugin";
@@ -26,6 +27,7 @@ pub const VERB: &str = "compile-plugin";
 /// What a compilation may use. A Python plugin of 18 MB takes 8 s and 300 MiB.
 const ADDRESS_SPACE: u64 = 3 << 30;
 const CPU_SECONDS: u64 = 240;
+const FILE_SIZE: u64 = 1 << 30;
 const WALL: Duration = Duration::from_secs(180);
 
 /// Threads of one compilation: each reserves address space of its own.
@@ -130,7 +132,8 @@ fn judge_exit(status: ExitStatus, reason: &str) -> Result<(), String> {
     let reason = reason.trim();
     match status.code() {
         Some(0) => Ok(()),
-        Some(code) if code == i32::from(BAD_FILE) => Err(reason.to_owned()),
+        // The file's own names may be in it.
+        Some(code) if code == i32::from(BAD_FILE) => Err(escape(cut(reason, 2000)).into_owned()),
         _ if status.signal() == Some(rustix::process::Signal::XCPU.as_raw()) => {
             Err(format!("it took more than {CPU_SECONDS} s of the processor and was ended"))
         }
@@ -139,7 +142,7 @@ fn judge_exit(status: ExitStatus, reason: &str) -> Result<(), String> {
              memory{}{}",
             ADDRESS_SPACE >> 20,
             if reason.is_empty() { "" } else { ": " },
-            crate::plugin::guest_log::escape(&cut(reason, 400)),
+            escape(cut(reason, 400)),
         )),
     }
 }
@@ -182,12 +185,21 @@ pub fn child_main() -> ExitCode {
 }
 
 fn limit_self() -> std::io::Result<()> {
-    let hard = |limit| Rlimit { current: Some(limit), maximum: Some(limit) };
-    setrlimit(Resource::As, hard(ADDRESS_SPACE))?;
+    // Never more than what is permitted already.
+    let lower = |resource, limit: u64, grace: u64| {
+        let Rlimit { current, maximum } = getrlimit(resource);
+        let least = |limit: u64, other: Option<u64>| other.map_or(limit, |other| other.min(limit));
+        let limits = Rlimit {
+            current: Some(least(least(limit, maximum), current)),
+            maximum: Some(least(limit + grace, maximum)),
+        };
+        setrlimit(resource, limits)
+    };
+    lower(Resource::As, ADDRESS_SPACE, 0)?;
     // The soft limit's signal names the reason; the hard one, a little later, can't be ignored.
-    let cpu = Rlimit { current: Some(CPU_SECONDS), maximum: Some(CPU_SECONDS + 5) };
-    setrlimit(Resource::Cpu, cpu)?;
-    setrlimit(Resource::Core, hard(0))?;
+    lower(Resource::Cpu, CPU_SECONDS, 5)?;
+    lower(Resource::Fsize, FILE_SIZE, 0)?;
+    lower(Resource::Core, 0, 0)?;
     Ok(())
 }
 

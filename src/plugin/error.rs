@@ -62,16 +62,9 @@ pub enum PluginError {
         /// What the compiler said, or which limit it reached.
         reason: String,
     },
-    /// No instance could be made: the plugin's start failed, or needs more than it may have.
-    #[error("can't start the plugin {}: {reason}", file.display())]
-    Start {
-        /// The plugin.
-        file: PathBuf,
-        /// Why.
-        reason: String,
-    },
-    /// The plugin's `setup` failed.
-    #[error("handler {handler}: the setup of {} failed: {reason}", file.display())]
+    /// No first instance could be made: the plugin's start or its `setup` failed, or it needs more
+    /// than it may have.
+    #[error("handler {handler}: {} can't be set up: {reason}", file.display())]
     Setup {
         /// NAME of the handler.
         handler: String,

@@ -31,6 +31,16 @@ pub(super) fn timeout(limit: Duration) -> Fault {
     Fault { kind: FailureKind::Timeout, reason: format!("it took longer than {limit}") }
 }
 
+/// There are too many instances already.
+pub(super) fn no_room() -> Fault {
+    Fault {
+        kind: FailureKind::Setup,
+        reason: "there are as many instances of plugins as the system has memory maps for: lower \
+                 `instances` of some handlers, or raise the system's vm.max_map_count"
+            .into(),
+    }
+}
+
 /// `setup` returned an error.
 pub(super) fn setup_refused(text: &str) -> Fault {
     Fault { kind: FailureKind::Setup, reason: shorten(text.to_owned()) }
@@ -68,11 +78,16 @@ pub(super) fn shorten(mut text: String) -> String {
     text
 }
 
-/// What an error of a call into a guest means.
-pub(super) fn classify(error: &wasmtime::Error, state: &State, limits: &HandlerLimits) -> Fault {
+/// What an error of a call into a guest means, of a call that had so much time.
+pub(super) fn classify(
+    error: &wasmtime::Error,
+    state: &State,
+    limits: &HandlerLimits,
+    time: Duration,
+) -> Fault {
     let trap = error.downcast_ref::<Trap>();
     if state.timed_out || trap == Some(&Trap::Interrupt) {
-        return timeout(limits.timeout);
+        return timeout(time);
     }
     if fuel_ran_out(error) {
         return too_much_output(limits.max_output);
@@ -121,12 +136,23 @@ fn fuel_ran_out(error: &wasmtime::Error) -> bool {
     error.root_cause().to_string().contains("fuel allocated for hostcalls has been exhausted")
 }
 
-/// Name the innermost functions.
+/// Name the innermost functions, without those that a language ends itself by.
 fn push_frames(reason: &mut String, backtrace: &WasmBacktrace) {
-    let frames = backtrace.frames();
-    let names = frames.iter().filter_map(|frame| frame.func_name());
-    for (i, name) in names.take(MAX_FRAMES).enumerate() {
+    let frames = backtrace.frames().iter();
+    let names: Vec<String> = frames
+        .filter_map(|frame| frame.func_name())
+        .map(|name| format!("{:#}", rustc_demangle::demangle(name)))
+        .collect();
+    let own = names.iter().position(|name| !is_of_an_abort(name)).unwrap_or(0);
+    for (i, name) in names[own..].iter().take(MAX_FRAMES).enumerate() {
         let separator = if i == 0 { "; in " } else { " < " };
-        let _ = write!(reason, "{separator}{:#}", rustc_demangle::demangle(name));
+        let _ = write!(reason, "{separator}{name}");
     }
+}
+
+fn is_of_an_abort(function: &str) -> bool {
+    const PREFIXES: [&str; 7] =
+        ["abort", "std::", "core::panicking", "core::option", "core::result", "__rust", "rust_"];
+    let function = function.trim_start_matches('<');
+    PREFIXES.iter().any(|prefix| function.starts_with(prefix))
 }

@@ -68,6 +68,15 @@ impl Call {
         taken
     }
 
+    /// Whether nothing more may be logged; then something is about to be cut off.
+    fn is_full(&self) -> bool {
+        let full = self.left.load(Relaxed) == 0;
+        if full {
+            self.cut.store(true, Relaxed);
+        }
+        full
+    }
+
     fn waiting(&self) -> MutexGuard<'_, [Vec<u8>; 2]> {
         self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -97,19 +106,16 @@ impl GuestLog {
         }
     }
 
-    /// Whether the call in hand may log anything more.
-    pub(super) fn is_full(&self) -> bool {
-        let full = self.call.left.load(Relaxed) == 0;
-        if full {
-            self.call.cut.store(true, Relaxed);
-        }
-        full
+    /// Whether a line of this level would be seen: the daemon's own filter wants it, and the call
+    /// in hand may log more.
+    pub(super) fn wants(&self, level: Level) -> bool {
+        enabled(level) && !self.call.is_full()
     }
 
     /// Log a line of wasi:logging.
     pub(super) fn line(&self, level: Level, channel: Option<&str>, context: &str, text: &str) {
         self.drain(channel);
-        if self.is_full() {
+        if !self.wants(level) {
             return;
         }
         let fits = self.call.take(LINE + context.len() + text.len()).saturating_sub(LINE);
@@ -170,6 +176,9 @@ pub(super) struct Stdio {
 
 impl Stdio {
     fn take(&self, bytes: &[u8]) {
+        if self.call.is_full() {
+            return;
+        }
         // Lines are counted as such, so that a flood of line ends is a flood.
         let cost = |byte: u8| if byte == b'\n' { 1 + LINE } else { 1 };
         let mut left = self.call.take(bytes.iter().map(|&byte| cost(byte)).sum());
@@ -244,6 +253,17 @@ impl tokio::io::AsyncWrite for Stdio {
         _: &mut std::task::Context<'_>,
     ) -> std::task::Poll<std::io::Result<()>> {
         std::task::Poll::Ready(Ok(()))
+    }
+}
+
+/// Whether the daemon's filter wants guests' lines of this level.
+fn enabled(level: Level) -> bool {
+    match level {
+        Level::TRACE => tracing::enabled!(target: TARGET, Level::TRACE),
+        Level::DEBUG => tracing::enabled!(target: TARGET, Level::DEBUG),
+        Level::INFO => tracing::enabled!(target: TARGET, Level::INFO),
+        Level::WARN => tracing::enabled!(target: TARGET, Level::WARN),
+        Level::ERROR => tracing::enabled!(target: TARGET, Level::ERROR),
     }
 }
 

@@ -9,7 +9,7 @@ use super::failure::Fault;
 use super::guest_log::{Speaker, escape};
 use super::host::Host;
 use super::import::Settings;
-use super::instance::{Fate, Instance, State};
+use super::instance::{Fate, Instance, Room, State};
 use super::judge::Exports;
 use super::pool::Pool;
 use super::ticker::Pulse;
@@ -30,6 +30,7 @@ pub(super) struct Blueprint {
     pub(super) settings: Settings,
     pub(super) speaker: Arc<Speaker>,
     pub(super) pulse: Pulse,
+    pub(super) room: Room,
 }
 
 /// A plugin under a name, with its settings, limits and instances. Made by [`Host::load`].
@@ -63,6 +64,7 @@ impl PluginHandler {
             settings: settings.collect(),
             speaker: Arc::new(speaker),
             pulse: host.pulse().clone(),
+            room: host.room().clone(),
         };
         let pool = Arc::new(Pool::new(config.limits.instances));
         host.pools().add(&pool);

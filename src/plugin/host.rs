@@ -13,8 +13,9 @@ use wasmtime::component::{Component, Linker};
 use super::cache::Cache;
 use super::compile::Compiler;
 use super::file::{self, FileKind, PluginFile};
+use super::guest_log::escape;
 use super::handler::{Plugin, PluginHandler};
-use super::instance::State;
+use super::instance::{Room, State};
 use super::pool::Pools;
 use super::ticker::{Pulse, Ticker};
 use super::{PluginError, engine, import, judge};
@@ -33,17 +34,21 @@ pub struct Host {
     compiled: AtomicU64,
     /// What is loaded, by the file's sum; the inner lock is held while a file is compiled, so that
     /// it is compiled once for all handlers that are made of it.
-    loaded: Mutex<HashMap<[u8; 32], Arc<tokio::sync::Mutex<Weak<Plugin>>>>>,
+    loaded: Mutex<HashMap<[u8; 32], Arc<Slot>>>,
     pools: Arc<Pools>,
+    room: Room,
     ticker: Ticker,
 }
 
+/// A plugin, while a handler is made of it.
+type Slot = tokio::sync::Mutex<Weak<Plugin>>;
+
 /// How a [`Host`] is made otherwise than usual.
-#[derive(Debug)]
 pub struct Builder {
     cache_dir: PathBuf,
     in_process: bool,
     program: Option<(PathBuf, Vec<std::ffi::OsString>)>,
+    room: Option<Room>,
 }
 
 impl Builder {
@@ -60,6 +65,13 @@ impl Builder {
         args: impl IntoIterator<Item = impl Into<std::ffi::OsString>>,
     ) -> Self {
         self.program = Some((program.into(), args.into_iter().map(Into::into).collect()));
+        self
+    }
+
+    /// Have at most so many instances of all plugins together, instead of as many as the system's
+    /// limit of memory maps allows.
+    pub fn instances(mut self, instances: usize) -> Self {
+        self.room = Some(Room::for_instances(instances));
         self
     }
 
@@ -91,6 +103,7 @@ impl Builder {
             compiled: AtomicU64::new(0),
             loaded: Mutex::default(),
             pools,
+            room: self.room.unwrap_or_else(Room::of_this_system),
             ticker,
         }))
     }
@@ -130,7 +143,7 @@ impl Host {
 
     /// The same, for whom it must be otherwise than usual.
     pub fn builder(cache_dir: PathBuf) -> Builder {
-        Builder { cache_dir, in_process: false, program: None }
+        Builder { cache_dir, in_process: false, program: None, room: None }
     }
 
     /// Where compiled plugins are kept unless something else is said: systemd's cache folder for
@@ -191,8 +204,11 @@ impl Host {
         };
         if let Ok(outline) = file::outline(&file.bytes) {
             inspection.kind = outline.kind;
-            inspection.exports = outline.exports;
-            inspection.imports = outline.imports;
+            // A core module's names may be any text.
+            let shown =
+                |names: Vec<String>| names.iter().map(|name| escape(name).into_owned()).collect();
+            inspection.exports = shown(outline.exports);
+            inspection.imports = shown(outline.imports);
         }
         let judged = match self.component(path, file).await {
             Ok(component) => {
@@ -222,8 +238,17 @@ impl Host {
         self.ticker.pulse()
     }
 
+    pub(super) fn room(&self) -> &Room {
+        &self.room
+    }
+
     pub(super) fn pools(&self) -> &Pools {
         &self.pools
+    }
+
+    #[cfg(test)]
+    pub(super) fn cache(&self) -> &Cache {
+        &self.cache
     }
 
     async fn read(&self, path: &Path) -> Result<PluginFile, PluginError> {
@@ -266,8 +291,13 @@ impl Host {
             }
         }
         let (cache, engine, sha256) = (self.cache.clone(), self.engine.clone(), file.sha256);
-        if let Some(component) = blocking(move || Ok(cache.get(&engine, &sha256))).await? {
-            return Ok(component);
+        match blocking(move || Ok(cache.get(&engine, &sha256))).await? {
+            Ok(Some(component)) => return Ok(component),
+            Ok(None) => {}
+            Err(reason) => tracing::warn!(
+                "what was kept of the compiled plugin {} is not used, and compiled again: {reason}",
+                path.display()
+            ),
         }
         self.compile(path, file).await
     }

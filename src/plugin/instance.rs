@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::WasiCtx;
@@ -28,7 +29,7 @@ pub(super) const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Core modules, tables and memories of one instance: a Python plugin has 64 modules.
 const MAX_CORE_INSTANCES: usize = 200;
 const MAX_TABLES: usize = 200;
-const MAX_MEMORIES: usize = 200;
+const MAX_MEMORIES: usize = 32;
 
 /// Elements of all tables of an instance, each eight bytes of the host's memory.
 const MAX_TABLE_ELEMENTS: usize = 100_000;
@@ -134,6 +135,34 @@ pub(super) struct Instance {
     memory_kept: usize,
     /// When its last call began.
     pub(super) used: Instant,
+    /// Given back when it is dropped.
+    _room: OwnedSemaphorePermit,
+}
+
+/// Room for the instances of all plugins together.
+///
+/// Each takes several memory maps, of which the system gives a process only so many; when there is
+/// none left, the next allocation may end the daemon.
+#[derive(Clone)]
+pub(super) struct Room(Arc<Semaphore>);
+
+impl Room {
+    /// Maps that an instance takes: its memory and its stack with their guards, and some for
+    /// plugins of several parts.
+    const MAPS: usize = 8;
+
+    /// As much as the system's limit allows.
+    pub(super) fn of_this_system() -> Room {
+        let maps = std::fs::read_to_string("/proc/sys/vm/max_map_count")
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(65530);
+        Room::for_instances(maps / Self::MAPS)
+    }
+
+    pub(super) fn for_instances(instances: usize) -> Room {
+        Room(Arc::new(Semaphore::new(instances.clamp(1, Semaphore::MAX_PERMITS))))
+    }
 }
 
 /// What is left of an instance after a call.
@@ -150,6 +179,8 @@ impl Instance {
     /// # Errors
     /// Of kind `setup` whatever went wrong, since no message is to blame.
     pub(super) async fn new(blueprint: &Blueprint) -> Result<Instance, Fault> {
+        let room = blueprint.room.0.clone().try_acquire_owned();
+        let _room = room.map_err(|_| failure::no_room())?;
         let mut store = new_store(blueprint);
         let used = Instant::now();
         begin(&mut store, None, used + SETUP_TIMEOUT);
@@ -160,7 +191,7 @@ impl Instance {
         let memory = store.data().limiter.memory;
         // Three quarters of what it had to grow when it was new.
         let memory_kept = memory + (limit.saturating_sub(memory)) / 4 * 3;
-        Ok(Instance { store, handle, memory_kept, used })
+        Ok(Instance { store, handle, memory_kept, used, _room })
     }
 
     /// Hand it a message.
@@ -170,8 +201,9 @@ impl Instance {
         delivery: &Arc<Delivery>,
         message: &Message,
     ) -> (Result<Vec<Message>, Fault>, Fate) {
+        let limits = &blueprint.limits;
         self.used = Instant::now();
-        let deadline = self.used + blueprint.limits.timeout;
+        let deadline = self.used + limits.timeout;
         begin(&mut self.store, Some(delivery.clone()), deadline);
         let call = handler::call(self.handle, &mut self.store, delivery, message);
         let outcome = run_until(deadline, &blueprint.pulse, call).await;
@@ -180,10 +212,12 @@ impl Instance {
                 end(&mut self.store);
                 let grown = self.store.data().limiter.memory > self.memory_kept;
                 let fate = if grown { Fate::Drop } else { Fate::Keep };
-                return (handler::judge(returned, &blueprint.limits), fate);
+                return (handler::judge(returned, limits), fate);
             }
-            Ok(Err(error)) => Err(failure::classify(&error, self.store.data(), &blueprint.limits)),
-            Err(Elapsed) => Err(failure::timeout(blueprint.limits.timeout)),
+            Ok(Err(error)) => {
+                Err(failure::classify(&error, self.store.data(), limits, limits.timeout))
+            }
+            Err(Elapsed) => Err(failure::timeout(limits.timeout)),
         };
         end(&mut self.store);
         (result, Fate::Drop)
@@ -227,6 +261,7 @@ fn new_store(blueprint: &Blueprint) -> Store<State> {
 }
 
 async fn start(store: &mut Store<State>, blueprint: &Blueprint) -> Result<HandleMessage, Fault> {
+    let limits = &blueprint.limits;
     let deadline = store.data().deadline;
     let starting = async {
         let instance = blueprint.plugin.pre.instantiate_async(&mut *store).await?;
@@ -242,7 +277,7 @@ async fn start(store: &mut Store<State>, blueprint: &Blueprint) -> Result<Handle
         Ok(Ok((handle, Ok(())))) => Ok(handle),
         Ok(Ok((_, Err(text)))) => Err(failure::setup_refused(&text)),
         Ok(Err(error)) => {
-            Err(failure::in_setup(failure::classify(&error, store.data(), &blueprint.limits)))
+            Err(failure::in_setup(failure::classify(&error, store.data(), limits, SETUP_TIMEOUT)))
         }
         Err(Elapsed) => Err(failure::in_setup(failure::timeout(SETUP_TIMEOUT))),
     }

@@ -8,6 +8,7 @@ use wasmtime::Engine;
 use wasmtime::component::types::{ComponentFunc, ComponentItem};
 use wasmtime::component::{Component, ComponentExportIndex, Type};
 
+use super::failure::shorten;
 use super::file::Outline;
 use super::import::CONFIG_VERSIONS;
 
@@ -133,7 +134,8 @@ fn function(
             } else {
                 Err(wrong(format!(
                     "has a function {name} of another type than handlerd:plugin {TRACK} has: it is \
-                     {found}, and must be {expected}"
+                     {}, and must be {expected}",
+                    shorten(found)
                 )))
             }
         }
@@ -279,12 +281,13 @@ pub(super) fn mismatch(names: &[String], error: &wasmtime::Error) -> String {
         let version = version_of(name)?;
         (name.starts_with("handlerd:plugin/") && version != VERSION).then_some(version)
     });
+    let error = shorten(format!("{error:#}"));
     match newer {
         Some(version) => format!(
-            "{error:#} (the plugin is made for handlerd:plugin {version}; this handlerd has \
+            "{error} (the plugin is made for handlerd:plugin {version}; this handlerd has \
              {VERSION})"
         ),
-        None => format!("{error:#}"),
+        None => error,
     }
 }
 

@@ -86,7 +86,8 @@ impl Pools {
         let mut pools = self.lock();
         pools.retain(|pool| pool.strong_count() > 0);
         let pools: Vec<_> = pools.iter().filter_map(Weak::upgrade).collect();
-        pools.iter().fold(false, |left, pool| pool.sweep(now) || left)
+        // All of them, not only until one has something left.
+        pools.iter().filter(|pool| pool.sweep(now)).count() > 0
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Weak<Pool>>> {

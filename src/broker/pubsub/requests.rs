@@ -315,10 +315,14 @@ impl Requests {
             }
         }
         for (text, ids) in by_text {
+            let hint = if text.starts_with("NOPERM") {
+                "; its user needs +subscribe and +psubscribe, and `&NAME` for each name"
+            } else {
+                ""
+            };
             warn!(
                 connection = %self.connection,
-                "Redis refuses {}: {text}; the other names work. It is tried again every second: \
-                 grant the right with ACL SETUSER (`&NAME`)",
+                "Redis refuses {}: {text}{hint}; it is asked again every second",
                 listed(ids.iter().map(|id| &roster.names()[*id])),
             );
         }

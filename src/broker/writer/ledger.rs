@@ -233,17 +233,18 @@ impl Outbox {
             run.commands -= now as u32;
             if run.commands == 0 {
                 self.bytes -= run.bytes;
-                self.names.drain(..usize::from(run.name));
+                let name = usize::from(run.name).min(self.names.len());
+                self.names.drain(..name);
                 self.runs.pop_front();
             }
         }
         owned
     }
 
-    /// The connection is gone. Settles by `count` whatever was handed to it, even in part, where
+    /// The connection is gone. Never panics: it is called when the task has. Settles by `count` whatever was handed to it, even in part, where
     /// `unsure` bytes more may have been than is known; what wasn't stays for the next one.
     pub fn lose(&mut self, unsure: usize, count: impl Fn(&ChannelMetrics, u64)) -> u64 {
-        let sent = (self.written + unsure).min(self.buffer.len());
+        let sent = self.written.saturating_add(unsure).min(self.buffer.len());
         let (mut end, mut begun) = (0, 0);
         while end < sent {
             end += command_length(&self.buffer[end..]);
@@ -253,7 +254,7 @@ impl Outbox {
         self.buffer.drain(..end.min(self.buffer.len()));
         self.written = 0;
         self.in_buffer = unwritten;
-        self.settle(self.commands - unwritten, count)
+        self.settle(self.commands.saturating_sub(unwritten), count)
     }
 
     /// Give back what a flood made the buffers grow to.
@@ -354,6 +355,25 @@ mod tests {
             assert_eq!(outbox.unwritten(), whole(&payloads[begun..]), "{written} bytes written");
             assert_eq!(outbox.commands(), (4 - begun) as u64);
         }
+    }
+
+    #[test]
+    fn what_may_have_been_written_is_unknown_too() {
+        let from = Arc::<ChannelMetrics>::default();
+        let mut batch = Batch::default();
+        for payload in [b"1", b"2", b"3"] {
+            batch.append(Kind::Push, b"list", payload, &from);
+        }
+        let command = batch.len() / 3;
+        let mut outbox = Outbox::default();
+        outbox.take(&mut batch);
+        outbox.wrote(command);
+        assert_eq!(outbox.lose(1, unknown), 2);
+        assert_eq!(outbox.unwritten().len(), command);
+        // Nothing of it was handed to the next connection, which is lost too.
+        assert_eq!(outbox.lose(0, unknown), 0);
+        assert_eq!(outbox.lose(usize::MAX, unknown), 1);
+        assert_eq!((outbox.commands(), outbox.bytes()), (0, 0));
     }
 
     #[test]

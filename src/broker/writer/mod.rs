@@ -34,7 +34,8 @@ use crate::telemetry::{ChannelMetrics, DropReason, Metrics};
 /// Bytes that may wait before [`Writer::room`] waits.
 const BUFFER_LIMIT: usize = 4 << 20;
 
-/// The way out to one Redis. Clones share the connection, the buffer and the order.
+/// The way out to one Redis. Clones share the connection, the buffer and the order. What waits when
+/// the last one is dropped is counted as `shutdown`.
 #[derive(Clone)]
 pub struct Writer {
     shared: Arc<Shared>,
@@ -217,6 +218,14 @@ impl Shared {
         settled += outbox.settle(u64::MAX, |from, n| from.lost(DropReason::Shutdown, n));
         *outbox = Outbox::default();
         self.settle(settled);
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        lock(&self.front).batch.forget(|from, n| from.lost(DropReason::Shutdown, n));
+        let mut outbox = std::mem::take(&mut *lock(&self.outbox));
+        self.abandon(&mut outbox);
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::ledger::Oldest;
 use super::task::{Task, second_opinion};
-use crate::broker::connection::{Connector, Link, Stream};
+use crate::broker::connection::{Connector, Link, Stream, describe};
 use crate::broker::resp::FrameReader;
 
 /// No more is begun while so much has no answer.
@@ -229,7 +229,7 @@ impl Session<'_> {
     }
 
     fn tick(&mut self) -> Option<End> {
-        self.task.refusals.tick();
+        self.task.refusals.tick(Instant::now());
         if let Some((_, _, since)) = &self.broken
             && since.elapsed() >= OVERDUE
         {
@@ -319,13 +319,6 @@ async fn write(output: &mut WriteHalf<Stream>, bytes: &[u8], tls: bool) -> Writt
     match result.await {
         Ok(0) => Written { result: Err(io::ErrorKind::WriteZero.into()), blocked },
         result => Written { result, blocked },
-    }
-}
-
-fn describe(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof => "Redis closed it".to_owned(),
-        _ => error.to_string(),
     }
 }
 

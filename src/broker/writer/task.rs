@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -14,8 +13,7 @@ use super::ledger::{Kind, Oldest, Outbox};
 use super::refusals::Refusals;
 use super::session::{End, Session};
 use super::{Shared, lock};
-use crate::broker::connection::{Connector, Link};
-use crate::broker::resp::{self, FrameReader};
+use crate::broker::connection::{Connector, Link, Reply};
 use crate::telemetry::{DropReason, Metrics};
 
 /// How long a new connection may take to answer its first command.
@@ -69,7 +67,7 @@ impl Task {
                     () = self.nothing_left() => return,
                 },
             };
-            if outage.connected(self.shared.connector.name()) {
+            if outage.connected(self.shared.connector.name(), link.replica) {
                 self.metrics.reconnects.add(1);
             }
             let (session, stream) = Session::new(self, link);
@@ -125,7 +123,7 @@ impl Task {
     pub fn refused(&mut self, error: &str) -> io::Result<u64> {
         self.expect(1)?;
         if let Some(oldest) = self.outbox.oldest().filter(|oldest| oldest.kind != Kind::Ping) {
-            self.refusals.note(error, &oldest);
+            self.refusals.note(Instant::now(), error, &oldest);
         }
         Ok(self.outbox.settle(1, |from, n| from.lost(DropReason::Refused, n)))
     }
@@ -215,7 +213,14 @@ impl Outage {
     }
 
     /// Says so; answers whether it is a reconnection.
-    fn connected(&mut self, connection: &str) -> bool {
+    fn connected(&mut self, connection: &str, replica: bool) -> bool {
+        if replica {
+            tracing::warn!(
+                connection,
+                "this Redis is a replica: it refuses RPUSH, and what is published on it reaches \
+                 its own subscribers only; name its master in the connection's url"
+            );
+        }
         let away = self.since.elapsed();
         if self.ever_connected || self.said.is_some() {
             tracing::info!(connection, "outputs go out again after {:.1} s", away.as_secs_f32());
@@ -230,39 +235,23 @@ impl Outage {
 async fn open(connector: &Connector) -> Result<Link, String> {
     let mut link = connector.connect().await.map_err(|error| error.to_string())?;
     let address = connector.address();
-    match timeout(FIRST_ANSWER, ask(&mut link, &[&[b"PING"]])).await {
-        Err(_) => Err(format!("{address}: no answer to PING within {} s", FIRST_ANSWER.as_secs())),
-        Ok(Err(error)) => Err(format!("{address}: {error}")),
+    let reply = match timeout(FIRST_ANSWER, link.ask(&[&[b"PING"]])).await {
+        Err(_) => {
+            let limit = FIRST_ANSWER.as_secs();
+            return Err(format!("{address}: no answer to PING within {limit} s"));
+        }
+        Ok(Err(error)) => return Err(format!("{address}: {error}")),
+        Ok(Ok(mut replies)) => replies.pop(),
+    };
+    match reply {
         // Other refusals, by an ACL say, don't tell anything of writes.
-        Ok(Ok(Some(error))) if error.starts_with("LOADING") || error.starts_with("MASTERDOWN") => {
+        Some(Reply::Error(error))
+            if error.starts_with("LOADING") || error.starts_with("MASTERDOWN") =>
+        {
             Err(format!("{address}: {error}"))
         }
-        Ok(Ok(_)) => Ok(link),
+        _ => Ok(link),
     }
-}
-
-/// Send commands on a connection that nothing is under way on, and read as many answers: the last
-/// of them that is an error.
-async fn ask(link: &mut Link, commands: &[&[&[u8]]]) -> io::Result<Option<String>> {
-    let mut out = Vec::new();
-    commands.iter().for_each(|command| resp::command(&mut out, command));
-    link.stream.write_all(&out).await?;
-    link.stream.flush().await?;
-    let mut reader = FrameReader::default();
-    let (mut answers, mut refusal) = (0, None);
-    while answers < commands.len() {
-        match reader.next_frame()? {
-            Some(frame) if frame.is_push() => {}
-            Some(frame) => {
-                answers += 1;
-                if let Some(error) = frame.error() {
-                    refusal = Some(String::from_utf8_lossy(error).into_owned());
-                }
-            }
-            None => drop(reader.fill(&mut link.stream).await?),
-        }
-    }
-    Ok(refusal)
 }
 
 /// Whether a second connection is answered: the same command that has no answer on the first,
@@ -276,6 +265,6 @@ pub async fn second_opinion(connector: &Connector, oldest: &Oldest) -> Option<Li
         Kind::Ping => &[&[b"PING"]],
         Kind::Publish | Kind::Push => &[&[b"MULTI"], &rehearsed, &[b"DISCARD"]],
     };
-    timeout(FIRST_ANSWER, ask(&mut link, commands)).await.ok()?.ok()?;
+    timeout(FIRST_ANSWER, link.ask(commands)).await.ok()?.ok()?;
     Some(link)
 }

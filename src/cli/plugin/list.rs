@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value as Json, json};
 
 use crate::cli::console::{BAD, DIM, GOOD, NAME, Out};
-use crate::cli::exit::{Code, Fault, Outcome};
+use crate::cli::exit::{Code, Fault, Outcome, with_causes};
 use crate::cli::show::{digits, escaped};
 use crate::cli::{load, way};
 use crate::config::Config;
@@ -90,7 +90,7 @@ fn plugin_files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
 
 async fn rows(host: &Arc<Host>, files: Vec<PathBuf>, config: Option<&Config>) -> Vec<Row> {
     let rows = files.into_iter().map(|file| async move {
-        let error = |error| format!("{:#}", anyhow::Error::new(error));
+        let error = |error| with_causes(&anyhow::Error::new(error));
         let inspected = host.inspect(&file).await.map_err(error);
         let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let used_by = config.map(|config| used_by(config, &file)).unwrap_or_default();

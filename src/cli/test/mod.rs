@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::console::{self, BAD, GOOD, NAME, Out, WARN};
-use super::exit::{Code, Fault, OrExit, Outcome};
+use super::exit::{Code, Fault, OrExit, Outcome, with_causes};
 use super::load;
 use super::show::{escaped, meant};
 use crate::chain::{Failure, FailureKind, Handler as _};
@@ -66,10 +66,6 @@ pub fn main(args: Args, _: Option<&Path>) -> Outcome {
     let runtime = load::runtime()?;
     let host = load::host()?;
     let mut report = Report { out: Out::text(), ..Report::default() };
-    for plugin in &suites.without_cases {
-        let shown = plugin.display();
-        report.out.line(format_args!("{NAME}{shown}{NAME:#}: {WARN}no cases{WARN:#}"))?;
-    }
     for orphan in &suites.without_plugin {
         let (shown, plugin) = (orphan.display(), orphan.with_extension("wasm"));
         let text = format!("it has cases, but there is no {}", plugin.display());
@@ -78,6 +74,10 @@ pub fn main(args: Args, _: Option<&Path>) -> Outcome {
     }
     for (plugin, cases) in &suites.with_cases {
         runtime.block_on(suite(&args, &host, plugin, cases, &mut report))?;
+    }
+    for plugin in &suites.without_cases {
+        let shown = plugin.display();
+        report.out.line(format_args!("{NAME}{shown}{NAME:#}: {WARN}no cases{WARN:#}"))?;
     }
     report.end(&args)
 }
@@ -195,11 +195,16 @@ impl Report {
         Ok(Code::Success)
     }
 
+    fn pass(&mut self, case: &Case) -> Result<(), Fault> {
+        self.passed += 1;
+        self.out.line(format_args!("  {GOOD}ok{GOOD:#} {}", escaped(case.name.as_bytes())))
+    }
+
     fn fail(&mut self, file: &Path, case: &Case, lines: &[String]) -> Result<(), Fault> {
         self.failed += 1;
         let (name, file, line) = (escaped(case.name.as_bytes()), file.display(), case.line);
-        self.out.line(format_args!("{BAD}FAILED{BAD:#} {file}:{line}: {name}"))?;
-        lines.iter().try_for_each(|line| self.out.line(format_args!("  {line}")))
+        self.out.line(format_args!("  {BAD}FAILED{BAD:#} {name} ({file}:{line})"))?;
+        lines.iter().try_for_each(|line| self.out.line(format_args!("    {line}")))
     }
 }
 
@@ -225,7 +230,10 @@ async fn suite(
     if cases.cases.is_empty() {
         return report.out.line(format_args!("{NAME}{shown}{NAME:#}: {WARN}no cases{WARN:#}"));
     }
-    let (passed, failed) = (report.passed, report.failed);
+    if !cases.cases.iter().any(chosen) {
+        return Ok(());
+    }
+    report.out.line(format_args!("{NAME}{shown}{NAME:#}"))?;
     let mut blessings = BTreeMap::new();
     for (index, case) in cases.cases.iter().enumerate().filter(|(_, case)| chosen(case)) {
         let came = match run(host, plugin, case).await {
@@ -237,25 +245,19 @@ async fn suite(
             Err(Broken::Plugin(reason)) => {
                 // It would be the same for all others.
                 report.failed += cases.cases.iter().filter(|case| chosen(case)).count();
-                return report.out.line(format_args!("{BAD}FAILED{BAD:#} {reason}"));
+                return report.out.line(format_args!("  {BAD}FAILED{BAD:#} {reason}"));
             }
         };
         let differences = judge(&case.expected, &came);
         if differences.is_empty() {
-            report.passed += 1;
+            report.pass(case)?;
         } else if args.bless {
             blessings.insert(index, came);
         } else {
             report.fail(file, case, &differences)?;
         }
     }
-    bless(&cases, &blessings, report)?;
-    let (passed, failed) = (report.passed - passed, report.failed - failed);
-    if passed + failed == 0 {
-        return Ok(());
-    }
-    let failed = if failed > 0 { format!(", {BAD}{failed} failed{BAD:#}") } else { String::new() };
-    report.out.line(format_args!("{NAME}{shown}{NAME:#}: {passed} passed{failed}"))
+    bless(&cases, &blessings, report)
 }
 
 fn bless(
@@ -273,7 +275,7 @@ fn bless(
     report.blessed += blessings.len();
     for index in blessings.keys() {
         let (name, line) = (escaped(cases.cases[*index].name.as_bytes()), cases.cases[*index].line);
-        report.out.line(format_args!("{WARN}blessed{WARN:#} {file}:{line}: {name}"))?;
+        report.out.line(format_args!("  {WARN}blessed{WARN:#} {name} ({file}:{line})"))?;
     }
     Ok(())
 }
@@ -296,8 +298,7 @@ async fn run(host: &Arc<Host>, plugin: &Path, case: &Case) -> Result<Came, Broke
         Ok(loaded) => loaded,
         Err(PluginError::Setup { reason, .. }) => return Ok(Came::Setup(reason)),
         Err(error) => {
-            let error = anyhow::Error::new(error);
-            return Err(Broken::Plugin(format!("{error:#}")));
+            return Err(Broken::Plugin(with_causes(&anyhow::Error::new(error))));
         }
     };
     let delivery = Arc::new(Delivery {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use toml_edit::{Array, DocumentMut, InlineTable, Item, Key, TableLike, Value};
+use toml_edit::{Array, DocumentMut, InlineTable, Item, Key, RawString, TableLike, Value};
 
 use super::{Came, Case, EXPECTATIONS, Expected, ExpectedMessage};
 use crate::message::{Header, Message};
@@ -85,21 +85,44 @@ fn update(list: &mut Array, expected: &[ExpectedMessage], messages: &[Message], 
                 *value = message_value(message, headers);
                 *value.decor_mut() = decor;
             }
-            _ => {
-                let mut value = message_value(message, wants_headers(message, case));
-                // In a list of several lines it gets a line of its own, like the one before it.
-                if let Some(last) = list.iter().last() {
-                    let prefix = last.decor().prefix().and_then(|p| p.as_str()).unwrap_or(" ");
-                    let lines = prefix.rfind('\n').map_or(" ", |at| &prefix[at..]);
-                    value.decor_mut().set_prefix(lines);
-                }
-                list.push_formatted(value);
-            }
+            _ => append(list, message_value(message, wants_headers(message, case))),
         }
     }
     while list.len() > messages.len() {
-        list.remove(list.len() - 1);
+        // What stands before the closing bracket stays there.
+        let removed = list.remove(list.len() - 1);
+        let end = removed.decor().suffix().cloned().unwrap_or_default();
+        if let Some(last) = list.iter_mut().last() {
+            last.decor_mut().set_suffix(end);
+        }
     }
+}
+
+/// Put a value at the end. In a list of several lines it gets a line of its own, indented like the
+/// one before it, and a comment behind that one stays behind it.
+fn append(list: &mut Array, mut value: Value) {
+    let text = |raw: Option<&RawString>| raw.and_then(RawString::as_str).unwrap_or("").to_owned();
+    let Some(last) = list.len().checked_sub(1).and_then(|last| list.get(last)) else {
+        return list.push(value);
+    };
+    let before = text(last.decor().prefix());
+    let indent = before.rsplit_once('\n').map_or("", |(_, indent)| indent);
+    // Where the last item has no comma, what follows it is its own.
+    let has_comma = list.trailing_comma();
+    let after = if has_comma { text(Some(list.trailing())) } else { text(last.decor().suffix()) };
+    let Some((comment, closing)) = after.rsplit_once('\n') else {
+        return list.push(value);
+    };
+    value.decor_mut().set_prefix(format!("{comment}\n{indent}"));
+    if has_comma {
+        list.set_trailing(format!("\n{closing}"));
+    } else {
+        value.decor_mut().set_suffix(format!("\n{closing}"));
+        if let Some(last) = list.iter_mut().last() {
+            last.decor_mut().set_suffix("");
+        }
+    }
+    list.push_formatted(value);
 }
 
 /// Headers that go through unchanged are not worth writing.

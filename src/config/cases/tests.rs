@@ -163,6 +163,22 @@ out = ["same"] # stays
 }
 
 #[test]
+fn messages_more_and_fewer_fit_into_the_list() {
+    let case = |list: &str| format!("[[case]]\nname = 'a'\nin = ''\nout = {list}\n");
+    for (before, payloads, after) in [
+        ("[]", &["a"] as &[&str], "[\"a\"]"),
+        ("[\"a\"]", &["a", "b"], "[\"a\", \"b\"]"),
+        ("[ \"a\", \"b\" ]", &["a"], "[ \"a\" ]"),
+        ("[\n  \"a\",\n  \"b\"\n]", &["a"], "[\n  \"a\"\n]"),
+        ("[\"a\", \"b\"]", &[], "[]"),
+        ("[\n  \"a\" # c\n]", &["a", "b"], "[\n  \"a\", # c\n  \"b\"\n]"),
+        ("[\n  \"a\", # c\n]", &["a", "b", "c"], "[\n  \"a\", # c\n  \"b\",\n  \"c\",\n]"),
+    ] {
+        assert_eq!(blessed(&case(before), &[(0, out(payloads))]), case(after));
+    }
+}
+
+#[test]
 fn a_blessing_changes_the_kind_of_what_is_expected() {
     let text = "[[case]]\nname = \"a\"\nin = \"x\"\n# so it is:\nout = [\"x\"]\n\n[[case]]\nname = \"b\"\nin = \"\"\n";
     let reject = (0, Came::Reject("no \"x\"".into()));

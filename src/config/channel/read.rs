@@ -1,6 +1,6 @@
 //! Reading a `[channels.NAME]`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Channel, NameTemplate, Output, Overflow, Routes, Source, Target};
@@ -11,7 +11,7 @@ use crate::config::pattern::Pattern;
 use crate::config::plugins::Plugins;
 use crate::config::quantity::{LARGEST, show_size};
 use crate::config::reader::{Span, Table, Text, Value, quoted};
-use crate::config::suggest;
+use crate::config::{reader, suggest};
 
 /// `queue` where none is written.
 const QUEUE: usize = 16 << 20;
@@ -45,18 +45,20 @@ pub(in crate::config) struct Context<'c> {
     pub tables: HashSet<&'c str>,
     /// `[limits] memory`.
     pub memory: usize,
+    /// Patterns of `routes` that have been compiled already: many channels may have the same.
+    pub patterns: HashMap<Arc<str>, Pattern>,
 }
 
 /// Where in the file the parts of a channel are, and what only the circle check wants to know.
 pub(in crate::config) struct Places {
-    /// The channel's name in its header.
-    pub name: Span,
     /// For each of the channel's outputs.
     pub outputs: Vec<Span>,
     /// `routes`.
     pub routes: Option<Span>,
     /// `loops = true`
     pub loops: bool,
+    /// Whether no error was found in it.
+    pub is_sound: bool,
 }
 
 /// Read a channel. Names of handlers that exist only as files are added to the context's.
@@ -76,8 +78,8 @@ pub(in crate::config) fn read(
         overflow: Overflow::default(),
         max_payload: MAX_PAYLOAD,
     };
-    let name = value.key_span.clone();
-    let mut places = Places { name, outputs: Vec::new(), routes: None, loops: false };
+    let errors = value.reader.errors();
+    let mut places = Places { outputs: Vec::new(), routes: None, loops: false, is_sound: false };
     let Some(table) = value.table(Keys::Channel) else { return (channel, places) };
     read_source(&table, &mut channel, value);
     if let Some(handlers) = table.get("handlers") {
@@ -85,12 +87,13 @@ pub(in crate::config) fn read(
     }
     read_outputs(&table, &mut channel, &mut places, context);
     if let Some(routes) = table.get("routes") {
-        channel.routes = read_routes(&routes);
+        channel.routes = read_routes(&routes, &mut context.patterns);
         places.routes = Some(routes.key_span.clone());
     }
     places.loops = table.get("loops").and_then(|value| value.boolean()).unwrap_or(false);
     read_flow(&table, &mut channel, context);
     check_purpose(&table, &channel, value);
+    places.is_sound = value.reader.errors() == errors;
     (channel, places)
 }
 
@@ -134,6 +137,11 @@ fn warn_of_pattern(header: &Value<'_, '_>, name: &str, span: &Span) {
 
 /// A name or a list of names: none empty, none twice, and at least one unless it was wrong.
 fn read_names(value: &Value<'_, '_>, what: &str) -> Vec<(Arc<str>, Span)> {
+    let kind = value.value.get_ref();
+    if !kind.is_str() && !kind.is_array() {
+        value.wrong_kind("a name or a list of names", None);
+        return Vec::new();
+    }
     let items = value.items();
     if items.is_empty() {
         let help = format!("write the name of {what}, or a list of them");
@@ -217,11 +225,12 @@ fn read_outputs(
             places.outputs.push(item.span());
         }
     };
-    let kinds: [(&str, Keys, &str, fn(Target) -> Output); 2] = [
+    type Kind = (&'static str, Keys, &'static str, fn(Target) -> Output);
+    const KINDS: [Kind; 2] = [
         ("publish", Keys::PublishTarget, "channel", Output::Publish),
         ("push", Keys::PushTarget, "list", Output::Push),
     ];
-    for (key, keys, name_key, output) in kinds {
+    for (key, keys, name_key, output) in KINDS {
         let Some(value) = table.get(key) else { continue };
         let items = value.items();
         if items.is_empty() {
@@ -284,11 +293,11 @@ fn read_connection(value: &Value<'_, '_>, context: &Context<'_>) -> Option<Arc<s
     let help = match suggest::nearest(&text.value, names()) {
         Some(near) => format!("did you mean \"{near}\"?"),
         None if context.connections.is_empty() => {
-            format!("add [connections.NAME] with its `url`; \"redis\" is the one of [redis]")
+            "add [connections.NAME] with its `url`; \"redis\" is the one of [redis]".to_owned()
         }
         None => format!("there are: {}", names().collect::<Vec<_>>().join(", ")),
     };
-    let message = format!("there is no [connections.{}]", text.quoted().trim_matches('`'));
+    let message = format!("there is no {}", text.header("connections"));
     value.reader.missing(&value.span(), message, vec![help]);
     None
 }
@@ -322,15 +331,17 @@ fn read_template(value: &Value<'_, '_>) -> Option<NameTemplate> {
     })
 }
 
-fn read_routes(value: &Value<'_, '_>) -> Routes {
+fn read_routes(value: &Value<'_, '_>, known: &mut HashMap<Arc<str>, Pattern>) -> Routes {
     let Some(table) = value.table(Keys::Routes) else { return Routes::default() };
     let mut spans = Vec::new();
     let mut patterns = |key: &str, keep_spans: bool| {
         let mut patterns = Vec::new();
         let Some(value) = table.get(key) else { return patterns };
         for (text, span) in read_names(&value, "a pattern") {
-            match Pattern::new(&text) {
+            let pattern = known.get(&text).cloned().map_or_else(|| Pattern::new(&text), Ok);
+            match pattern {
                 Ok(pattern) => {
+                    known.insert(text, pattern.clone());
                     patterns.push(pattern);
                     if keep_spans {
                         spans.push(span);
@@ -400,9 +411,9 @@ fn read_flow(table: &Table<'_, '_>, channel: &mut Channel, context: &Context<'_>
         && max_payload > handler.limits.memory
     {
         let message = format!(
-            "`max_payload` ({}) doesn't fit into `memory` of [handlers.{}] ({})",
+            "`max_payload` ({}) doesn't fit into `memory` of {} ({})",
             show_size(max_payload),
-            handler.name,
+            reader::header("handlers", &handler.name),
             show_size(handler.limits.memory)
         );
         value.error(message, Some("make it smaller, or `memory` larger".to_owned()));
@@ -417,13 +428,14 @@ fn check_purpose(table: &Table<'_, '_>, channel: &Channel, header: &Value<'_, '_
     if tried || !channel.outputs.is_empty() {
         return;
     }
+    let title = reader::header("channels", header.key);
     let message = if wrote("routes") {
         if wrote("handlers") {
             return;
         }
-        format!("[channels.{}] has `routes`, but no handler that could use them", channel.name)
+        format!("{title} has `routes`, but no handler that could use them")
     } else {
-        format!("[channels.{}] sends nothing anywhere", channel.name)
+        format!("{title} sends nothing anywhere")
     };
     let help = "add publish = \"NAME\", push = \"NAME\", `routes` for its handlers, or log = true";
     header.reader.missing(&header.key_span, message, vec![help.to_owned()]);

@@ -59,7 +59,7 @@ pub(in crate::plugin) fn find(
     store: &mut Store<State>,
     exports: &Exports,
 ) -> wasmtime::Result<HandleMessage> {
-    instance.get_typed_func(store.as_context_mut(), &exports.handle_message)
+    instance.get_typed_func(store.as_context_mut(), exports.handle_message)
 }
 
 /// Bytes that the host copies out of a guest in one call of either direction.

@@ -35,9 +35,6 @@ fn log(
     (level, context, message): (Level, WasmStr, WasmStr),
 ) -> wasmtime::Result<()> {
     let state = store.data();
-    if state.log.is_full() {
-        return Ok(());
-    }
     let level = match level {
         Level::Trace => LogLevel::TRACE,
         Level::Debug => LogLevel::DEBUG,
@@ -45,6 +42,9 @@ fn log(
         Level::Warn => LogLevel::WARN,
         Level::Error | Level::Critical => LogLevel::ERROR,
     };
+    if !state.log.wants(level) {
+        return Ok(());
+    }
     let (context, message) = (context.to_str(&store)?, message.to_str(&store)?);
     state.log.line(level, state.channel(), &context, &message);
     Ok(())

@@ -2,4 +2,11 @@
 
 mod support;
 
+mod cache;
+mod files;
 mod hop;
+mod instances;
+mod limits;
+mod logs;
+mod setup;
+mod speed;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use wit_component::{StringEncoding, embed_component_metadata};
@@ -16,7 +17,7 @@ const WASI: &str = r#"
 package wasi:root@0.2.0;
 package wasi:io@0.2.0 {
     interface poll {
-        resource pollable;
+        resource pollable { block: func(); }
         poll: func(in: list<borrow<pollable>>) -> list<u32>;
     }
     interface error { resource error; }
@@ -196,7 +197,12 @@ impl Bench {
             sha256: None,
             config: vec![("word".into(), Setting::Plain("foo".into()))],
             instance: InstancePolicy::Reuse,
-            limits: HandlerLimits { instances: 2, ..HandlerLimits::default() },
+            // Unoptimised, on a busy machine, the default of 100 ms isn't much.
+            limits: HandlerLimits {
+                instances: 2,
+                timeout: Duration::from_secs(5),
+                ..HandlerLimits::default()
+            },
         }
     }
 
@@ -244,6 +250,10 @@ pub(super) struct Log {
 
 impl Log {
     pub(super) fn capture() -> Log {
+        Log::capture_from("handlerd=trace")
+    }
+
+    pub(super) fn capture_from(filter: &str) -> Log {
         struct Lines(Arc<Mutex<Vec<u8>>>);
         impl std::io::Write for Lines {
             fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -260,7 +270,7 @@ impl Log {
             .with_max_level(tracing::Level::TRACE)
             .with_ansi(false)
             .without_time()
-            .with_env_filter("handlerd=trace")
+            .with_env_filter(filter)
             .with_writer(move || Lines(written.clone()))
             .finish();
         let guard = tracing::subscriber::set_default(subscriber);

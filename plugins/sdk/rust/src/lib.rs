@@ -24,7 +24,7 @@ pub mod __private {
 mod bindings {
     pub mod plugin {
         wit_bindgen::generate!({
-            path: "../../wit/0.1",
+            path: "wit",
             world: "handlerd:plugin/plugin",
             generate_all,
             pub_export_macro: true,
@@ -35,7 +35,7 @@ mod bindings {
 
     pub mod setup {
         wit_bindgen::generate!({
-            path: "../../wit/0.1",
+            path: "wit",
             inline: "
                 package handlerd:sdk;
                 world only-setup { export handlerd:plugin/setup@0.1.0; }

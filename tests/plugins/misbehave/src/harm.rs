@@ -5,39 +5,57 @@ use std::hint::black_box;
 use handlerd_plugin::{Failure, Message, log};
 
 use crate::number;
-use clock::wasi::clocks::monotonic_clock;
+use imports::wasi::cli::{exit, stdout};
+use imports::wasi::clocks::monotonic_clock;
 
-mod clock {
-    wit_bindgen::generate!({ path: "wit", world: "clock", generate_all });
+mod imports {
+    wit_bindgen::generate!({ path: "wit", world: "imports", generate_all });
 }
 
 const MIB: usize = 1024 * 1024;
 
-pub fn handle(command: &str, arguments: &str, message: &Message) -> Result<Vec<Message>, Failure> {
+/// What comes of a command; `None`: the message passes unchanged, after what was done.
+pub fn handle(command: &str, arguments: &str) -> Result<Option<Vec<Message>>, Failure> {
+    let mut words = arguments.split(' ');
+    let mut size = || -> Result<usize, Failure> {
+        Ok(usize::try_from(number(words.next().unwrap_or_default())?).unwrap_or(usize::MAX))
+    };
     match command {
         "outputs" => {
-            let (n, size) = arguments.split_once(' ').unwrap_or((arguments, "0"));
-            let payload = vec![b'x'; number(size)? as usize];
-            return Ok((0..number(n)?).map(|_| Message::new(payload.clone())).collect());
+            let n = size()?;
+            let payload = vec![b'x'; size()?];
+            return Ok(Some((0..n).map(|_| Message::new(payload.clone())).collect()));
         }
-        "million" => return Ok((0..1_000_000).map(|_| Message::new("")).collect()),
-        "gigabyte" => return Ok(shared(64, 16 * MIB)),
-        "log" => log::info("x".repeat(number(arguments)? as usize)),
+        "million" => return Ok(Some((0..1_000_000).map(|_| Message::new("")).collect())),
+        "gigabyte" => return Ok(Some(shared(64, 16 * MIB))),
+        "log" => log::info("x".repeat(size()?)),
         "logforever" => loop {
             log::info("x".repeat(1024));
         },
-        "busy" => busy(number(arguments)?),
-        "sleep" => sleep(number(arguments)?),
-        "alloc" => drop(black_box(vec![1_u8; number(arguments)? as usize])),
+        "stdout" => print(arguments),
+        "busy" => busy(size()? as u64),
+        "sleep" => sleep(size()? as u64),
+        "alloc" => drop(black_box(vec![1_u8; size()?])),
         "loop" => loop {
             black_box(());
         },
         "recurse" => drop(black_box(recurse(0))),
         "panic" => panic!("{arguments}"),
         "trap" => std::process::abort(),
+        "exit" => exit::exit(Ok(())),
         _ => {}
     }
-    Ok(vec![message.clone()])
+    Ok(None)
+}
+
+/// A line on standard output, in pieces as large as WASI takes at once.
+fn print(text: &str) {
+    let line = format!("{text}\n");
+    let output = stdout::get_stdout();
+    for piece in line.as_bytes().chunks(4096) {
+        // Whether anybody reads it is the daemon's affair.
+        let _ = output.blocking_write_and_flush(piece);
+    }
 }
 
 fn busy(micros: u64) {
@@ -54,11 +72,12 @@ fn sleep(milliseconds: u64) {
     monotonic_clock::subscribe_duration(milliseconds.saturating_mul(1_000_000)).block();
 }
 
-/// Ends where the stack does. The frame's address is looked at, so that no loop is made of it.
+/// Ends where the call stack does. Its frames take next to nothing of the stack that Rust keeps in
+/// the plugin's memory, or that would end first, as an access out of bounds.
 #[allow(unconditional_recursion)]
 fn recurse(depth: u64) -> u64 {
-    let frame = black_box([depth; 32]);
-    recurse(depth + 1) + frame[31]
+    // Looked at after the call, so that no loop is made of it.
+    black_box(recurse(depth + 1))
 }
 
 /// `n` messages whose payloads are the same bytes in memory.

@@ -1,7 +1,7 @@
 //! Does what its message says: the daemon's tests see by it what a plugin can do to the daemon.
 //!
 //! The payload is a command and its arguments, separated by single spaces; TEXT is all that
-//! follows. Sizes are bytes. What is no command passes unchanged.
+//! follows, and after a number anything may. Sizes are bytes. What is no command passes unchanged.
 //!
 //! | command | does |
 //! | --- | --- |
@@ -15,11 +15,13 @@
 //! | `delivery` | one message: a line for each thing that is known of the delivery |
 //! | `config KEY` | one message: the setting, or `none` |
 //! | `count` | one message: how many messages this instance has had, this one included |
+//! | `header NAME VALUE` | the message with that header, after those it has |
 //! | `log SIZE`, `logforever` | one line of SIZE bytes; lines without end |
+//! | `stdout TEXT` | TEXT on standard output; then the message unchanged |
 //! | `busy MICROS`, `sleep MS` | computes, or sleeps, that long; then the message unchanged |
 //! | `alloc SIZE` | allocates and writes SIZE bytes; then the message unchanged |
 //! | `loop`, `recurse` | without end |
-//! | `panic TEXT`, `trap` | ends the instance |
+//! | `panic TEXT`, `trap`, `exit` | ends the instance |
 //! | `million` | 1,000,000 empty messages |
 //! | `gigabyte` | 64 messages of 16 MiB that share their bytes: 1 GiB out of little memory |
 
@@ -56,9 +58,14 @@ fn handle(channel: String, message: Message) -> Result<Vec<Message>, Failure> {
         }
         "count" => Ok(vec![message.with_payload(count.to_string())]),
         "headers" => Ok(vec![message.with_payload(tell::headers(&message))]),
+        "header" => {
+            let (name, value) = arguments.split_once(' ').unwrap_or((arguments, ""));
+            let (name, value) = (name.to_owned(), value.to_owned());
+            Ok(vec![message.with_header(name, value)])
+        }
         "delivery" => Ok(vec![message.with_payload(tell::delivery(&channel))]),
         "config" => Ok(vec![message.with_payload(tell::setting(arguments)?)]),
-        _ => harm::handle(command, arguments, &message),
+        _ => Ok(harm::handle(command, arguments)?.unwrap_or_else(|| vec![message])),
     }
 }
 

@@ -1,0 +1,294 @@
+//! What `check --connect` finds out, and that the ACL line it prints is enough for everything.
+
+mod support;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use handlerd::broker::connection::Connector;
+use handlerd::broker::probe::{Persistence, Report, Role, probe};
+use handlerd::broker::pubsub::{self, Subscription};
+use handlerd::broker::writer::Writer;
+use handlerd::config::{Config, Overflow};
+use handlerd::queue::{Batch, Budget, Queue};
+use handlerd::telemetry::{ChannelMetrics, DropReason, Metrics};
+use support::{PATIENCE, Redis, Watcher, wait_until};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// The channels of the tests: every kind of source and output, names that need care.
+const CHANNELS: &str = r#"
+[channels.chat]
+subscribe = ["chat", "a*b [x]"]
+publish = ["chat.out", 'it\s "quoted" é']
+push = "list.{channel}"
+
+[channels.rooms]
+pattern = ["room.*", "spa?ce.*"]
+publish = "out.{channel}"
+routes = { publish = ["vip.?[a-c]"], push = ["audit:*"] }
+
+[channels.far]
+subscribe = "chat"
+publish = { to = "eu", channel = "chat.eu" }
+"#;
+
+fn config(redis: &str, far: &str) -> Config {
+    let text = format!("[redis]\n{redis}\n[connections.eu]\n{far}\n{CHANNELS}");
+    parse(&text, "").0
+}
+
+/// A configuration, and its folder with a file `password`.
+fn parse(text: &str, password: &str) -> (Config, tempfile::TempDir) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let file = dir.path().join("config.toml");
+    std::fs::write(&file, text).expect("a file is written");
+    std::fs::write(dir.path().join("password"), password).expect("a file is written");
+    (Config::load(&file).unwrap_or_else(|errors| panic!("{errors}")).config, dir)
+}
+
+fn url(redis: &Redis) -> String {
+    format!("url = \"{}\"", redis.url())
+}
+
+async fn probed(config: &Config) -> Report {
+    timeout(PATIENCE, probe(config)).await.expect("the probe ends")
+}
+
+/// What has a problem: each with the first word of Redis's answer.
+fn problems(report: &Report) -> Vec<String> {
+    report.connections.iter().flat_map(|connection| connection.problems.clone()).collect()
+}
+
+/// Type a line into `redis-cli`.
+fn type_in(redis: &Redis, line: &str) -> String {
+    let mut cli = Command::new("redis-cli")
+        .arg("-s")
+        .arg(redis.socket())
+        .args(["--user", "admin", "--pass", "any", "--no-auth-warning"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("redis-cli comes with redis-server");
+    writeln!(cli.stdin.take().expect("a pipe"), "{line}").expect("redis-cli reads");
+    let output = cli.wait_with_output().expect("redis-cli ends");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_redis_is_is_told_and_nothing_is_left_behind() {
+    let redis = Redis::with("appendonly yes\nappendfsync always");
+    let far = Redis::start();
+    let watcher = Watcher::psubscribe(&redis, &["*"]);
+    let report = probed(&config(&url(&redis), &url(&far))).await;
+    assert_eq!(problems(&report), Vec::<String>::new(), "{report}");
+    assert!(report.is_good());
+    let [near, eu] = &report.connections[..] else { panic!("{report}") };
+    assert_eq!((&*near.name, &*eu.name), ("redis", "eu"));
+    let server = near.server.as_ref().expect("it answered");
+    assert_eq!((server.product, &server.role), ("Redis", &Role::Master));
+    assert_eq!(server.persistence, Persistence::AppendOnly { fsync: Some("always".into()) });
+    assert_eq!(eu.server.as_ref().map(|s| &s.persistence), Some(&Persistence::Nothing));
+    let stats: String = redis.run(&["INFO", "server"]);
+    assert!(stats.contains(&format!("redis_version:{}\r\n", server.version)), "{report}");
+
+    assert_eq!(redis.run::<u64>(&["DBSIZE"]), 0);
+    assert_eq!(redis.run::<u64>(&["PUBSUB", "NUMPAT"]), 1, "the watcher's own");
+    redis.client().publish("last", "");
+    assert_eq!(watcher.wait_count(1)[0].channel, "last");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_missing_right_is_named() {
+    let redis = Redis::with(
+        "user narrow on >secret +@all -psubscribe ~list.chat resetchannels &chat &out.* &vip.*",
+    );
+    let login = format!("{}\nusername = \"narrow\"\npassword_file = \"PASSWORD\"", url(&redis));
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let password = dir.path().join("password");
+    std::fs::write(&password, "secret\n").expect("a file is written");
+    let login = login.replace("PASSWORD", &password.display().to_string());
+    let far = Redis::start();
+    let report = probed(&config(&login, &url(&far))).await;
+    let found: Vec<_> = problems(&report)
+        .iter()
+        .map(|problem| problem.split(", which was refused: NOPERM").next().unwrap().to_owned())
+        .collect();
+    assert_eq!(
+        found,
+        [
+            r#"channel chat needs SUBSCRIBE "a*b [x]""#,
+            r#"channel chat needs PUBLISH "chat.out""#,
+            r#"channel chat needs PUBLISH "it\\s "quoted" é""#,
+            r#"channel chat needs RPUSH "list.a*b [x]""#,
+            r#"channel rooms needs PSUBSCRIBE "room.*""#,
+            r#"channel rooms needs PSUBSCRIBE "spa?ce.*""#,
+            r#"channel rooms needs RPUSH "audit:handlerd-check" (an example of what comes)"#,
+        ],
+        "{report}"
+    );
+    assert!(!report.is_good());
+
+    // A user who may not even try.
+    redis.run::<()>(&["ACL", "SETUSER", "narrow", "-multi"]);
+    let report = probed(&config(&login, &url(&far))).await;
+    assert!(report.connections[0].notes.iter().any(|n| n.contains("MULTI was refused: NOPERM")));
+
+    // A wrong password, and nobody there.
+    std::fs::write(&password, "wrong").expect("a file is written");
+    let report = probed(&config(&login, "url = \"redis://127.0.0.1:1\"")).await;
+    let found = problems(&report);
+    assert!(found[0].contains("HELLO was refused: WRONGPASS"), "{report}");
+    assert!(found[1].contains("redis://127.0.0.1:1: "), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outputs_to_a_replica_are_a_problem() {
+    let master = Redis::start();
+    let redis = Redis::with(&format!("replicaof 127.0.0.1 {}", master.port()));
+    let report = probed(&config(&url(&master), &url(&redis))).await;
+    let found = problems(&report);
+    assert!(matches!(&found[..], [problem] if problem.contains("it is a replica")), "{report}");
+    let of = Some(format!("127.0.0.1:{}", master.port()));
+    assert_eq!(report.connections[1].server.as_ref().map(|s| &s.role), Some(&Role::Replica { of }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pattern_with_a_space_needs_the_right_to_all_channels() {
+    let redis = Redis::start();
+    let channels = "[channels.spaced]\nsubscribe = 'chat'\nlog = true\n[channels.x]\npattern = 'a *'\nlog = true";
+    let [before, after] = ["", "username = \"handlerd\"\npassword_file = \"password\""]
+        .map(|login| parse(&format!("[redis]\n{}\n{login}\n{channels}", url(&redis)), "PASSWORD"));
+    let report = probed(&before.0).await;
+    let acl = &report.connections[0].acl;
+    assert!(acl.ends_with("+unsubscribe &*"), "{acl}");
+    assert_eq!(type_in(&redis, acl), "OK");
+    let report = probed(&after.0).await;
+    assert!(report.is_good(), "{report}");
+}
+
+/// A folder with the password of the user that the printed lines make.
+fn with_password(redis: &Redis, folder: &Path) -> String {
+    let file = folder.join("password");
+    std::fs::write(&file, "PASSWORD").expect("a file is written");
+    let file = file.display();
+    format!("{}\nusername = \"handlerd\"\npassword_file = \"{file}\"", url(redis))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_printed_line_permits_everything_and_nothing_else() {
+    let (redis, far) = (Redis::start(), Redis::start());
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let report = probed(&config(&url(&redis), &url(&far))).await;
+    for (redis, probed) in [&redis, &far].iter().zip(&report.connections) {
+        assert_eq!(type_in(redis, &probed.acl), "OK", "{}", probed.acl);
+    }
+    let config = config(&with_password(&redis, dir.path()), &with_password(&far, dir.path()));
+    everything_works(&config, &redis, &far).await;
+
+    let refused = |redis: &Redis| {
+        let stats: String = redis.run(&["INFO", "commandstats"]);
+        let refused = stats.lines().filter(|line| !line.contains("rejected_calls=0"));
+        refused.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(refused(&redis), ["# Commandstats"]);
+    assert_eq!(refused(&far), ["# Commandstats"]);
+
+    let again = probed(&config).await;
+    assert_eq!(problems(&again), Vec::<String>::new(), "{again}");
+    assert_eq!(again.connections[0].server.as_ref().unwrap().persistence, Persistence::Unknown);
+    assert_eq!(again.connections[0].acl, report.connections[0].acl);
+    for command in [["SUBSCRIBE", "other"], ["PSUBSCRIBE", "roo*"], ["KEYS", "*"]] {
+        let dry = [&["ACL", "DRYRUN", "handlerd"][..], &command[..]].concat();
+        assert_ne!(redis.run::<String>(&dry), "OK", "{command:?}");
+    }
+}
+
+/// The subscription and the writers of this configuration, on a message for each source.
+async fn everything_works(config: &Config, redis: &Redis, far: &Redis) {
+    for redis in [redis, far] {
+        redis.run::<()>(&["CONFIG", "RESETSTAT"]);
+    }
+    let (metrics, stop) = (Arc::<Metrics>::default(), CancellationToken::new());
+    let budget = Budget::new(1 << 20);
+    let counts = Arc::<ChannelMetrics>::default();
+    let queue = Queue::new(1 << 20, Overflow::DropOldest, &budget, counts.clone());
+    let subscriptions = config
+        .channels
+        .iter()
+        .map(|channel| Subscription {
+            source: channel.source.clone(),
+            table: channel.name.clone(),
+            max_payload: channel.max_payload,
+            queue: queue.clone(),
+        })
+        .collect();
+    let source = Connector::new(&config.redis);
+    let subscribed =
+        tokio::spawn(pubsub::run(source, subscriptions, metrics.clone(), stop.clone()));
+    for (name, clients) in [("chat", 1), ("a*b [x]", 1)] {
+        redis.wait_subscribed(name, clients);
+    }
+    redis.wait_patterns(2);
+    let heard = ["chat", "a*b [x]", "room.1", "spa ce.1"];
+    for name in heard {
+        redis.client().publish(name, "in");
+    }
+    let mut came = Vec::new();
+    let mut batch = Batch::default();
+    while came.len() < 5 {
+        assert!(timeout(PATIENCE, queue.take(&mut batch)).await.expect("messages come"));
+        while let Some(received) = batch.next() {
+            came.push(received.delivery.redis_channel.to_string());
+        }
+    }
+    came.sort();
+    assert_eq!(came, ["a*b [x]", "chat", "chat", "room.1", "spa ce.1"]);
+
+    let near = Writer::new(Connector::new(&config.redis));
+    let eu = Writer::new(Connector::new(&config.connections["eu"]));
+    let tasks = [&near, &eu].map(|w| tokio::spawn(w.clone().run(metrics.clone(), stop.clone())));
+    let published =
+        ["chat.out", "it\\s \"quoted\" é", "out.room.1", "out.spa ce.1", "vip.xb", "vip.1a"];
+    for name in published {
+        near.publish(name, b"out", &counts);
+    }
+    let pushed = ["list.chat", "list.a*b [x]", "audit:1"];
+    for name in pushed {
+        near.push(name, b"out", &counts);
+    }
+    eu.publish("chat.eu", b"out", &counts);
+    for writer in [&near, &eu] {
+        timeout(PATIENCE, writer.idle()).await.expect("everything is answered");
+    }
+    assert_eq!(counts.dropped(DropReason::Refused), 0);
+    assert_eq!(counts.delivered.get(), (published.len() + pushed.len() + 1) as u64);
+    assert_eq!(redis.run::<u64>(&["DBSIZE"]), pushed.len() as u64);
+    assert!(far.run::<String>(&["INFO", "commandstats"]).contains("cmdstat_publish:calls=1,"));
+
+    // One when it has connected, one when it has been quiet.
+    let pinged = |redis: &Redis| {
+        redis.run::<String>(&["INFO", "commandstats"]).contains("cmdstat_ping:calls=2,")
+    };
+    wait_until("signs of life", || pinged(redis) && pinged(far));
+    stop.cancel();
+    timeout(PATIENCE, subscribed).await.expect("it stops").expect("without a panic");
+    for task in tasks {
+        timeout(PATIENCE, task).await.expect("it stops").expect("without a panic");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_asks_without_resp3_too() {
+    let redis = Redis::with("rename-command HELLO \"\"");
+    let replica =
+        Redis::with(&format!("rename-command HELLO \"\"\nreplicaof 127.0.0.1 {}", redis.port()));
+    let report = probed(&config(&url(&redis), &url(&replica))).await;
+    let found = problems(&report);
+    assert!(matches!(&found[..], [problem] if problem.contains("it is a replica")), "{report}");
+    let server = report.connections[0].server.as_ref().expect("it answered");
+    assert!(server.version.starts_with(|c: char| c.is_ascii_digit()), "{report}");
+    assert_eq!(server.persistence, Persistence::Nothing);
+}
