@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use crate::chain::{Chain, Failure};
 use crate::message::{Delivery, Received};
@@ -17,6 +18,11 @@ use crate::telemetry::{DropReason, Metrics, RateLimit, printable};
 
 /// Bytes of a failure's reason that a log line shows at most.
 const LOGGED_REASON: usize = 4 << 10;
+
+/// After so long a worker gives its thread to the other tasks. Most handlers answer without ever
+/// waiting, so nothing else would make it; and one of the other tasks reads from Redis, which cuts a
+/// subscriber who leaves a few megabytes unread.
+const TURN: Duration = Duration::from_millis(1);
 
 /// What the workers of one channel share.
 pub struct Channel {
@@ -38,9 +44,15 @@ pub struct Channel {
 pub async fn run(channel: Arc<Channel>) {
     let mut batch = Batch::default();
     while channel.queue.take(&mut batch).await {
+        let mut turn = Instant::now();
         while let Some(received) = batch.next() {
             channel.outputs.room(&channel.queue).await;
             channel.handle(received).await;
+            if turn.elapsed() >= TURN {
+                channel.outputs.flush();
+                tokio::task::yield_now().await;
+                turn = Instant::now();
+            }
         }
         channel.outputs.flush();
         // A queue that is never empty must not keep this thread from the other tasks.

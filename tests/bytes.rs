@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::{Handlerd, Redis, Watcher, noise};
+use support::{Handlerd, Redis, Run, Watcher, noise};
 
 /// Payloads that text, RESP and C would each stumble over.
 fn awkward() -> Vec<Vec<u8>> {
@@ -86,12 +86,20 @@ fn sixteen_megabytes_with_the_limits_raised() {
     assert_eq!(daemon.stop().number("delivered"), 3);
 }
 
+#[test]
+fn a_queue_that_the_largest_payload_does_not_fit_into_is_refused() {
+    let config = "[channels.large]\nhandlers = []\npublish = \"out\"\nmax_payload = \"17MiB\"\n";
+    let (_dir, file) = support::handlerd::folder_with(config);
+    let output = Run::new(&["check", "--config", &file.display().to_string()]).output().expect(78);
+    assert!(output.stderr.contains("config.toml:4:15"), "{}", output.stderr);
+    assert!(output.stderr.contains("`queue` larger"), "{}", output.stderr);
+}
+
 /// Each limit that a large payload meets, left as it is while the others are raised.
 #[test]
 fn each_limit_holds_by_itself() {
     for (left, reason) in [
         ("max_payload", "too_large"),
-        ("queue", "overflow"),
         ("max_output", "failed"),
         ("memory", "failed"),
     ] {
@@ -112,7 +120,7 @@ fn each_limit_holds_by_itself() {
                 set("max_output", "17MiB")
             },
             set("max_payload", "17MiB"),
-            set("queue", "64MiB"),
+            "queue = \"64MiB\"\n",
         );
         let mut daemon = Handlerd::start(&redis, &config);
         redis.wait_subscribed("in", 1);

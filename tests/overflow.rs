@@ -141,7 +141,12 @@ fn all_queues_together_are_bounded_and_the_fullest_pays() {
     // The small queue is whole, though it has the older messages.
     let seen = out.wait_count(101);
     assert_eq!(seen[100].text(), "small 99");
-    accounts(&daemon.stop(), "memory");
+    let stopped = daemon.stop();
+    let lost = stopped.number("memory") + stopped.number("overflow");
+    assert!(stopped.number("memory") > 0, "{}", stopped.last);
+    assert_eq!(stopped.number("lost"), lost, "{}", stopped.last);
+    assert_eq!(stopped.number("received"), stopped.number("delivered") + lost);
+    assert_eq!(stopped.log.iter().filter(|line| line.contains("channel small:")).count(), 0);
 }
 
 #[test]

@@ -4,8 +4,8 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::SystemTime;
 
 use support::handlerd::folder_with;
 use support::{Handlerd, Redis, Run, Watcher, wait_until};
@@ -68,17 +68,17 @@ fn environment_variables_fill_in() {
     let redis = Redis::start();
     let dir = Handlerd::folder();
     let config = "[redis]\nurl = \"redis://127.0.0.1:${TEST_REDIS_PORT}\"\n[channels.chat]\n\
-                  handlers = []\npublish = \"$${literal}\"\n";
+                  subscribe = \"$${literal}\"\nhandlers = []\npublish = \"out\"\n";
     let port = redis.port().to_string();
     let _daemon = Handlerd::start_in(dir, config, &[("TEST_REDIS_PORT", port.as_str())]);
-    redis.wait_subscribed("chat", 1);
-    let out = Watcher::subscribe(&redis, &["${literal}"]);
-    redis.client().publish("chat", "hello");
+    redis.wait_subscribed("${literal}", 1);
+    let out = Watcher::subscribe(&redis, &["out"]);
+    redis.client().publish("${literal}", "hello");
     out.wait_payload("hello");
 }
 
-/// When each file below a folder was written.
-fn written(dir: &Path) -> BTreeMap<String, SystemTime> {
+/// The files below a folder, and what tells each from one that was written anew in its place.
+fn written(dir: &Path) -> BTreeMap<String, u64> {
     let mut found = BTreeMap::new();
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -87,8 +87,8 @@ fn written(dir: &Path) -> BTreeMap<String, SystemTime> {
             match path.is_dir() {
                 true => folders.push(path),
                 false => {
-                    let time = path.metadata().and_then(|data| data.modified());
-                    found.insert(path.display().to_string(), time.expect("a time"));
+                    let inode = path.metadata().expect("a file").ino();
+                    found.insert(path.display().to_string(), inode);
                 }
             }
         }
