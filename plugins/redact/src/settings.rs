@@ -10,14 +10,17 @@ const EXAMPLE: &str = r#"config = { words = "foo, bar" } or config = { patterns 
 /// A redactor made of settings, as the daemon gives them: strings as written, the rest as JSON.
 pub fn redactor(settings: &[(String, String)]) -> Result<Redactor, String> {
     let (mut words, mut patterns, mut mask) = (Vec::new(), Vec::new(), '*');
+    let mut ignore_case = true;
     for (key, value) in settings {
         match key.as_str() {
             "words" => words = parse_words(value)?,
             "patterns" => patterns = parse_patterns(value)?,
             "mask" => mask = parse_mask(value)?,
+            "ignore_case" => ignore_case = parse_ignore_case(value)?,
             other => {
                 return Err(format!(
-                    "redact has no setting `{other}`: it knows `words`, `patterns` and `mask`"
+                    "redact has no setting `{other}`: it knows `words`, `patterns`, `mask` and \
+                     `ignore_case`"
                 ));
             }
         }
@@ -25,7 +28,7 @@ pub fn redactor(settings: &[(String, String)]) -> Result<Redactor, String> {
     if words.is_empty() && patterns.is_empty() {
         return Err(format!("redact has nothing to mask: write {EXAMPLE} for its handler"));
     }
-    Ok(Redactor { words: compile_words(words)?, patterns, mask })
+    Ok(Redactor { words: compile_words(words, ignore_case)?, patterns, mask })
 }
 
 /// `foo, bar`, or a list, for words with a comma in them.
@@ -41,8 +44,8 @@ fn parse_words(value: &str) -> Result<Vec<String>, String> {
     Ok(words.filter(|word| !word.is_empty()).collect())
 }
 
-/// One expression that matches any of the words, whole, in any case.
-fn compile_words(mut words: Vec<String>) -> Result<Option<Regex>, String> {
+/// One expression that matches any of the words, whole.
+fn compile_words(mut words: Vec<String>, ignore_case: bool) -> Result<Option<Regex>, String> {
     if words.is_empty() {
         return Ok(None);
     }
@@ -51,7 +54,7 @@ fn compile_words(mut words: Vec<String>) -> Result<Option<Regex>, String> {
     let words: Vec<_> = words.iter().map(|word| regex::escape(word)).collect();
     // Half boundaries, so that a word may begin or end in what is no letter, as in `C++`.
     let expression = format!(r"\b{{start-half}}(?:{})\b{{end-half}}", words.join("|"));
-    let compiled = RegexBuilder::new(&expression).case_insensitive(true).build();
+    let compiled = RegexBuilder::new(&expression).case_insensitive(ignore_case).build();
     compiled.map(Some).map_err(|error| format!("`words` can't be compiled: {error}"))
 }
 
@@ -82,6 +85,10 @@ fn compile(number: usize, pattern: &str) -> Result<Regex, String> {
     }
     Regex::new(pattern)
         .map_err(|error| format!("expression {number} of `patterns`, `{pattern}`: {error}"))
+}
+
+fn parse_ignore_case(value: &str) -> Result<bool, String> {
+    value.parse().map_err(|_| format!("`ignore_case` has to be true or false, not `{value}`"))
 }
 
 fn parse_mask(value: &str) -> Result<char, String> {

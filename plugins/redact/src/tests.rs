@@ -59,5 +59,6 @@ fn an_error_says_what_is_wrong_and_where() {
     assert!(error(&[("words", " , ")]).contains("words = "));
     assert!(error(&[("word", "a")]).contains("`word`"));
     assert!(error(&[("words", "a"), ("mask", "ab")]).contains("one character"));
+    assert!(error(&[("words", "a"), ("ignore_case", "no")]).contains("true or false"));
     assert!(error(&[("patterns", "foo")]).contains("list of expressions"));
 }
