@@ -11,12 +11,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
+use tokio::select;
+use tokio::time::{interval, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -25,6 +28,11 @@ use crate::config::{Address, Connection, Password, Secret, TlsFiles};
 
 /// How long the address, TLS and Redis's greeting may take, each.
 const STEP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// While an attempt to connect has no answer, another is begun beside it this often. One that fell
+/// into a hole of the network stays there when the hole has gone, and messages must flow again
+/// within 2 s of that.
+const NEXT_ATTEMPT: Duration = Duration::from_millis(600);
 
 /// The oldest Redis that is worked with.
 const OLDEST: (u32, u32) = (6, 2);
@@ -169,8 +177,19 @@ impl Connector {
         self.config.address.to_string()
     }
 
-    /// Open a connection: one attempt.
+    /// Open a connection. Not tried again after an error: that is the caller's.
     pub async fn connect(&self) -> Result<Link, ConnectError> {
+        let mut attempts = FuturesUnordered::new();
+        let mut begin = interval(NEXT_ATTEMPT);
+        loop {
+            select! {
+                Some(outcome) = attempts.next() => return outcome,
+                _ = begin.tick() => attempts.push(self.attempt()),
+            }
+        }
+    }
+
+    async fn attempt(&self) -> Result<Link, ConnectError> {
         let stream = self.limit("the connection", self.open()).await?;
         self.limit("HELLO", self.greet(stream)).await
     }
