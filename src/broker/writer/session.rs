@@ -18,19 +18,20 @@ const UNANSWERED_COMMANDS: u64 = 64 << 10;
 const UNANSWERED_BYTES: usize = 8 << 20;
 
 /// How often timers are looked at.
-const TICK: Duration = Duration::from_millis(250);
+const TICK: Duration = Duration::from_millis(100);
 
 /// Answers are overdue when none has come for this time: nothing more is begun. A second connection
 /// is tried when they might also have come from the slowest way, in bytes a second.
-const OVERDUE: Duration = Duration::from_secs(1);
+const OVERDUE: Duration = Duration::from_millis(600);
 const SLOWEST: usize = 4 << 20;
 
-/// A connection that nothing is sent on is asked for a sign of life this often.
-const QUIET: Duration = Duration::from_secs(1);
+/// A connection that nothing is sent on is asked for a sign of life this often: one that went dead
+/// meanwhile must be known and replaced within 2 s, whether or not something is to be sent.
+const QUIET: Duration = Duration::from_millis(400);
 
 /// How long the first connection has to answer when a second one does. A Redis that was stopped
 /// and goes on answers both at once.
-const GRACE: Duration = Duration::from_millis(300);
+const GRACE: Duration = Duration::from_millis(250);
 
 /// Bytes handed to TLS at once. When TLS fails it doesn't say how many of them went out.
 const TLS_CHUNK: usize = 64 << 10;
