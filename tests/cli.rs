@@ -266,6 +266,9 @@ fn a_plugin_file_is_tried_with_settings_and_its_routes_shown() {
     assert!(output.text().contains("route vip.x"), "{}", output.text());
     let output = try_file(&["plugins/misbehave.wasm", "reject no\nway"]).expect(1);
     assert_eq!(output.text(), "misbehave\n  failed: reject: no\\nway\n");
+    std::fs::write(dir.path().join("nonsense.wasm"), "nonsense").expect("a file");
+    let output = try_file(&["nonsense.wasm", "x"]).expect(65);
+    assert!(output.stderr.contains("not WebAssembly"), "{}", output.stderr);
     let output = try_file(&["plugins/missing.wasm", "x"]).expect(66);
     assert!(output.stderr.contains("missing.wasm"), "{}", output.stderr);
 }

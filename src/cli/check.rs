@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::console::{self, BAD, GOOD, NAME, Out};
 use super::exit::{Code, Fault, Outcome};
 use super::{load, way};
+use crate::broker::probe;
 use crate::config::Config;
 use crate::daemon::{self, HandlerError};
 
@@ -35,9 +36,23 @@ pub fn main(args: Args, config: Option<&Path>) -> Outcome {
     let refused = loaded.err().unwrap_or_default();
     let mut out = Out::text();
     print_ways(&config, &refused, &mut out)?;
-    if !refused.is_empty() {
-        refused.into_iter().for_each(|error| console::error(load::refusal(error)));
+    let plugins_are_good = refused.is_empty();
+    refused.into_iter().for_each(|error| console::error(load::refusal(error)));
+    let mut unusable = Vec::new();
+    if args.connect {
+        let report = runtime.block_on(probe::probe(&config));
+        out.write(report.to_string().as_bytes())?;
+        let bad = report.connections.iter().filter(|connection| !connection.problems.is_empty());
+        unusable.extend(bad.map(|bad| format!("{} ({})", way::shown(&bad.name), bad.address)));
+    }
+    if !plugins_are_good {
         return Ok(Code::Config);
+    }
+    if !unusable.is_empty() {
+        let unusable = unusable.join(", ");
+        let what =
+            format_args!("the configuration can't work with {unusable}: see the problems above");
+        return Err(Fault::say(Code::Unavailable, what));
     }
     let channels = count(config.channels.len(), "channel");
     let handlers = count(config.handlers.len(), "handler");

@@ -123,6 +123,17 @@ pub fn refusal(HandlerError { handler, error }: HandlerError) -> String {
     format!("{whose}{}", with_causes(&anyhow::Error::new(error)))
 }
 
+/// A plugin file that was named on the command line can't be used.
+pub fn plugin_fault(error: PluginError) -> Fault {
+    let code = match &error {
+        PluginError::Read { .. } | PluginError::NotAFile { .. } => Code::NoInput,
+        PluginError::Setup { .. } => Code::Config,
+        PluginError::Cache { .. } | PluginError::Engine { .. } => Code::Software,
+        _ => Code::Data,
+    };
+    Fault::new(code, error)
+}
+
 /// The runtime of a verb.
 ///
 /// # Errors

@@ -33,7 +33,8 @@ use crate::{daemon, telemetry};
   handlerd try plugins/redact.wasm --set words=foo,bar 'say foo'
   tail -n 100 messages.txt | handlerd try chat --json
 
-Exit codes: 0 it went through, 1 a message failed, 78 the configuration or a plugin is wrong.")]
+Exit codes: 0 it went through, 1 a message failed, 65 the file is no plugin, 66 a file can't be
+read, 78 the configuration, a plugin in it or a setting is wrong.")]
 pub struct Args {
     /// A channel of the configuration, or a plugin file
     #[arg(value_name = "NAME|FILE.wasm")]
@@ -187,7 +188,7 @@ impl Trial {
         let headers = args.headers.iter();
         let headers = headers.map(|(name, value)| (name.clone(), value.clone().into_bytes()));
         let headers: Vec<Header> = headers.collect();
-        let is_file = args.target.ends_with(".wasm") || args.target.contains('/');
+        let is_file = args.target.ends_with(".wasm");
         if is_file {
             Trial::file(args, config, headers).await
         } else {
@@ -218,7 +219,7 @@ impl Trial {
             max_output: handler.limits.max_output,
         };
         let name = handler.name.clone();
-        let plugin = load::host()?.load(&handler).await.or_exit(Code::Config)?;
+        let plugin = load::host()?.load(&handler).await.map_err(load::plugin_fault)?;
         // A file alone may send wherever it wants to: it is only shown.
         let routes =
             Routes { publish: vec![Pattern::new("*").or_exit(Code::Software)?], push: Vec::new() };

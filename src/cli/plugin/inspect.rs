@@ -8,7 +8,7 @@ use crate::cli::console::{BAD, GOOD, NAME, Out};
 use crate::cli::exit::{Code, Fault, Outcome};
 use crate::cli::load;
 use crate::cli::show::{digits, escaped};
-use crate::plugin::{Inspection, PluginError};
+use crate::plugin::Inspection;
 
 /// Show what a plugin file is: its kind, sum, exports and imports. Nothing in it is run.
 #[derive(Debug, clap::Args)]
@@ -29,10 +29,7 @@ pub struct Args {
 pub fn main(args: Args) -> Outcome {
     let host = load::host()?;
     let inspection = load::runtime()?.block_on(host.inspect(&args.file));
-    let inspection = inspection.map_err(|error| match error {
-        PluginError::Read { .. } | PluginError::NotAFile { .. } => Fault::new(Code::NoInput, error),
-        error => Fault::new(Code::Software, error),
-    })?;
+    let inspection = inspection.map_err(load::plugin_fault)?;
     let mut out = Out::text();
     if args.json {
         out.line(as_json(&args, &inspection))?;
