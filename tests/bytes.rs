@@ -110,7 +110,11 @@ fn each_limit_holds_by_itself() {
             "[handlers.misbehave]\ntimeout = \"30s\"\nmemory = \"256MiB\"\n{}\
              [channels.large]\nsubscribe = \"in\"\nhandlers = [\"misbehave\"]\n\
              publish = \"out\"\nqueue = \"64MiB\"\n{}",
-            set("max_output", "17MiB"),
+            if left == "max_output" {
+                "max_output = \"15MiB\"\n".into()
+            } else {
+                set("max_output", "17MiB")
+            },
             set("max_payload", "17MiB"),
         );
         let mut daemon = Handlerd::start(&redis, &config);

@@ -198,7 +198,7 @@ fn rights_revoked_and_granted() {
         assert!(other_back.elapsed() < RECOVERY, "round {round}: the other channel was held up");
         assert_eq!(client.subscribers("in"), 0);
         if round == 0 {
-            daemon.wait_log(&["in", "ACL"]);
+            daemon.wait_log(&["NOPERM", "\"in\"", "&NAME"]);
         }
         outage(round);
         rights(&mut client, &["&in", "&other", "&out*"]);
