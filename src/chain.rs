@@ -208,8 +208,10 @@ mod tests {
     /// A handler of native code: chains know nothing of plugins.
     struct Native {
         name: Arc<str>,
-        body: fn(Message) -> Result<Vec<Message>, FailureKind>,
+        body: Body,
     }
+
+    type Body = fn(Message) -> Result<Vec<Message>, FailureKind>;
 
     impl Handler for Native {
         fn name(&self) -> &Arc<str> {
@@ -223,11 +225,11 @@ mod tests {
     }
 
     async fn run(
-        bodies: &[fn(Message) -> Result<Vec<Message>, FailureKind>],
+        bodies: &[Body],
         limits: RunLimits,
         routes: Routes,
     ) -> Result<Vec<String>, Failure> {
-        let handler = |(i, body): (usize, &fn(Message) -> _)| {
+        let handler = |(i, body): (usize, &Body)| {
             Arc::new(Native { name: i.to_string().into(), body: *body }) as Arc<dyn Handler>
         };
         let handlers = bodies.iter().enumerate().map(handler).collect();
@@ -288,7 +290,7 @@ mod tests {
     #[tokio::test]
     async fn an_empty_chain_passes_and_a_filter_ends() {
         assert_eq!(run(&[], AMPLE, Routes::default()).await.unwrap(), ["m"]);
-        let after: fn(Message) -> _ = |_| panic!("nothing goes on behind a filter");
+        let after: Body = |_| panic!("nothing goes on behind a filter");
         assert!(run(&[none, after], AMPLE, Routes::default()).await.unwrap().is_empty());
     }
 

@@ -63,9 +63,14 @@ fn drop_oldest_keeps_the_last() {
 #[test]
 fn drop_newest_keeps_the_first() {
     let numbers = survivors("drop-newest", 5000);
-    let first: Vec<usize> = (0..numbers.len()).collect();
-    assert_eq!(numbers, first, "what was there first stays, without a gap");
-    assert!(numbers.len() > 50 && numbers.len() < 4000, "{}", numbers.len());
+    assert!(numbers.is_sorted(), "{numbers:?}");
+    // The first read may fill the queue before the worker takes its batch out of it, and then there
+    // is room once more: one gap, and nothing of the end.
+    let first: Vec<usize> = (0..200).collect();
+    assert_eq!(numbers[..200], first, "what was there first stays, without a gap");
+    let gaps = numbers.windows(2).filter(|w| w[1] != w[0] + 1).count();
+    assert!(gaps <= 1, "{numbers:?}");
+    assert!(numbers.last() < Some(&4999) && numbers.len() < 4000, "{}", numbers.len());
 }
 
 #[test]
