@@ -104,16 +104,32 @@ pub struct Ended {
 
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Totals { received, handled, delivered, dropped } = &self.totals;
+        let Totals { received, handled, delivered, dropped, failures, reconnects, gap } =
+            &self.totals;
         let how = if self.drained { "stopped" } else { "stopped before everything was finished" };
         write!(f, "{how}: {received} received, {handled} handled, {delivered} delivered")?;
         let lost: u64 = dropped.values().sum();
         write!(f, ", {lost} lost")?;
-        for (i, (reason, n)) in dropped.iter().enumerate() {
-            write!(f, "{}{} {n}", if i == 0 { " (" } else { ", " }, reason.as_str())?;
+        listed(f, dropped.iter().map(|(reason, n)| (reason.as_str(), n)))?;
+        if !failures.is_empty() {
+            write!(f, ", {} failures of handlers", failures.values().sum::<u64>())?;
+            listed(f, failures.iter().map(|(kind, n)| (*kind, n)))?;
         }
-        if dropped.is_empty() { Ok(()) } else { f.write_str(")") }
+        if *reconnects > 0 {
+            let gap = gap.as_secs_f64();
+            write!(f, ", {reconnects} reconnects, at most {gap:.1} s without a subscription")?;
+        }
+        Ok(())
     }
+}
+
+/// ` (word number, word number)`, or nothing.
+fn listed<'a>(
+    f: &mut fmt::Formatter<'_>,
+    words: impl Iterator<Item = (&'a str, &'a u64)>,
+) -> fmt::Result {
+    let words: Vec<String> = words.map(|(word, n)| format!("{word} {n}")).collect();
+    if words.is_empty() { Ok(()) } else { write!(f, " ({})", words.join(", ")) }
 }
 
 /// Everything, built and not started.
@@ -134,7 +150,9 @@ impl Daemon {
         let mut subscriptions = Vec::new();
         for channel in &config.channels {
             let counts = metrics.channel(&channel.name);
-            let queue = Queue::new(channel.queue, channel.overflow, &budget, counts.clone());
+            let outputs = Outputs::new(channel, &writers, counts.clone());
+            let away = outputs.away();
+            let queue = Queue::new(channel.queue, channel.overflow, &budget, counts, away);
             subscriptions.push(Subscription {
                 source: channel.source.clone(),
                 table: channel.name.clone(),
@@ -145,7 +163,7 @@ impl Daemon {
                 name: channel.name.clone(),
                 queue,
                 chain: chain(config, channel, handlers),
-                outputs: Outputs::new(channel, &writers, counts),
+                outputs,
                 metrics: metrics.clone(),
                 failure_log: RateLimit::new(FAILURE_LOG_PERIOD),
             };
@@ -286,7 +304,12 @@ impl Running {
         while left > 0 {
             match self.tasks.join_next().await {
                 Some(Ok(ended)) if ended == kind => left -= 1,
-                Some(_) => {}
+                Some(Ok(_)) => {}
+                // One that can't even be started again: it is not waited for, and the rest drains.
+                Some(Err(error)) => {
+                    tracing::error!("a task was lost: {error}");
+                    left -= 1;
+                }
                 None => break,
             }
         }

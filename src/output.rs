@@ -6,12 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::broker::writer::Writer;
 use crate::config::{Channel, NameTemplate, Output, RouteKind, Routes};
 use crate::message::{Delivery, Message};
-use crate::queue::Queue;
+use crate::queue::OutputAway;
 use crate::telemetry::{ChannelMetrics, printable};
 
 /// The name of the connection that routes go over.
@@ -71,21 +70,17 @@ impl Outputs {
         }
     }
 
-    /// Wait until every writer takes more. While one can't because its Redis is away, what
-    /// overflows in `queue` does so for that reason.
-    pub async fn room(&self, queue: &Queue) {
-        /// How often it is asked whether the Redis that is waited for is away or only slow.
-        const ASK_AGAIN: Duration = Duration::from_millis(50);
+    /// Wait until every writer takes more.
+    pub async fn room(&self) {
         for writer in self.writers.iter().filter(|writer| !writer.has_room()) {
-            writer.flush();
-            loop {
-                queue.set_writer_away(writer.is_away());
-                if tokio::time::timeout(ASK_AGAIN, writer.room()).await.is_ok() {
-                    break;
-                }
-            }
-            queue.set_writer_away(false);
+            writer.room().await;
         }
+    }
+
+    /// Tells whether one of the Redises that are written to is away.
+    pub fn away(&self) -> OutputAway {
+        let writers = self.writers.clone();
+        Box::new(move || writers.iter().any(Writer::is_away))
     }
 
     /// Hand over what came out of one run through the chain.

@@ -5,7 +5,7 @@
 //! fullest queue drops first. Knows neither Redis nor handlers.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use tokio::sync::Notify;
@@ -45,11 +45,16 @@ impl Budget {
         }
         let mut queues = lock(&self.queues);
         queues.retain(|queue| queue.strong_count() > 0);
-        while self.used() > self.limit {
+        loop {
+            // Read once: workers give back meanwhile.
+            let over = self.used().saturating_sub(self.limit);
+            if over == 0 {
+                break;
+            }
             let fullest = queues.iter().filter_map(Weak::upgrade).max_by_key(|queue| queue.bytes());
             match fullest {
                 Some(queue) if queue.bytes() > 0 => {
-                    queue.shed((self.used() - self.limit).max(self.limit / 64));
+                    queue.shed(over.max(self.limit / 64));
                 }
                 // All of it is in hand: the workers will give it back.
                 _ => break,
@@ -68,9 +73,12 @@ pub struct Queue {
     overflow: Overflow,
     budget: Arc<Budget>,
     metrics: Arc<ChannelMetrics>,
-    /// Whether the workers wait for a Redis to write to: then what overflows does so for that.
-    writer_away: AtomicBool,
+    output_away: OutputAway,
 }
+
+/// Tells whether a Redis that the channel writes to is away: then what overflows does so for that.
+/// Asked only when something overflows.
+pub type OutputAway = Box<dyn Fn() -> bool + Send + Sync>;
 
 #[derive(Default)]
 struct Waiting {
@@ -80,12 +88,14 @@ struct Waiting {
 }
 
 impl Queue {
-    /// An empty queue of at most `limit` bytes that counts its drops in `metrics`.
+    /// An empty queue of at most `limit` bytes that counts its drops in `metrics`, as `redis_away`
+    /// while `output_away` says so.
     pub fn new(
         limit: usize,
         overflow: Overflow,
         budget: &Arc<Budget>,
         metrics: Arc<ChannelMetrics>,
+        output_away: OutputAway,
     ) -> Arc<Self> {
         let queue = Arc::new(Queue {
             waiting: Mutex::default(),
@@ -95,7 +105,7 @@ impl Queue {
             overflow,
             budget: budget.clone(),
             metrics,
-            writer_away: AtomicBool::new(false),
+            output_away,
         });
         lock(&budget.queues).push(Arc::downgrade(&queue));
         queue
@@ -109,11 +119,6 @@ impl Queue {
     /// Counters of the channel.
     pub fn metrics(&self) -> &Arc<ChannelMetrics> {
         &self.metrics
-    }
-
-    /// Say whether the workers wait for a Redis that is away.
-    pub fn set_writer_away(&self, away: bool) {
-        self.writer_away.store(away, Relaxed);
     }
 
     /// Put messages in, in order; `messages` is empty afterwards. Never waits: what has no room is
@@ -137,11 +142,8 @@ impl Queue {
             }
             self.settle(&waiting, before);
             if dropped > 0 {
-                let reason = if self.writer_away.load(Relaxed) {
-                    DropReason::RedisAway
-                } else {
-                    DropReason::Overflow
-                };
+                let reason =
+                    if (self.output_away)() { DropReason::RedisAway } else { DropReason::Overflow };
                 self.metrics.lost(reason, dropped);
             }
         }
@@ -278,6 +280,11 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// The message in hand is done with: it has been counted as what became of it.
+    pub fn done(&mut self) {
+        self.in_progress = false;
+    }
+
     /// The next message; asking for it says that the one before is done with.
     #[allow(
         clippy::should_implement_trait,
@@ -347,7 +354,7 @@ mod tests {
 
     fn queue_of(messages: usize, overflow: Overflow, budget: &Arc<Budget>) -> Arc<Queue> {
         let limit = messages * received("x").footprint();
-        Queue::new(limit, overflow, budget, Arc::default())
+        Queue::new(limit, overflow, budget, Arc::default(), Box::new(|| false))
     }
 
     async fn all(queue: &Arc<Queue>) -> Vec<String> {
@@ -373,6 +380,17 @@ mod tests {
             assert_eq!(queue.metrics().received.get(), 3);
             assert_eq!(budget.used(), 0);
         }
+    }
+
+    #[test]
+    fn what_overflows_while_the_output_is_away_is_counted_as_that() {
+        let budget = Budget::new(usize::MAX);
+        let (limit, metrics) = (received("x").footprint(), Arc::default());
+        let away = Box::new(|| true);
+        let queue = Queue::new(limit, Overflow::DropOldest, &budget, metrics, away);
+        queue.push(&mut ["a", "b"].map(received).into());
+        assert_eq!(queue.metrics().dropped(DropReason::RedisAway), 1);
+        assert_eq!(queue.metrics().dropped(DropReason::Overflow), 0);
     }
 
     #[tokio::test]

@@ -138,11 +138,15 @@ impl Metrics {
 
     /// The numbers of all channels together.
     pub fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
+        let mut totals = Totals { reconnects: self.reconnects.get(), ..Totals::default() };
+        for ((_, kind), n) in self.failures() {
+            *totals.failures.entry(kind).or_default() += n;
+        }
         for channel in lock(&self.channels).values() {
             totals.received += channel.received.get();
             totals.handled += channel.handled.get();
             totals.delivered += channel.delivered.get();
+            totals.gap = totals.gap.max(Duration::from_millis(channel.gap_ms.get()));
             for reason in DropReason::ALL {
                 let n = channel.dropped(reason);
                 if n > 0 {
@@ -208,6 +212,12 @@ pub struct Totals {
     pub delivered: u64,
     /// Losses by reason; a reason without any is absent.
     pub dropped: BTreeMap<DropReason, u64>,
+    /// Handlers' failures by kind; a kind without any is absent.
+    pub failures: BTreeMap<&'static str, u64>,
+    /// Connections made again, those for outputs included.
+    pub reconnects: u64,
+    /// The longest time that a channel was without all its subscriptions, in milliseconds' steps.
+    pub gap: Duration,
 }
 
 /// Lets one line through in a while, and tells how many it held back.
@@ -274,6 +284,9 @@ fn is_format_character(c: char) -> bool {
         | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
+/// The target of the lines that `log = true` writes.
+const OUTPUT_TARGET: &str = "handlerd::output";
+
 /// Send logs to standard error, as `[log]` says. `RUST_LOG`, where it is set, is the filter instead.
 ///
 /// # Errors
@@ -283,11 +296,16 @@ pub fn init(log: &Log) -> anyhow::Result<()> {
         Ok(filter) if !filter.is_empty() => filter,
         _ => log.level.clone(),
     };
-    let filter = EnvFilter::try_new(&filter)
+    // What `log = true` writes is an output, not a note on how things go.
+    let outputs = if filter.contains(OUTPUT_TARGET) { "" } else { ",handlerd::output=info" };
+    let filter = EnvFilter::try_new(format!("{filter}{outputs}"))
         .with_context(|| format!("the log level {filter:?} is not a filter of tracing"))?;
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // Otherwise a log that can't be written (a full disk, a reader that went away) is told to
+        // standard error, which is the same log, and that panics.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
     let installed = match log.format {
         LogFormat::Text => subscriber.with_target(false).try_init(),

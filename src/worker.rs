@@ -46,8 +46,9 @@ pub async fn run(channel: Arc<Channel>) {
     while channel.queue.take(&mut batch).await {
         let mut turn = Instant::now();
         while let Some(received) = batch.next() {
-            channel.outputs.room(&channel.queue).await;
+            channel.outputs.room().await;
             channel.handle(received).await;
+            batch.done();
             if turn.elapsed() >= TURN {
                 channel.outputs.flush();
                 tokio::task::yield_now().await;

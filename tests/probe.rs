@@ -214,7 +214,8 @@ async fn everything_works(config: &Config, redis: &Redis, far: &Redis) {
     let (metrics, stop) = (Arc::<Metrics>::default(), CancellationToken::new());
     let budget = Budget::new(1 << 20);
     let counts = Arc::<ChannelMetrics>::default();
-    let queue = Queue::new(1 << 20, Overflow::DropOldest, &budget, counts.clone());
+    let queue =
+        Queue::new(1 << 20, Overflow::DropOldest, &budget, counts.clone(), Box::new(|| false));
     let subscriptions = config
         .channels
         .iter()

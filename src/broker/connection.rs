@@ -5,6 +5,7 @@
 //! each attempt, so a rotated one is found.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::select;
 use tokio::time::{interval, timeout};
 use tokio_rustls::TlsConnector;
@@ -26,8 +27,11 @@ use tokio_rustls::client::TlsStream;
 use super::resp::{self, FrameReader};
 use crate::config::{Address, Connection, Password, Secret, TlsFiles};
 
-/// How long the address, TLS and Redis's greeting may take, each.
+/// How long the connection (with TLS) and Redis's greeting may take, each.
 const STEP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a name may take to become an address: a resolver asks its second server after 5 s.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// While an attempt to connect has no answer, another is begun beside it this often. One that fell
 /// into a hole of the network stays there when the hole has gone, and messages must flow again
@@ -49,12 +53,14 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// No answer in time.
-    #[error("{address}: no answer to {step} within {} s", STEP_TIMEOUT.as_secs())]
+    #[error("{address}: no answer to {step} within {} s", limit.as_secs())]
     TimedOut {
         /// Where to.
         address: String,
         /// What was waited for.
         step: &'static str,
+        /// How long.
+        limit: Duration,
     },
     /// A file of the configuration could not be used.
     #[error("{}: {reason}", file.display())]
@@ -179,54 +185,68 @@ impl Connector {
 
     /// Open a connection. Not tried again after an error: that is the caller's.
     pub async fn connect(&self) -> Result<Link, ConnectError> {
+        // Once, not for each attempt: a look-up can't be given up, it goes on in its thread.
+        let addresses = self.limit("the name's look-up", LOOKUP_TIMEOUT, self.look_up()).await?;
         let mut attempts = FuturesUnordered::new();
         let mut begin = interval(NEXT_ATTEMPT);
         loop {
             select! {
                 Some(outcome) = attempts.next() => return outcome,
-                _ = begin.tick() => attempts.push(self.attempt()),
+                _ = begin.tick() => attempts.push(self.attempt(&addresses)),
             }
         }
     }
 
-    async fn attempt(&self) -> Result<Link, ConnectError> {
-        let stream = self.limit("the connection", self.open()).await?;
-        self.limit("HELLO", self.greet(stream)).await
+    async fn attempt(&self, addresses: &[SocketAddr]) -> Result<Link, ConnectError> {
+        let stream = self.limit("the connection", STEP_TIMEOUT, self.open(addresses)).await?;
+        self.limit("HELLO", STEP_TIMEOUT, self.greet(stream)).await
+    }
+
+    /// The addresses of the host; none for a unix socket.
+    async fn look_up(&self) -> Result<Vec<SocketAddr>, ConnectError> {
+        match &self.config.address {
+            Address::Unix(_) => Ok(Vec::new()),
+            Address::Tcp { host, port } | Address::Tls { host, port } => {
+                let found = lookup_host((host.as_str(), *port)).await.map_err(|e| self.io(e))?;
+                Ok(found.collect())
+            }
+        }
     }
 
     async fn limit<T>(
         &self,
         step: &'static str,
+        limit: Duration,
         work: impl Future<Output = Result<T, ConnectError>>,
     ) -> Result<T, ConnectError> {
-        let late = |_| ConnectError::TimedOut { address: self.address(), step };
-        timeout(STEP_TIMEOUT, work).await.map_err(late)?
+        let late = |_| ConnectError::TimedOut { address: self.address(), step, limit };
+        timeout(limit, work).await.map_err(late)?
     }
 
     fn io(&self, source: io::Error) -> ConnectError {
         ConnectError::Io { address: self.address(), source }
     }
 
-    async fn open(&self) -> Result<Stream, ConnectError> {
+    async fn open(&self, addresses: &[SocketAddr]) -> Result<Stream, ConnectError> {
         match &self.config.address {
             Address::Unix(path) => {
                 let stream = UnixStream::connect(path).await.map_err(|e| self.io(e))?;
                 Ok(Stream::Unix(stream))
             }
-            Address::Tcp { host, port } => Ok(Stream::Tcp(self.tcp(host, *port).await?)),
-            Address::Tls { host, port } => {
+            Address::Tcp { .. } => Ok(Stream::Tcp(self.tcp(addresses).await?)),
+            Address::Tls { host, .. } => {
                 let connector = tls_connector(&self.config.tls)?;
                 let name = ServerName::try_from(host.clone())
                     .map_err(|e| self.io(io::Error::new(io::ErrorKind::InvalidInput, e)))?;
-                let tcp = self.tcp(host, *port).await?;
+                let tcp = self.tcp(addresses).await?;
                 let tls = connector.connect(name, tcp).await.map_err(|e| self.io(e))?;
                 Ok(Stream::Tls(Box::new(tls)))
             }
         }
     }
 
-    async fn tcp(&self, host: &str, port: u16) -> Result<TcpStream, ConnectError> {
-        let stream = TcpStream::connect((host, port)).await.map_err(|e| self.io(e))?;
+    async fn tcp(&self, addresses: &[SocketAddr]) -> Result<TcpStream, ConnectError> {
+        let stream = TcpStream::connect(addresses).await.map_err(|e| self.io(e))?;
         // None of these is on by default; without them a peer that vanished is never noticed.
         let set = || {
             stream.set_nodelay(true)?;

@@ -48,23 +48,41 @@ pub struct FrameReader {
     buffer: Vec<u8>,
     /// What of `buffer` has been taken already.
     start: usize,
+    /// Bytes that one frame may have.
+    limit: usize,
 }
+
+/// What a reply may have at most, unless the reader is made for more. INFO's are the longest that
+/// are asked for, some kilobytes.
+const LONGEST_REPLY: usize = 1 << 20;
+
+/// How deep arrays may stand in arrays: the codec calls itself for each, so that without a bound a
+/// peer could use up the stack. No reply that is asked for is deeper than three.
+const DEEPEST: usize = 16;
 
 /// Room that is made for a read at least.
 const READ_SIZE: usize = 64 << 10;
 
 impl Default for FrameReader {
     fn default() -> Self {
-        FrameReader { buffer: Vec::with_capacity(READ_SIZE), start: 0 }
+        FrameReader::with_limit(LONGEST_REPLY)
     }
 }
 
 impl FrameReader {
+    /// For frames of at most so many bytes.
+    pub fn with_limit(limit: usize) -> Self {
+        FrameReader { buffer: Vec::with_capacity(READ_SIZE), start: 0, limit }
+    }
+
     /// Wait for bytes and keep them. An end of the stream is an error of kind `UnexpectedEof`.
     ///
     /// Cancel safe: when dropped before it is done, nothing has been read.
     pub async fn fill(&mut self, from: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
         self.compact();
+        if self.buffer.len() > self.limit {
+            return Err(not_resp(format_args!("an answer has more than {} bytes", self.limit)));
+        }
         self.buffer.reserve(READ_SIZE);
         match from.read_buf(&mut self.buffer).await? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -86,12 +104,10 @@ impl FrameReader {
         if NULLS.iter().any(|null| null.starts_with(unread)) {
             return Ok(None);
         }
-        let decoded = decode_range(unread).map_err(|error| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("the answer is not the Redis protocol: {error}"),
-            )
-        })?;
+        if depth(unread) > DEEPEST {
+            return Err(not_resp(format_args!("lists are nested deeper than {DEEPEST}")));
+        }
+        let decoded = decode_range(unread).map_err(|error| not_resp(format_args!("{error}")))?;
         Ok(decoded.map(|(frame, length)| {
             let bytes = &self.buffer[self.start..self.start + length];
             self.start += length;
@@ -117,6 +133,55 @@ impl FrameReader {
         self.start = 0;
         if self.buffer.capacity() > KEEP && self.buffer.len() < READ_SIZE {
             self.buffer.shrink_to(READ_SIZE);
+        }
+    }
+}
+
+fn not_resp(why: std::fmt::Arguments<'_>) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("the answer is not the Redis protocol: {why}"),
+    )
+}
+
+/// How deep the first frame is nested, as far as it has come; stops counting above [`DEEPEST`].
+fn depth(mut bytes: &[u8]) -> usize {
+    // Values that are still to come, for each list that has been begun.
+    let mut open: Vec<usize> = Vec::new();
+    let mut deepest = 0;
+    loop {
+        let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else { return deepest };
+        let (line, rest) = (&bytes[..end], &bytes[end + 2..]);
+        bytes = rest;
+        let count = || std::str::from_utf8(&line[1..]).ok().and_then(|n| n.parse::<usize>().ok());
+        let items = match line.first() {
+            Some(b'*' | b'>' | b'~') => count().unwrap_or(0),
+            Some(b'%' | b'|') => count().unwrap_or(0).saturating_mul(2),
+            Some(b'$' | b'!' | b'=') => {
+                let skip = count().unwrap_or(0).saturating_add(2).min(bytes.len());
+                bytes = &bytes[skip..];
+                0
+            }
+            _ => 0,
+        };
+        if items > 0 {
+            open.push(items);
+            deepest = deepest.max(open.len());
+            if deepest > DEEPEST {
+                return deepest;
+            }
+            continue;
+        }
+        // A value is whole, and with it each list that it was the last of.
+        while let Some(left) = open.last_mut() {
+            *left -= 1;
+            if *left > 0 {
+                break;
+            }
+            open.pop();
+        }
+        if open.is_empty() {
+            return deepest;
         }
     }
 }
@@ -205,6 +270,33 @@ mod tests {
         let mut out = Vec::new();
         command(&mut out, &[b"PUBLISH", b"a", b"", &[0, 255]]);
         assert_eq!(out, b"*4\r\n$7\r\nPUBLISH\r\n$1\r\na\r\n$0\r\n\r\n$2\r\n\x00\xff\r\n");
+    }
+
+    #[tokio::test]
+    async fn a_peer_can_not_use_up_the_stack_or_the_memory() {
+        let mut reader = FrameReader::default();
+        let nested = b"*1\r\n".repeat(50_000);
+        reader.fill(&mut &nested[..]).await.unwrap();
+        assert!(reader.next_frame().is_err());
+
+        let mut reader = FrameReader::with_limit(1000);
+        let long = [b"$4000000000\r\n".as_slice(), &[b'x'; 2000]].concat();
+        reader.fill(&mut &long[..]).await.unwrap();
+        assert!(reader.next_frame().unwrap().is_none());
+        assert!(reader.fill(&mut &b"x"[..]).await.is_err());
+    }
+
+    #[test]
+    fn depth_is_that_of_the_first_frame() {
+        for (frame, deep) in [
+            (&b":1\r\n"[..], 0),
+            (b"*2\r\n:1\r\n$4\r\n*1\r\n\r\n*1\r\n*1\r\n:1\r\n", 1),
+            (b"*2\r\n%1\r\n+a\r\n*1\r\n:1\r\n:2\r\n", 3),
+            (b"*0\r\n*1\r\n", 0),
+            (b"*1\r\n*", 1),
+        ] {
+            assert_eq!(depth(frame), deep, "{}", String::from_utf8_lossy(frame));
+        }
     }
 
     #[tokio::test]

@@ -15,6 +15,9 @@ use tokio::time::{sleep, timeout};
 use super::connection::{ConnectError, Connector, Link, Reply, Stream, describe};
 use super::resp::{self, FrameReader};
 
+/// Redis's strings have 512 MiB at most (`proto-max-bulk-len`), and a name goes with them.
+const LONGEST_MESSAGE: usize = 513 << 20;
+
 /// How long one message may take to be taken.
 const SEND_LIMIT: Duration = Duration::from_secs(30);
 
@@ -159,7 +162,7 @@ struct Ear {
 impl Ear {
     fn new(link: Link) -> Self {
         let (input, output) = split(link.stream);
-        Ear { input, output, reader: FrameReader::default(), healthy: false }
+        Ear { input, output, reader: FrameReader::with_limit(LONGEST_MESSAGE), healthy: false }
     }
 
     async fn listen(

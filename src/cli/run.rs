@@ -25,7 +25,11 @@ pub struct Args {}
 pub fn main(_: Args, config: Option<&Path>) -> Outcome {
     let config = load::config(config)?;
     telemetry::init(&config.log).or_exit(Code::Config)?;
-    load::runtime()?.block_on(run(config))
+    let runtime = load::runtime()?;
+    let outcome = runtime.block_on(run(config));
+    // A name's look-up that is under way can't be given up, and nobody waits for it any more.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn run(config: Config) -> Outcome {

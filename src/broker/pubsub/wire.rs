@@ -32,7 +32,8 @@ impl Wire {
     pub(super) fn new(stream: Stream) -> Self {
         Wire {
             stream,
-            reader: FrameReader::default(),
+            // The intake has bounds of its own: payloads don't wait here.
+            reader: FrameReader::with_limit(usize::MAX),
             out: Vec::new(),
             sent: 0,
             unflushed: false,

@@ -202,20 +202,27 @@ impl Session<'_> {
     /// Match what was read with what was sent.
     fn settle(&mut self) -> io::Result<()> {
         let mut settled = 0;
+        // Before a protocol error there may have been answers.
+        let matched = self.match_answers(&mut settled);
+        self.task.shared.settle(settled);
+        matched
+    }
+
+    fn match_answers(&mut self, settled: &mut u64) -> io::Result<()> {
         loop {
             let (bytes, answers) = integers(self.reader.unread());
             if answers > 0 {
                 self.reader.advance(bytes);
-                settled += self.task.delivered(answers)?;
+                *settled += self.task.delivered(answers)?;
             }
             match self.reader.next_frame()? {
                 None => break,
                 Some(frame) if frame.is_push() => {}
                 Some(frame) => match frame.error() {
-                    None => settled += self.task.delivered(1)?,
+                    None => *settled += self.task.delivered(1)?,
                     Some(error) => {
                         let error = String::from_utf8_lossy(error).into_owned();
-                        settled += self.task.refused(&error)?;
+                        *settled += self.task.refused(&error)?;
                         let leave =
                             error.starts_with("READONLY") || error.starts_with("MASTERDOWN");
                         if leave && self.started.elapsed() >= RETIRE_AFTER {
@@ -225,7 +232,6 @@ impl Session<'_> {
                 },
             }
         }
-        self.task.shared.settle(settled);
         Ok(())
     }
 

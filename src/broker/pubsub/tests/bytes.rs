@@ -27,7 +27,13 @@ impl Bench {
         let mut queues = Vec::new();
         let mut subscriptions = Vec::new();
         for (source, max_payload) in sources {
-            let queue = Queue::new(usize::MAX, Overflow::DropOldest, &budget, Arc::default());
+            let queue = Queue::new(
+                usize::MAX,
+                Overflow::DropOldest,
+                &budget,
+                Arc::default(),
+                Box::new(|| false),
+            );
             queues.push(queue.clone());
             subscriptions.push(Subscription { source, table: "t".into(), max_payload, queue });
         }

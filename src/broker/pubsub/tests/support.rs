@@ -209,7 +209,13 @@ impl Running {
         for (index, (source, max_payload)) in sources.into_iter().enumerate() {
             let table: Arc<str> = format!("table{index}").into();
             let counters = metrics.channel(&table);
-            let queue = Queue::new(1 << 30, Overflow::DropOldest, &budget, counters.clone());
+            let queue = Queue::new(
+                1 << 30,
+                Overflow::DropOldest,
+                &budget,
+                counters.clone(),
+                Box::new(|| false),
+            );
             channels.push(Channel { queue: queue.clone(), metrics: counters });
             subscriptions.push(Subscription { source, table, max_payload, queue });
         }
