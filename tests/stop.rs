@@ -2,10 +2,12 @@
 
 mod support;
 
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use support::process::Process;
 use support::{Handlerd, Redis, Watcher, wait_until};
 
 #[test]
@@ -142,4 +144,29 @@ fn the_subscription_ends_first() {
     assert!(daemon.runs(), "it has a hundred messages to finish");
     daemon.signal(Signal::TERM);
     all_is_accounted_for(&daemon.wait_end());
+}
+
+#[test]
+fn a_log_that_nobody_reads_ends_nothing() {
+    let redis = Redis::start();
+    let out = Watcher::subscribe(&redis, &["out"]);
+    let config = format!(
+        "[redis]\nurl = \"{}\"\n[channels.loud]\nsubscribe = \"in\"\nhandlers = []\n\
+         publish = \"out\"\nlog = true\n",
+        redis.url()
+    );
+    let (_dir, file) = support::handlerd::folder_with(&config);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_handlerd"));
+    command.arg("--config").arg(&file).stderr(Stdio::piped());
+    let mut daemon = Process::spawn(&mut command).expect("handlerd starts");
+    drop(daemon.child().stderr.take());
+    redis.wait_subscribed("in", 1);
+    let mut client = redis.client();
+    for n in 0..5 {
+        client.publish("in", format!("{n}"));
+    }
+    out.wait_count(5);
+    daemon.signal(Signal::TERM);
+    let ended = daemon.wait(support::handlerd::patience()).expect("it ends");
+    assert_eq!(ended.code(), Some(0));
 }
