@@ -36,9 +36,6 @@ const GRACE: Duration = Duration::from_millis(250);
 /// Bytes handed to TLS at once. When TLS fails it doesn't say how many of them went out.
 const TLS_CHUNK: usize = 64 << 10;
 
-/// A Redis that has become a replica is left, but not more often than this.
-const RETIRE_AFTER: Duration = Duration::from_secs(1);
-
 /// How a session ends.
 pub enum End {
     /// `stop` was called, and everything was answered.
@@ -55,7 +52,8 @@ pub struct Session<'a> {
     task: &'a mut Task,
     reader: FrameReader,
     tls: bool,
-    started: Instant,
+    /// From when on it is left when it takes no writes.
+    retire_from: Instant,
     /// The last byte that came, or the moment from which on one was due.
     alive: Instant,
     healthy: bool,
@@ -72,13 +70,13 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    pub fn new(task: &'a mut Task, link: Link) -> (Self, Stream) {
+    pub fn new(task: &'a mut Task, link: Link, retire_after: Duration) -> (Self, Stream) {
         let now = Instant::now();
         let session = Session {
             task,
             reader: FrameReader::default(),
             tls: matches!(link.stream, Stream::Tls(_)),
-            started: now,
+            retire_from: now + retire_after,
             alive: now,
             healthy: false,
             unflushed: false,
@@ -225,7 +223,7 @@ impl Session<'_> {
                         *settled += self.task.refused(&error)?;
                         let leave =
                             error.starts_with("READONLY") || error.starts_with("MASTERDOWN");
-                        if leave && self.started.elapsed() >= RETIRE_AFTER {
+                        if leave && Instant::now() >= self.retire_from {
                             self.retired = Some(error);
                         }
                     }

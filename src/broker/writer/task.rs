@@ -22,6 +22,11 @@ const FIRST_ANSWER: Duration = Duration::from_secs(2);
 /// While Redis stays away: how often that is said again.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
+/// How long a connection to a Redis that has become a replica is kept at least, in case that another
+/// Redis is found under the same name; longer each time that it isn't.
+const RETIRE_AT_FIRST: Duration = Duration::from_secs(1);
+const RETIRE_AT_LAST: Duration = Duration::from_secs(60);
+
 /// The task's own half of the writer. Dropping it, by whatever end, settles what is on its way.
 pub struct Task {
     pub shared: Arc<Shared>,
@@ -59,6 +64,7 @@ impl Task {
     async fn work(&mut self) {
         let mut outage = Outage::new();
         let mut next = None;
+        let mut retire_after = RETIRE_AT_FIRST;
         loop {
             let link = match next.take() {
                 Some(link) => link,
@@ -70,13 +76,18 @@ impl Task {
             if outage.connected(self.shared.connector.name(), link.replica) {
                 self.metrics.reconnects.add(1);
             }
-            let (session, stream) = Session::new(self, link);
+            let started = Instant::now();
+            let (session, stream) = Session::new(self, link, retire_after);
             let (end, healthy) = session.run(stream).await;
             outage.begin(healthy);
-            match end {
+            retire_after = match end {
                 End::Finished => return,
-                end => next = self.ended(end),
-            }
+                End::Retired(_) if started.elapsed() < 2 * RETIRE_AT_LAST => {
+                    (4 * retire_after).min(RETIRE_AT_LAST)
+                }
+                _ => RETIRE_AT_FIRST,
+            };
+            next = self.ended(end);
         }
     }
 
