@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -46,10 +47,9 @@ impl Redis {
 
     /// All but start it.
     pub(super) fn prepare(config: &[&str]) -> Self {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         Redis {
             dir: tempfile::tempdir().unwrap(),
-            port: free.local_addr().unwrap().port(),
+            port: free_port(),
             config: config.iter().map(|line| (*line).to_owned()).collect(),
             server: None,
         }
@@ -283,5 +283,18 @@ impl std::io::Write for Lines {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
+    }
+}
+
+/// A port that nobody listens on, below the kernel's range for outgoing connections: in that range
+/// a client that tries again and again where nobody listens ends up connected to itself.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = (std::process::id() % 97) as u16 * 100;
+    loop {
+        let port = 10_000 + start.wrapping_add(NEXT.fetch_add(1, Relaxed)) % 10_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
     }
 }
