@@ -10,7 +10,6 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use futures_util::FutureExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -81,16 +80,12 @@ pub fn chain(config: &Config, channel: &config::Channel, handlers: &Handlers) ->
     Chain::new(chain, run_limits, channel.routes.clone())
 }
 
-/// Run until a signal asks for an end, and drain.
-///
-/// # Errors
-/// Only when the daemon can't be started at all; whatever happens later is lived with.
-pub async fn run(config: Config, handlers: Handlers, mut stop: Stop) -> anyhow::Result<Ended> {
-    let daemon = Daemon::build(&config, &handlers);
-    let mut running = daemon.start();
-    let signal = running.watch(&mut stop).await;
+/// Run until a signal asks for an end, and drain. Whatever happens meanwhile is lived with.
+pub async fn run(config: Config, handlers: Handlers, mut stop: Stop) -> Ended {
+    let running = Daemon::build(&config, &handlers).start();
+    let signal = stop.next().await;
     tracing::info!("{signal}: no more messages are taken; what was taken is finished");
-    Ok(running.drain(config.drain_timeout, &mut stop).await)
+    running.drain(config.drain_timeout, &mut stop).await
 }
 
 /// How a run ended.
@@ -252,11 +247,6 @@ struct Running {
 }
 
 impl Running {
-    /// Until a signal comes.
-    async fn watch(&mut self, stop: &mut Stop) -> &'static str {
-        stop.next().await
-    }
-
     /// Stop the sources only: the rest drains as its input ends. A second signal, or the end of
     /// the time, ends it at once, and what is left is counted.
     async fn drain(mut self, limit: Duration, stop: &mut Stop) -> Ended {
@@ -314,9 +304,4 @@ impl Running {
             }
         }
     }
-}
-
-/// Set up what `run` needs of the outside: signals first, so that none is missed.
-pub fn listen_for_signals() -> anyhow::Result<Stop> {
-    Stop::listen().context("signals can't be listened for")
 }

@@ -299,11 +299,6 @@ impl Batch {
         next
     }
 
-    /// Messages not begun yet.
-    pub fn remaining(&self) -> usize {
-        self.messages.len()
-    }
-
     fn finish(&mut self) {
         if let Some(queue) = self.queue.take() {
             queue.budget.used.fetch_sub(self.bytes, Relaxed);

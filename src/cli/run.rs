@@ -49,6 +49,6 @@ async fn run(config: Config) -> Outcome {
         }
     };
     let ended = daemon::run(config, handlers, stop).await;
-    info!("{}", ended.or_exit(Code::Software)?);
+    info!("{ended}");
     Ok(Code::Success)
 }
