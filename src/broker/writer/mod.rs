@@ -34,6 +34,9 @@ use crate::telemetry::{ChannelMetrics, DropReason, Metrics};
 /// Bytes that may wait before [`Writer::room`] waits.
 const BUFFER_LIMIT: usize = 4 << 20;
 
+/// Bytes that go out without waiting for [`Writer::flush`].
+const BLOCK: usize = 64 << 10;
+
 /// The way out to one Redis. Clones share the connection, the buffer and the order. What waits when
 /// the last one is dropped is counted as `shutdown`.
 #[derive(Clone)]
@@ -50,6 +53,9 @@ struct Shared {
     full: AtomicBool,
     /// There is room again.
     room: Notify,
+    /// What `front` holds is to go out. Without this the task would send, while it is awake, each
+    /// command on its own, and a system call costs as much as a handler.
+    due: AtomicBool,
     /// Whether the task waits for `wake`.
     asleep: AtomicBool,
     wake: Notify,
@@ -80,6 +86,7 @@ impl Writer {
             outbox: Mutex::default(),
             full: AtomicBool::new(false),
             room: Notify::new(),
+            due: AtomicBool::new(false),
             asleep: AtomicBool::new(false),
             wake: Notify::new(),
             away: AtomicBool::new(true),
@@ -104,20 +111,27 @@ impl Writer {
         task::run(self.shared, metrics, stop).await;
     }
 
-    /// Append a PUBLISH. Never waits; goes out after [`Self::flush`].
+    /// Append a PUBLISH. Never waits; goes out after [`Self::flush`], or when 64 KiB wait.
     pub fn publish(&self, channel: &str, payload: &[u8], from: &Arc<ChannelMetrics>) {
-        self.shared.append(Kind::Publish, channel, payload, from);
+        self.append(Kind::Publish, channel, payload, from);
     }
 
-    /// Append an RPUSH. Never waits; goes out after [`Self::flush`].
+    /// Append an RPUSH. Never waits; goes out after [`Self::flush`], or when 64 KiB wait.
     pub fn push(&self, list: &str, payload: &[u8], from: &Arc<ChannelMetrics>) {
-        self.shared.append(Kind::Push, list, payload, from);
+        self.append(Kind::Push, list, payload, from);
     }
 
-    /// Wake the task. An atomic read when it is awake.
+    fn append(&self, kind: Kind, name: &str, payload: &[u8], from: &Arc<ChannelMetrics>) {
+        if self.shared.append(kind, name, payload, from) >= BLOCK {
+            self.flush();
+        }
+    }
+
+    /// What was appended goes out now. Two atomic accesses when the task is awake.
     pub fn flush(&self) {
-        // The append before took the lock that the task takes after it has set this: either the
-        // task finds what was appended, or this sees that it sleeps.
+        self.shared.due.store(true, SeqCst);
+        // The task says that it sleeps before it looks whether anything is due: either it finds
+        // that, or this sees that it sleeps.
         if self.shared.asleep.load(SeqCst) && self.shared.asleep.swap(false, SeqCst) {
             self.shared.wake.notify_one();
         }
@@ -175,21 +189,27 @@ impl Writer {
 }
 
 impl Shared {
-    fn append(&self, kind: Kind, name: &str, payload: &[u8], from: &Arc<ChannelMetrics>) {
+    /// Answers how many bytes wait.
+    fn append(&self, kind: Kind, name: &str, payload: &[u8], from: &Arc<ChannelMetrics>) -> usize {
         let mut front = lock(&self.front);
         if front.closed {
             from.lost(DropReason::Shutdown, 1);
-            return;
+            return 0;
         }
         front.batch.append(kind, name.as_bytes(), payload, from);
         front.appended += 1;
-        if front.batch.len() >= BUFFER_LIMIT {
+        let waiting = front.batch.len();
+        if waiting >= BUFFER_LIMIT {
             self.full.store(true, Relaxed);
         }
+        waiting
     }
 
-    /// Exchange the buffers; `false` when nothing waits.
+    /// Exchange the buffers; `false` when nothing is due.
     fn take(&self, outbox: &mut Outbox) -> bool {
+        if !self.due.swap(false, SeqCst) {
+            return false;
+        }
         {
             let mut front = lock(&self.front);
             if front.batch.is_empty() {
