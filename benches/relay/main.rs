@@ -51,6 +51,12 @@ struct Options {
     /// Only these parts
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
+    /// handlerd with so many plugins, beside the bare relay
+    #[arg(long, value_delimiter = ',', default_values_t = [0, 1, 3], value_name = "0|1|3")]
+    plugins: Vec<usize>,
+    /// Payloads of so many bytes
+    #[arg(long, value_delimiter = ',', default_values_t = [64, 1024])]
+    sizes: Vec<usize>,
     /// What `cargo bench` says
     #[arg(long, hide = true)]
     bench: bool,
@@ -121,10 +127,10 @@ impl<'a> Bench<'a> {
             self.start(&mut report);
         }
         if self.wants(Part::Throughput) || self.wants(Part::Latency) {
-            let contestants = contestant::all(&self.redis);
+            let contestants = contestant::all(&self.redis, &self.options.plugins);
             report.idle(&contestants);
             if self.wants(Part::Throughput) {
-                for size in [64, 1024] {
+                for &size in &self.options.sizes {
                     self.throughput(size, &contestants, &mut report)?;
                 }
                 report.loaded(&contestants);
