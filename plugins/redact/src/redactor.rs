@@ -2,17 +2,45 @@
 
 use std::ops::Range;
 
+use aho_corasick::AhoCorasick;
 use regex::bytes::Regex;
 
 /// The compiled expressions.
 pub struct Redactor {
-    /// Matches every word, where there are any. Used on text only: next to a byte that is no UTF-8
-    /// a word boundary never matches, and the word would stay readable.
-    pub words: Option<Regex>,
+    /// The words, where there are any.
+    pub words: Option<Words>,
     /// Used on the whole payload, so that `(?-u)` can match bytes.
     pub patterns: Vec<Regex>,
     /// What stands for each character of a match.
     pub mask: char,
+}
+
+/// What finds words.
+pub struct Words {
+    /// Matches every word, whole. Used on text only: next to a byte that is no UTF-8 a word
+    /// boundary never matches, and the word would stay readable.
+    pub expression: Regex,
+    /// Finds the words' letters wherever they stand in ASCII: most payloads hold no word at all, and
+    /// it says so several times as fast as the expression. `None` where a word isn't ASCII, since
+    /// `ſ` is an `s` when case doesn't matter.
+    pub letters: Option<AhoCorasick>,
+}
+
+impl Words {
+    /// Adds where words are in the payload.
+    fn find(&self, payload: &[u8], found: &mut Vec<Range<usize>>) {
+        if let Some(letters) = &self.letters
+            && payload.is_ascii()
+            && !letters.is_match(payload)
+        {
+            return;
+        }
+        let mut start = 0;
+        for chunk in payload.utf8_chunks() {
+            find(&self.expression, chunk.valid().as_bytes(), start, found);
+            start += chunk.valid().len() + chunk.invalid().len();
+        }
+    }
 }
 
 impl Redactor {
@@ -20,11 +48,7 @@ impl Redactor {
     pub fn mask(&self, payload: &[u8]) -> Option<Vec<u8>> {
         let mut found = Vec::new();
         if let Some(words) = &self.words {
-            let mut start = 0;
-            for chunk in payload.utf8_chunks() {
-                find(words, chunk.valid().as_bytes(), start, &mut found);
-                start += chunk.valid().len() + chunk.invalid().len();
-            }
+            words.find(payload, &mut found);
         }
         for pattern in &self.patterns {
             find(pattern, payload, 0, &mut found);

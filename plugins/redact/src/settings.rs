@@ -1,8 +1,11 @@
 //! The settings, parsed into a `Redactor`. An error is one sentence for whoever wrote them.
 
+use std::fmt::Display;
+
+use aho_corasick::AhoCorasick;
 use regex::bytes::{Regex, RegexBuilder};
 
-use crate::redactor::Redactor;
+use crate::redactor::{Redactor, Words};
 
 /// What to write when nothing is set.
 const EXAMPLE: &str = r#"config = { words = "foo, bar" } or config = { patterns = ['\d{16}'] }"#;
@@ -44,18 +47,25 @@ fn parse_words(value: &str) -> Result<Vec<String>, String> {
     Ok(words.filter(|word| !word.is_empty()).collect())
 }
 
-/// One expression that matches any of the words, whole.
-fn compile_words(mut words: Vec<String>, ignore_case: bool) -> Result<Option<Regex>, String> {
+/// What matches any of the words, whole.
+fn compile_words(mut words: Vec<String>, ignore_case: bool) -> Result<Option<Words>, String> {
     if words.is_empty() {
         return Ok(None);
     }
+    let error = |error: &dyn Display| format!("`words` can't be compiled: {error}");
+    let letters = if words.iter().all(|word| word.is_ascii()) {
+        let letters = AhoCorasick::builder().ascii_case_insensitive(ignore_case).build(&words);
+        Some(letters.map_err(|e| error(&e))?)
+    } else {
+        None
+    };
     // The first alternative that matches wins, and the longest should.
     words.sort_by_key(|word| std::cmp::Reverse(word.len()));
     let words: Vec<_> = words.iter().map(|word| regex::escape(word)).collect();
     // Half boundaries, so that a word may begin or end in what is no letter, as in `C++`.
     let expression = format!(r"\b{{start-half}}(?:{})\b{{end-half}}", words.join("|"));
     let compiled = RegexBuilder::new(&expression).case_insensitive(ignore_case).build();
-    compiled.map(Some).map_err(|error| format!("`words` can't be compiled: {error}"))
+    Ok(Some(Words { expression: compiled.map_err(|e| error(&e))?, letters }))
 }
 
 fn parse_patterns(value: &str) -> Result<Vec<Regex>, String> {

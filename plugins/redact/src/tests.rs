@@ -37,6 +37,15 @@ fn a_match_is_masked_character_by_character() {
 }
 
 #[test]
+fn a_letter_that_folds_to_ascii_is_found() {
+    // U+017F and the Kelvin sign are an s and a k when case doesn't matter.
+    assert_eq!(mask(&[("words", "secret")], "ſecret".as_bytes()).unwrap(), b"******");
+    assert_eq!(mask(&[("words", "\u{212a}ey")], b"a key").unwrap(), b"a ***");
+    assert_eq!(mask(&[("words", "secret"), ("ignore_case", "false")], b"Secret"), None);
+    assert_eq!(mask(&[("words", "a, secret")], b"no SECRET").unwrap(), b"no ******");
+}
+
+#[test]
 fn overlapping_matches_are_masked_once() {
     let both = &[("words", "say foo, foo"), ("patterns", r#"["oo b", "o b"]"#)];
     assert_eq!(mask(both, b"say foo bar").unwrap(), b"*********ar");
