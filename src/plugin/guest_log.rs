@@ -96,7 +96,7 @@ impl GuestLog {
     /// more than `max_log`. `channel` is NAME of the channel.
     pub(super) fn end(&self, channel: Option<&str>) {
         self.drain(channel);
-        if self.call.cut.swap(false, Relaxed) {
+        if self.call.cut.load(Relaxed) && self.call.cut.swap(false, Relaxed) {
             let text = format!(
                 "the rest of what the plugin logs in this call is cut off: `max_log` permits {} \
                  bytes a call",
@@ -126,7 +126,8 @@ impl GuestLog {
 
     /// Log what waits of standard output and error.
     fn drain(&self, channel: Option<&str>) {
-        if !self.call.pending.swap(false, Relaxed) {
+        // Only read in the usual case: an exchange costs as much as entering the guest.
+        if !self.call.pending.load(Relaxed) || !self.call.pending.swap(false, Relaxed) {
             return;
         }
         let [stdout, stderr] = std::mem::take(&mut *self.call.waiting());

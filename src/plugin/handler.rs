@@ -11,7 +11,7 @@ use super::host::Host;
 use super::import::Settings;
 use super::instance::{Fate, Instance, Room, State};
 use super::judge::Exports;
-use super::pool::Pool;
+use super::pool::{Lease, Pool};
 use super::ticker::Pulse;
 use crate::chain::{self, Failure, HandlerFuture};
 use crate::config::{self, HandlerLimits, InstancePolicy};
@@ -75,7 +75,7 @@ impl PluginHandler {
             pool,
             _host: host,
         };
-        let first = handler.instance().await.map_err(|fault| PluginError::Setup {
+        let first = handler.made().await.map_err(|fault| PluginError::Setup {
             handler: config.name.to_string(),
             file: config.plugin.clone(),
             reason: escape(&fault.reason).into_owned(),
@@ -85,12 +85,9 @@ impl PluginHandler {
         Ok(handler)
     }
 
-    /// An instance that waits, or a new one.
-    async fn instance(&self) -> Result<Instance, Fault> {
-        match self.pool.take() {
-            Some(instance) => Ok(instance),
-            None => Instance::new(&self.blueprint).await,
-        }
+    /// An instance that waits or a new one, as soon as it may be used.
+    async fn made(&self) -> Result<Lease, Fault> {
+        self.pool.wait(async || Instance::new(&self.blueprint).await.map(Box::new)).await
     }
 
     async fn call(
@@ -98,12 +95,16 @@ impl PluginHandler {
         delivery: &Arc<Delivery>,
         message: &Message,
     ) -> Result<Vec<Message>, Fault> {
-        let _turn = self.pool.turn().await;
-        let mut instance = self.instance().await?;
-        let (result, fate) = instance.handle(&self.blueprint, delivery, message).await;
+        let mut lease = match self.pool.take() {
+            Some(lease) => lease,
+            // Boxed, as is whatever else happens seldom: what a hop's future may ever need is moved
+            // and kept at each hop.
+            None => Box::pin(self.made()).await?,
+        };
+        let (result, fate) = lease.instance.handle(&self.blueprint, delivery, message).await;
         match (fate, self.policy) {
-            (Fate::Keep, InstancePolicy::Reuse) => self.pool.give(instance),
-            (Fate::Drop, _) | (_, InstancePolicy::Fresh) => drop(instance),
+            (Fate::Keep, InstancePolicy::Reuse) => self.pool.give(lease),
+            (Fate::Drop, _) | (_, InstancePolicy::Fresh) => drop(lease),
         }
         result
     }

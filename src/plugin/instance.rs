@@ -317,6 +317,10 @@ async fn run_until<F: Future>(
     let first = std::future::poll_fn(|context| Poll::Ready(pin!(&mut guest).poll(context))).await;
     match first {
         Poll::Ready(output) => Ok(output),
-        Poll::Pending => tokio::time::timeout_at(deadline.into(), guest).await.map_err(|_| Elapsed),
+        // Boxed: seldom needed, and a timer is large.
+        Poll::Pending => {
+            let limited = Box::pin(tokio::time::timeout_at(deadline.into(), guest));
+            limited.await.map_err(|_| Elapsed)
+        }
     }
 }

@@ -3,72 +3,144 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::instance::Instance;
 
 /// How long an instance may wait for a message before it is dropped.
 const UNUSED: Duration = Duration::from_secs(60);
 
-/// The instances of a handler that wait for a message, and the right to use one.
+/// The right to use an instance of a handler; held by whoever uses one and by those that wait.
+type Turn = OwnedSemaphorePermit;
+
+/// The instances of a handler, and who waits for one.
 pub(super) struct Pool {
-    /// The one used last is used next: the others may be dropped in time.
-    idle: Mutex<Vec<Instance>>,
-    turns: Semaphore,
+    idle: Mutex<Idle>,
+    /// As many turns as there may be instances.
+    turns: Arc<Semaphore>,
+}
+
+#[derive(Default)]
+struct Idle {
+    /// The one used last is used next: the others may be dropped in time. Each keeps its turn, so
+    /// that in the usual case taking and giving back is one lock each; while calls wait, turns are
+    /// for them.
+    instances: Vec<(Box<Instance>, Option<Turn>)>,
+    /// Calls that wait for a turn.
+    waiting: usize,
+}
+
+/// An instance in use.
+pub(super) struct Lease {
+    pub(super) instance: Box<Instance>,
+    turn: Turn,
 }
 
 impl Pool {
     /// An empty pool of at most `instances`.
     pub(super) fn new(instances: usize) -> Self {
         let turns = Semaphore::new(instances.clamp(1, Semaphore::MAX_PERMITS));
-        Pool { idle: Mutex::default(), turns }
+        Pool { idle: Mutex::default(), turns: Arc::new(turns) }
     }
 
-    /// Wait for the right to use an instance. Who came first has it first.
-    pub(super) async fn turn(&self) -> SemaphorePermit<'_> {
-        loop {
-            // Without a wait in the usual case; it fails while others wait.
-            if let Ok(turn) = self.turns.try_acquire() {
-                return turn;
-            }
-            // The semaphore is never closed, so this is no busy loop.
-            if let Ok(turn) = self.turns.acquire().await {
-                return turn;
+    /// Take an instance that waits, if no call was there before.
+    pub(super) fn take(&self) -> Option<Lease> {
+        let mut idle = self.idle();
+        if idle.waiting > 0 {
+            return None;
+        }
+        let (instance, turn) = idle.instances.pop()?;
+        match turn.map_or_else(|| self.turns.clone().try_acquire_owned(), Ok) {
+            Ok(turn) => Some(Lease { instance, turn }),
+            Err(_) => {
+                idle.instances.push((instance, None));
+                None
             }
         }
     }
 
-    /// Take an instance that waits.
-    pub(super) fn take(&self) -> Option<Instance> {
-        self.idle().pop()
+    /// Wait for the right to use an instance, then take one that waits, or have one made. Who came
+    /// first has it first.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub(super) async fn wait<E>(
+        &self,
+        make: impl AsyncFnOnce() -> Result<Box<Instance>, E>,
+    ) -> Result<Lease, E> {
+        let waiting = Waiting::new(self);
+        let turn = loop {
+            // Without a wait while there are fewer instances than permitted; it fails while others
+            // wait. The semaphore is never closed, so this is no busy loop.
+            if let Ok(turn) = self.turns.clone().try_acquire_owned() {
+                break turn;
+            }
+            if let Ok(turn) = self.turns.clone().acquire_owned().await {
+                break turn;
+            }
+        };
+        drop(waiting);
+        let idle = self.idle().instances.pop();
+        let instance = match idle {
+            // A turn that it kept is given to the next call.
+            Some((instance, _)) => instance,
+            None => make().await?,
+        };
+        Ok(Lease { instance, turn })
     }
 
     /// Give an instance back.
-    pub(super) fn give(&self, instance: Instance) {
-        self.idle().push(instance);
+    pub(super) fn give(&self, lease: Lease) {
+        let Lease { instance, turn } = lease;
+        let mut idle = self.idle();
+        let kept = if idle.waiting == 0 { Some(turn) } else { None };
+        idle.instances.push((instance, kept));
     }
 
     /// Drop what has waited for long; whether any instance is left.
     fn sweep(&self, now: Instant) -> bool {
         let mut idle = self.idle();
         let unused = |i: &Instance| now.saturating_duration_since(i.used) >= UNUSED;
+        let instances = &mut idle.instances;
         // In the order of their last use, but for calls that took different times.
-        let used = idle.iter().position(|i| !unused(i)).unwrap_or(idle.len());
-        let dropped: Vec<Instance> = idle.drain(..used).collect();
-        let left = !idle.is_empty();
+        let used = instances.iter().position(|(i, _)| !unused(i)).unwrap_or(instances.len());
+        let dropped: Vec<_> = instances.drain(..used).collect();
+        let left = !instances.is_empty();
         drop(idle);
         drop(dropped);
         left
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Instance>> {
+    fn idle(&self) -> MutexGuard<'_, Idle> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many instances wait.
     #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
-        self.idle().len()
+        self.idle().instances.len()
+    }
+}
+
+/// A call that waits for a turn.
+struct Waiting<'a>(&'a Pool);
+
+impl<'a> Waiting<'a> {
+    /// From now on instances that are given back leave their turn; those that kept theirs until
+    /// now give it up.
+    fn new(pool: &'a Pool) -> Self {
+        let mut idle = pool.idle();
+        idle.waiting += 1;
+        for (_, turn) in &mut idle.instances {
+            *turn = None;
+        }
+        Waiting(pool)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.idle().waiting -= 1;
     }
 }
 
