@@ -15,9 +15,6 @@ use crate::bare::next_message;
 /// what is measured is the relay and nothing is lost on the way.
 const WINDOW: u64 = 8192;
 
-/// Messages that are written at once.
-const BATCH: usize = 128;
-
 /// How long nothing may come before the measurement is given up.
 const STALLED: Duration = Duration::from_secs(5);
 
@@ -28,22 +25,24 @@ const LOOK_UP: Duration = Duration::from_millis(20);
 pub struct Commands {
     bytes: Vec<u8>,
     length: usize,
+    /// So many are written at once.
+    pipeline: usize,
 }
 
 impl Commands {
     /// The payload to each of these channels, whose names must be of one length.
-    pub fn new(channels: &[String], payload: &[u8]) -> Commands {
+    pub fn new(channels: &[String], payload: &[u8], pipeline: usize) -> Commands {
         let mut bytes = Vec::new();
         let mut length = 0;
-        // One channel gets a batch's worth of the same command.
-        let times = BATCH.div_ceil(channels.len());
+        // One channel gets a pipeline's worth of the same command.
+        let times = pipeline.div_ceil(channels.len());
         for channel in std::iter::repeat_n(channels, times).flatten() {
             let start = bytes.len();
             publish(&mut bytes, channel, payload);
             length = bytes.len() - start;
         }
         assert_eq!(bytes.len() % length, 0, "the channels' names differ in length");
-        Commands { bytes, length }
+        Commands { bytes, length, pipeline }
     }
 }
 
@@ -160,7 +159,7 @@ impl Default for Flow {
 impl Flow {
     fn send(&self, mut stream: TcpStream, commands: &Commands) -> io::Result<u64> {
         let mut sent = 0;
-        for block in commands.bytes.chunks(BATCH * commands.length).cycle() {
+        for block in commands.bytes.chunks(commands.pipeline * commands.length).cycle() {
             while sent > self.received.load(Relaxed) + WINDOW && !self.stop.load(Relaxed) {
                 std::thread::park_timeout(Duration::from_millis(1));
             }

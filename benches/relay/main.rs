@@ -57,6 +57,10 @@ struct Options {
     /// Payloads of so many bytes
     #[arg(long, value_delimiter = ',', default_values_t = [64, 1024])]
     sizes: Vec<usize>,
+    /// Messages that the publisher writes at once: 1 is what Redis sees of many publishers, each with
+    /// a message now and then, 128 of one that pipelines deeply
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 128])]
+    pipeline: Vec<usize>,
     /// What `cargo bench` says
     #[arg(long, hide = true)]
     bench: bool,
@@ -95,6 +99,9 @@ fn main() -> anyhow::Result<()> {
     Bench::new(&options).run()
 }
 
+/// Messages of the test of many names that are written at once: the relay is to be what limits.
+const MANY_PIPELINE: usize = 128;
+
 /// The payload whose bytes everything but the latency is measured with.
 fn payload(size: usize) -> Vec<u8> {
     let text = b"The quick brown fox jumps over the lazy dog, and the dog minds not. ";
@@ -130,8 +137,10 @@ impl<'a> Bench<'a> {
             let contestants = contestant::all(&self.redis, &self.options.plugins);
             report.idle(&contestants);
             if self.wants(Part::Throughput) {
-                for &size in &self.options.sizes {
-                    self.throughput(size, &contestants, &mut report)?;
+                for &pipeline in &self.options.pipeline {
+                    for &size in &self.options.sizes {
+                        self.throughput(size, pipeline.max(1), &contestants, &mut report)?;
+                    }
                 }
                 report.loaded(&contestants);
             }
@@ -157,6 +166,7 @@ impl<'a> Bench<'a> {
     fn throughput(
         &self,
         size: usize,
+        pipeline: usize,
         contestants: &[Contestant],
         report: &mut Report,
     ) -> anyhow::Result<()> {
@@ -164,10 +174,10 @@ impl<'a> Bench<'a> {
         for round in 1..=self.rounds {
             for (contestant, rates) in contestants.iter().zip(&mut rates) {
                 let commands =
-                    Commands::new(std::slice::from_ref(&contestant.from), &payload(size));
+                    Commands::new(std::slice::from_ref(&contestant.from), &payload(size), pipeline);
                 let rate = self.measure(&commands, &contestant.to, contestant.expected)?;
                 progress(&format!(
-                    "{size} B, round {round}: {:<20} {rate:>9.0}/s",
+                    "{size} B, {pipeline} a write, round {round}: {:<24} {rate:>9.0}/s",
                     contestant.name
                 ));
                 rates.push(rate);
@@ -176,7 +186,8 @@ impl<'a> Bench<'a> {
         for (contestant, own) in contestants.iter().zip(&rates) {
             // Neighbours in time are compared with each other, then the middle is taken.
             let ratios = own.iter().zip(&rates[0]).map(|(own, bare)| own / bare);
-            report.throughput(size, contestant.name, median(own.iter().copied()), median(ratios));
+            let load = format!("{size} B, {pipeline} a write");
+            report.throughput(&load, contestant.name, median(own.iter().copied()), median(ratios));
         }
         Ok(())
     }
@@ -235,7 +246,7 @@ impl<'a> Bench<'a> {
         let mut rates = vec![Vec::new(); contestants.len()];
         for round in 1..=self.rounds {
             for ((contestant, names), rates) in contestants.iter().zip(&mut rates) {
-                let commands = Commands::new(names, &payload(64));
+                let commands = Commands::new(names, &payload(64), MANY_PIPELINE);
                 let rate = self.measure(&commands, &contestant.to, contestant.expected)?;
                 progress(&format!("many, round {round}: {:<30} {rate:>9.0}/s", contestant.name));
                 rates.push(rate);

@@ -74,9 +74,9 @@ impl Report {
         self.start.push(format!("| {median:.0} ms | {most:.0} ms |"));
     }
 
-    /// One contestant's throughput.
-    pub fn throughput(&mut self, size: usize, name: &str, rate: f64, ratio: f64) {
-        self.throughput.push(format!("| {name} | {size} B | {rate:.0} | {ratio:.2} |"));
+    /// One contestant's throughput under a load.
+    pub fn throughput(&mut self, load: &str, name: &str, rate: f64, ratio: f64) {
+        self.throughput.push(format!("| {name} | {load} | {rate:.0} | {ratio:.2} |"));
     }
 
     /// One contestant's latency.
