@@ -30,10 +30,12 @@ pub(super) fn client(session: &mut Session, arguments: &[Bytes]) -> Option<Reply
             _ => error("ERR Unrecognized option for CLIENT SETINFO"),
         },
         (b"reply", [mode]) => return set_silence(session, mode),
-        (b"kill", [address]) => match kill(session, |client| client.address.as_bytes() == address) {
-            0 => error("ERR No such client"),
-            _ => simple("OK"),
-        },
+        (b"kill", [address]) => {
+            match kill(session, |client| client.address.as_bytes() == address) {
+                0 => error("ERR No such client"),
+                _ => simple("OK"),
+            }
+        }
         (b"kill", filters) => kill_by(session, filters),
         // There is nothing to evict and no key to touch.
         (b"no-evict" | b"no-touch", [_]) => simple("OK"),
@@ -54,9 +56,7 @@ pub(super) fn describe(
     change: fn(&mut Texts, Bytes),
 ) -> Reply {
     if !value.iter().all(u8::is_ascii_graphic) {
-        return error(format!(
-            "ERR {what} cannot contain spaces, newlines or special characters."
-        ));
+        return error(format!("ERR {what} cannot contain spaces, newlines or special characters."));
     }
     // A copy: the argument holds all of what was read with it.
     client.describe(|texts| change(texts, Bytes::copy_from_slice(value)));

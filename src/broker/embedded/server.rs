@@ -123,7 +123,12 @@ impl Server {
         }
     }
 
-    fn receive(self: Arc<Self>, guest: Guest, sessions: &mut JoinSet<()>, stop: &CancellationToken) {
+    fn receive(
+        self: Arc<Self>,
+        guest: Guest,
+        sessions: &mut JoinSet<()>,
+        stop: &CancellationToken,
+    ) {
         let stop = stop.clone();
         match guest {
             Guest::Tcp(stream, address) => {
