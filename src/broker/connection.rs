@@ -1,4 +1,5 @@
-//! Opening a connection: TCP, TLS or a unix socket, then HELLO, AUTH and SELECT.
+//! Opening a connection: TCP, TLS or a unix socket (by which other processes reach an embedded
+//! broker, too), then HELLO, AUTH and SELECT.
 //!
 //! Called by the subscription, the writers and the verbs that talk to Redis. One attempt is made,
 //! under time limits; trying again is the caller's. Never keeps a password: it is read anew for
@@ -24,6 +25,7 @@ use tokio::time::{interval, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::embedded::local_socket;
 use super::resp::{self, FrameReader};
 use crate::config::{Address, Connection, Password, Secret, TlsFiles};
 
@@ -69,6 +71,17 @@ pub enum ConnectError {
         file: PathBuf,
         /// Why not.
         reason: String,
+    },
+    /// No daemon runs with this configuration, whose broker is embedded in it.
+    #[error(
+        "no handlerd runs with {config}, and its Redis is embedded in it ({source}); start it in \
+         another terminal: handlerd --config {config}", config = config.display()
+    )]
+    NoDaemon {
+        /// Which configuration.
+        config: PathBuf,
+        /// What happened.
+        source: io::Error,
     },
     /// Redis answered with an error.
     #[error("{address}: {command} was refused: {answer}{hint}")]
@@ -202,10 +215,10 @@ impl Connector {
         self.limit("HELLO", STEP_TIMEOUT, self.greet(stream)).await
     }
 
-    /// The addresses of the host; none for a unix socket.
+    /// The addresses of the host; none for a socket of this machine.
     async fn look_up(&self) -> Result<Vec<SocketAddr>, ConnectError> {
         match &self.config.address {
-            Address::Unix(_) => Ok(Vec::new()),
+            Address::Unix(_) | Address::Embedded(_) => Ok(Vec::new()),
             Address::Tcp { host, port } | Address::Tls { host, port } => {
                 let found = lookup_host((host.as_str(), *port)).await.map_err(|e| self.io(e))?;
                 Ok(found.collect())
@@ -232,6 +245,12 @@ impl Connector {
             Address::Unix(path) => {
                 let stream = UnixStream::connect(path).await.map_err(|e| self.io(e))?;
                 Ok(Stream::Unix(stream))
+            }
+            Address::Embedded(embedded) => {
+                let stream = UnixStream::connect(local_socket(&embedded.config)).await;
+                let config = || embedded.config.clone();
+                let away = |source| ConnectError::NoDaemon { config: config(), source };
+                stream.map(Stream::Unix).map_err(away)
             }
             Address::Tcp { .. } => Ok(Stream::Tcp(self.tcp(addresses).await?)),
             Address::Tls { host, .. } => {

@@ -7,7 +7,7 @@ use super::console::{self, BAD, GOOD, NAME, Out};
 use super::exit::{Code, Fault, Outcome};
 use super::{load, way};
 use crate::broker::probe;
-use crate::config::Config;
+use crate::config::{Address, Config};
 use crate::daemon::{self, HandlerError};
 
 /// Check the configuration and every plugin that it names.
@@ -40,6 +40,13 @@ pub fn main(args: Args, config: Option<&Path>) -> Outcome {
     refused.into_iter().for_each(|error| console::error(load::refusal(error)));
     let mut unusable = Vec::new();
     if args.connect {
+        if let Address::Embedded(embedded) = &config.redis.address {
+            let listen = embedded.listen;
+            out.line(format_args!(
+                "redis: embedded, so there is nothing to connect to: `handlerd run` starts it at \
+                 {listen}, or at the next free port"
+            ))?;
+        }
         let report = runtime.block_on(probe::probe(&config));
         out.write(report.to_string().as_bytes())?;
         let bad = report.connections.iter().filter(|connection| !connection.problems.is_empty());

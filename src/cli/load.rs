@@ -35,6 +35,11 @@ pub fn find_config(explicit: Option<&Path>) -> Result<PathBuf, Fault> {
     })
 }
 
+/// Whether the file is found in this folder without `--config`.
+pub fn is_usual(file: &Path) -> bool {
+    find_config(None).is_ok_and(|found| found == file)
+}
+
 /// Read the configuration; its warnings are printed.
 ///
 /// # Errors

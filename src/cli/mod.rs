@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 mod check;
 mod console;
 mod exit;
+mod hint;
 mod listen;
 mod load;
 mod plugin;

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::exit::{Code, Fault, OrExit, Outcome};
-use super::{load, way};
-use crate::config::Config;
+use super::{hint, load, way};
+use crate::broker::embedded::{Broker, dialled};
+use crate::config::{Address, Config};
 use crate::service::Stop;
 use crate::{daemon, telemetry};
 
@@ -18,7 +19,8 @@ use crate::{daemon, telemetry};
 #[command(after_help = "Example:
   handlerd run --config /etc/handlerd/config.toml
 
-Exit codes: 0 stopped by a signal, 78 the configuration or a plugin is wrong.")]
+Exit codes: 0 stopped by a signal, 69 the embedded broker finds no port, 78 the configuration or a
+plugin is wrong.")]
 pub struct Args {}
 
 /// Run.
@@ -32,7 +34,7 @@ pub fn main(_: Args, config: Option<&Path>) -> Outcome {
     outcome
 }
 
-async fn run(config: Config) -> Outcome {
+async fn run(mut config: Config) -> Outcome {
     let mut stop = Stop::listen().or_exit(Code::Software)?;
     let file = config.file.display();
     let channels = way::names(&config);
@@ -48,7 +50,38 @@ async fn run(config: Config) -> Outcome {
             return Ok(Code::Success);
         }
     };
+    let broker = start_broker(&mut config).await?;
     let ended = daemon::run(config, handlers, stop).await;
+    if let Some(broker) = broker {
+        broker.stop().await;
+    }
     info!("{ended}");
     Ok(Code::Success)
+}
+
+/// Start the embedded broker, where there is one; it is then a Redis like any other, at the address
+/// where it listens.
+async fn start_broker(config: &mut Config) -> Result<Option<Broker>, Fault> {
+    let Address::Embedded(embedded) = &config.redis.address else { return Ok(None) };
+    let wanted = embedded.listen;
+    let broker = Broker::start(wanted, &config.file).await.map_err(|refused| {
+        error!("{refused}");
+        Fault::said(Code::Unavailable)
+    })?;
+    let address = broker.address();
+    let taken = match address.port() == wanted.port() {
+        true => String::new(),
+        false => format!(", for port {} is taken", wanted.port()),
+    };
+    info!("the embedded broker, for trying things, listens at {address}{taken}");
+    if !address.ip().is_loopback() {
+        warn!("whoever reaches {address} may read and write everything: there is no password");
+    }
+    if let Some(commands) = hint::commands(config, &broker) {
+        info!("{commands}");
+    }
+    let dialled = dialled(address);
+    let (host, port) = (dialled.ip().to_string(), dialled.port());
+    config.redis.address = Address::Tcp { host, port };
+    Ok(Some(broker))
 }

@@ -7,10 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Secret;
-use super::keys::{self, Table as Keys};
+use super::keys::Table as Keys;
 use super::reader::{Reader, Table, Text, Value, header, unreadable};
 
 mod address;
+mod embedded;
+
+pub use embedded::Embedded;
+pub(super) use embedded::refuse_push;
 
 /// The systemd credential with the password of `[redis]`.
 const CREDENTIAL: &str = "redis-password";
@@ -52,6 +56,8 @@ pub enum Address {
     },
     /// `unix:///PATH`
     Unix(PathBuf),
+    /// `embedded`; only of [redis].
+    Embedded(Embedded),
 }
 
 impl Default for Address {
@@ -74,6 +80,7 @@ impl fmt::Display for Address {
             Address::Tcp { host, port } => host_port(f, "redis", host, port),
             Address::Tls { host, port } => host_port(f, "rediss", host, port),
             Address::Unix(path) => write!(f, "unix://{}", path.display()),
+            Address::Embedded(embedded) => embedded.fmt(f),
         }
     }
 }
@@ -131,15 +138,26 @@ impl Connection {
         Connection { password, ..Connection::local("redis") }
     }
 
-    /// Read `[redis]` or a `[connections.NAME]`.
-    pub(super) fn read(value: &Value<'_, '_>, name: &str) -> Self {
+    /// Read `[redis]` or a `[connections.NAME]` of this configuration file.
+    pub(super) fn read(value: &Value<'_, '_>, name: &str, file: &Path) -> Self {
         let mut connection = Connection::local(name);
         let Some(table) = value.table(Keys::Connection) else { return connection };
         let url = table.get("url");
         let mut url_password = None;
         let mut is_known = url.is_none();
-        if let Some((value, text)) = url.as_ref().and_then(|url| Some((url, url.text()?))) {
-            if let Some(parts) = read_url(value, &text) {
+        let text = url.as_ref().and_then(|url| Some((url, url.text()?)));
+        let is_embedded = text.as_ref().is_some_and(|(_, text)| text.value == embedded::URL);
+        if is_embedded && name == "redis" {
+            connection.address = Address::Embedded(embedded::read(&table, file));
+            return connection;
+        }
+        if let Some(listen) = table.get("listen") {
+            embedded::refuse_listen(&listen, name);
+        }
+        if let Some((value, text)) = text {
+            if is_embedded {
+                embedded::refuse_url(value, name);
+            } else if let Some(parts) = read_url(value, &text) {
                 is_known = true;
                 connection.address = parts.address;
                 connection.database = parts.database;
@@ -163,10 +181,6 @@ impl Connection {
 
 /// The address; what is wrong with it is reported without showing it, for it may hold a password.
 fn read_url(value: &Value<'_, '_>, text: &Text) -> Option<address::Parts> {
-    if text.value == "embedded" {
-        value.error(keys::LATER_EMBEDDED, Some("write the address of a Redis".to_owned()));
-        return None;
-    }
     match address::parse(&text.value) {
         Ok(parts) => Some(parts),
         Err((message, help)) => {

@@ -15,7 +15,7 @@ use super::keys::Table as Keys;
 use super::plugins::Plugins;
 use super::quantity::{LARGEST, LONGEST};
 use super::reader::{Reader, Table, Value, quoted};
-use super::{Channel, Config, ConfigErrors, Environment, Loaded, Log, LogFormat, circle};
+use super::{Address, Channel, Config, ConfigErrors, Environment, Loaded, Log, LogFormat, circle};
 
 /// `[limits] memory` where none is written.
 const MEMORY: usize = 256 << 20;
@@ -106,10 +106,10 @@ pub(super) fn parse(
 
 fn read(reader: &Reader<'_>, root: &Table<'_, '_>, file: &Path) -> Config {
     let redis = match root.get("redis") {
-        Some(value) => Connection::read(&value, "redis"),
+        Some(value) => Connection::read(&value, "redis", file),
         None => Connection::absent(reader),
     };
-    let connections = read_connections(root);
+    let connections = read_connections(root, file);
     let plugins = Plugins::read(reader, root.get("plugins").as_ref());
     let handler_tables = named(root, "handlers");
     let handlers =
@@ -117,6 +117,7 @@ fn read(reader: &Reader<'_>, root: &Table<'_, '_>, file: &Path) -> Config {
     let memory = read_memory(root);
     let mut context = Context {
         connections: &connections,
+        embedded: matches!(redis.address, Address::Embedded(_)),
         handlers: handlers.collect(),
         plugins: &plugins,
         tables: handler_tables.iter().map(|value| value.key).collect(),
@@ -169,7 +170,7 @@ fn named<'r, 'a>(root: &Table<'r, 'a>, kind: &str) -> Vec<Value<'r, 'a>> {
     values
 }
 
-fn read_connections(root: &Table<'_, '_>) -> BTreeMap<Arc<str>, Connection> {
+fn read_connections(root: &Table<'_, '_>, file: &Path) -> BTreeMap<Arc<str>, Connection> {
     let mut connections = BTreeMap::new();
     for value in named(root, "connections") {
         if value.key == "redis" {
@@ -177,7 +178,7 @@ fn read_connections(root: &Table<'_, '_>) -> BTreeMap<Arc<str>, Connection> {
             let message = "the name `redis` is that of [redis]".to_owned();
             value.reader.error(&value.key_span, message, help);
         }
-        connections.insert(value.key.into(), Connection::read(&value, value.key));
+        connections.insert(value.key.into(), Connection::read(&value, value.key, file));
     }
     connections
 }

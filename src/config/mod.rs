@@ -33,7 +33,7 @@ mod secret;
 mod suggest;
 
 pub use channel::{Channel, NameTemplate, Output, Overflow, RouteKind, Routes, Source, Target};
-pub use connection::{Address, Connection, Password, TlsFiles};
+pub use connection::{Address, Connection, Embedded, Password, TlsFiles};
 pub use diagnostic::{ConfigErrors, Diagnostic, Severity};
 pub use environment::Environment;
 pub use handler::{Handler, HandlerLimits, InstancePolicy, Setting};

@@ -34,14 +34,23 @@ impl Pattern {
     /// # Errors
     /// When it is so long that matching it would take too much memory.
     pub fn new(text: &str) -> Result<Self, PatternError> {
-        let glob = Glob::of_pattern(text.as_bytes());
+        Pattern::of_bytes(text.as_bytes())
+    }
+
+    /// The same for a pattern that isn't UTF-8; its [`Pattern::text`] is then only for people.
+    ///
+    /// # Errors
+    /// As [`Pattern::new`].
+    pub fn of_bytes(pattern: &[u8]) -> Result<Self, PatternError> {
+        let glob = Glob::of_pattern(pattern);
         let regex = RegexBuilder::new(&expression(&glob))
             .unicode(false)
             .dot_matches_new_line(true)
             .size_limit(MOST_MEMORY)
             .build()
             .map_err(|_| PatternError)?;
-        Ok(Pattern { text: text.into(), glob: Arc::new(glob), regex })
+        let text = String::from_utf8_lossy(pattern).into();
+        Ok(Pattern { text, glob: Arc::new(glob), regex })
     }
 
     /// As it was written.

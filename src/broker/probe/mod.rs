@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use self::needs::{Command, Needs};
 pub use self::server::{Persistence, Role, Server};
 use super::connection::{Connector, Link};
-use crate::config::{self, Config};
+use crate::config::{self, Address, Config};
 use crate::telemetry::printable;
 
 /// How long Redis may take to answer everything that is asked once it is connected to.
@@ -33,7 +33,8 @@ const SHOWN: usize = 500;
 /// What was found, for each connection of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// `[redis]` first, then `[connections.NAME]` in the order of their names.
+    /// `[redis]` first, unless it is embedded (there is nothing to ask then), and then
+    /// `[connections.NAME]` in the order of their names.
     pub connections: Vec<Probed>,
 }
 
@@ -69,7 +70,9 @@ impl Report {
 /// Ask every Redis of a configuration, one after the other.
 pub async fn probe(config: &Config) -> Report {
     let mut report = Report { connections: Vec::new() };
-    for connection in std::iter::once(&config.redis).chain(config.connections.values()) {
+    let all = std::iter::once(&config.redis).chain(config.connections.values());
+    let is_elsewhere = |c: &&config::Connection| !matches!(c.address, Address::Embedded(_));
+    for connection in all.filter(is_elsewhere) {
         report.connections.push(probe_one(config, connection).await);
     }
     report
@@ -82,7 +85,7 @@ async fn probe_one(config: &Config, connection: &config::Connection) -> Probed {
         name: connection.name.clone(),
         address: connector.address(),
         user: connection.username.clone(),
-        tls: matches!(connection.address, config::Address::Tls { .. }),
+        tls: matches!(connection.address, Address::Tls { .. }),
         server: None,
         problems: Vec::new(),
         notes: needs.notes(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Channel, NameTemplate, Output, Overflow, Routes, Source, Target};
-use crate::config::connection::Connection;
+use crate::config::connection::{self, Connection};
 use crate::config::handler::Handler;
 use crate::config::keys::Table as Keys;
 use crate::config::pattern::Pattern;
@@ -38,6 +38,8 @@ const LONGEST_NAME: usize = 4096;
 /// What reading a channel needs to know of the rest of the file.
 pub(in crate::config) struct Context<'c> {
     pub connections: &'c BTreeMap<Arc<str>, Connection>,
+    /// Whether [redis] is the embedded broker, which has pub/sub only.
+    pub embedded: bool,
     pub plugins: &'c Plugins,
     /// Those of `[handlers.NAME]`; files that channels name are added.
     pub handlers: BTreeMap<Arc<str>, Handler>,
@@ -87,7 +89,7 @@ pub(in crate::config) fn read(
     }
     read_outputs(&table, &mut channel, &mut places, context);
     if let Some(routes) = table.get("routes") {
-        channel.routes = read_routes(&routes, &mut context.patterns);
+        channel.routes = read_routes(&routes, context);
         places.routes = Some(routes.key_span.clone());
     }
     places.loops = table.get("loops").and_then(|value| value.boolean()).unwrap_or(false);
@@ -238,9 +240,11 @@ fn read_outputs(
             value.error(format!("`{key}` is an empty list"), help);
         }
         for item in items {
-            if let Some(target) = read_target(&item, keys, name_key, context) {
-                add(output(target), &item);
+            let Some(target) = read_target(&item, keys, name_key, context) else { continue };
+            if key == "push" && context.embedded && &*target.connection == "redis" {
+                connection::refuse_push(&item);
             }
+            add(output(target), &item);
         }
     }
     if let Some(log) = table.get("log")
@@ -331,8 +335,14 @@ fn read_template(value: &Value<'_, '_>) -> Option<NameTemplate> {
     })
 }
 
-fn read_routes(value: &Value<'_, '_>, known: &mut HashMap<Arc<str>, Pattern>) -> Routes {
+fn read_routes(value: &Value<'_, '_>, context: &mut Context<'_>) -> Routes {
     let Some(table) = value.table(Keys::Routes) else { return Routes::default() };
+    if let Some(push) = table.get("push")
+        && context.embedded
+    {
+        connection::refuse_push(&push);
+    }
+    let known = &mut context.patterns;
     let mut spans = Vec::new();
     let mut patterns = |key: &str, keep_spans: bool| {
         let mut patterns = Vec::new();
