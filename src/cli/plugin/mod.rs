@@ -1,4 +1,4 @@
-//! `handlerd plugin …`: look at plugin files, and at the interface they are made for.
+//! `handlerd plugin …`: begin a plugin, look at plugin files and at the interface.
 
 use std::path::Path;
 
@@ -8,11 +8,13 @@ use super::exit::Outcome;
 
 mod inspect;
 mod list;
+mod new;
 mod wit;
 
-/// Look at plugin files, and at the interface they are made for.
+/// Begin a plugin, look at plugin files, and at the interface they are made for.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
+  handlerd plugin new shout
   handlerd plugin list
   handlerd plugin inspect plugins/redact.wasm
   handlerd plugin wit --out my-plugin/wit")]
@@ -23,6 +25,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    New(new::Args),
     List(list::Args),
     Inspect(inspect::Args),
     Wit(wit::Args),
@@ -31,6 +34,7 @@ enum Verb {
 /// Do what the second verb says.
 pub fn main(args: Args, config: Option<&Path>) -> Outcome {
     match args.verb {
+        Verb::New(args) => new::main(args, config),
         Verb::List(args) => list::main(args, config),
         Verb::Inspect(args) => inspect::main(args),
         Verb::Wit(args) => wit::main(args),
