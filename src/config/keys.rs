@@ -150,16 +150,32 @@ const LATER: &[(Table, &str, &str)] = &[
 mod tests {
     use super::*;
 
+    const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+    /// Whether the key stands in the text: with a value, as a table, or inside a `{ … }`.
+    fn stands_in(text: &str, key: &str) -> bool {
+        let forms = [("", " = "), ("[", "]"), ("[", "."), (".", "]")];
+        forms.into_iter().any(|(a, b)| text.contains(&format!("{a}{key}{b}")))
+    }
+
     #[test]
     fn every_key_is_in_the_full_example() {
-        const VALID: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/config/valid");
-        let read = |name| std::fs::read_to_string(format!("{VALID}/{name}")).expect("the fixture");
+        let read = |name| {
+            let file = format!("{ROOT}/tests/fixtures/config/valid/{name}");
+            std::fs::read_to_string(file).expect("the fixture")
+        };
         // No Redis is both far away and embedded.
         let text = read("full.toml") + &read("embedded.toml");
         for key in Table::ALL.into_iter().flat_map(Table::keys) {
-            let forms = [("", " = "), ("[", "]"), ("[", "."), (".", "]")];
-            let is_there = |(a, b)| text.contains(&format!("{a}{key}{b}"));
-            assert!(forms.into_iter().any(is_there), "{key}");
+            assert!(stands_in(&text, key), "{key}");
+        }
+    }
+
+    #[test]
+    fn every_key_is_in_the_reference() {
+        let text = std::fs::read_to_string(format!("{ROOT}/config.toml")).expect("it is there");
+        for key in Table::ALL.into_iter().flat_map(Table::keys) {
+            assert!(stands_in(&text, key), "config.toml doesn't show `{key}`");
         }
     }
 

@@ -6,4 +6,5 @@ mod files;
 mod mutations;
 mod patterns;
 mod random;
+mod reference;
 mod valid;

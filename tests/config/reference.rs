@@ -1,0 +1,101 @@
+//! `config.toml` of the repository is the reference: it works as it stands, and what is commented
+//! out in it is what it says.
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+use handlerd::config::{Config, Environment};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// Marks a line whose value is an example, not the default.
+const EXAMPLE: &str = "for example";
+
+const EMBEDDED: &str = "url = \"embedded\"";
+
+/// What examples of outputs by another connection go over.
+const CONNECTION: &str = "\n[connections.eu]\nurl = \"redis://eu.example.com\"\n";
+
+fn text() -> String {
+    std::fs::read_to_string(Path::new(ROOT).join("config.toml")).expect("it is there")
+}
+
+fn parse(text: &str) -> Result<String, String> {
+    let environment = Environment::from_iter::<[(&str, &str); 0]>([]);
+    let loaded = Config::parse(text, &folder().join("config.toml"), &environment);
+    loaded.map(|loaded| format!("{:#?}", loaded.config)).map_err(|errors| errors.to_string())
+}
+
+/// A folder with the files that the examples name.
+fn folder() -> &'static Path {
+    static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        for file in ["redis-password", "ca.pem", "client.pem", "client.key"] {
+            std::fs::write(folder.path().join(file), "x").expect("a file");
+        }
+        let plugins = Path::new(ROOT).join("plugins");
+        std::os::unix::fs::symlink(plugins, folder.path().join("plugins")).expect("a link");
+        folder
+    });
+    FOLDER.path()
+}
+
+/// The lines that are commented-out keys, each with the text in which it alone isn't.
+fn uncommented(text: &str) -> Vec<(String, String)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let is_key = |line: &str| {
+        let key = line.split_once(" = ").map_or("", |(key, _)| key);
+        !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+    };
+    let mut found = Vec::new();
+    let mut table = "";
+    for (n, line) in lines.iter().enumerate() {
+        let Some(inside) = line.strip_prefix("# ") else {
+            if line.starts_with('[') {
+                table = "";
+            }
+            continue;
+        };
+        if inside.starts_with('[') {
+            table = inside;
+        } else if is_key(inside) {
+            let mut changed: Vec<&str> = lines.clone();
+            changed[n] = inside;
+            // A table that is commented out comes along with its key.
+            let head = format!("{table}\n{inside}");
+            if !table.is_empty() {
+                changed[n] = &head;
+            }
+            found.push((inside.to_owned(), changed.join("\n")));
+        }
+    }
+    found
+}
+
+#[test]
+fn it_works_as_it_stands() {
+    let config = parse(&text()).expect("it is valid");
+    for part in ["Embedded", "\"chat\"", "\"redact\"", "\"announce\"", "chat.out", "Log"] {
+        assert!(config.contains(part), "{part} isn't in {config}");
+    }
+}
+
+#[test]
+fn what_is_commented_out_is_the_default_or_a_valid_example() {
+    let text = text();
+    let found = uncommented(&text);
+    assert!(found.len() > 25, "only {} keys were found", found.len());
+    for (line, changed) in found {
+        let redis = |text: &str| match line.split(' ').next() {
+            Some("listen") => text.to_owned(),
+            Some("url") => text.replace(EMBEDDED, ""),
+            // The embedded broker has neither users nor lists nor TLS.
+            _ => text.replace(EMBEDDED, "url = \"rediss://localhost\"") + CONNECTION,
+        };
+        let with = parse(&redis(&changed)).unwrap_or_else(|errors| panic!("{line}\n{errors}"));
+        if !line.contains(EXAMPLE) {
+            let without = parse(&redis(&text)).expect("it is valid");
+            assert_eq!(with, without, "this is not the default: {line}");
+        }
+    }
+}
