@@ -351,6 +351,11 @@ impl Running {
         String::from_utf8_lossy(&self.stdout.so_far()).into_owned()
     }
 
+    /// Standard error so far.
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.stderr.so_far()).into_owned()
+    }
+
     /// Wait until standard output has this in it.
     #[track_caller]
     pub fn wait_stdout(&self, text: &str) -> String {
