@@ -247,7 +247,15 @@ impl Run {
         Run { command, input: Input::Bytes(Vec::new()) }
     }
 
-    /// A program of `tests/article`, in the Python that `tests/run` has prepared.
+    /// Another program.
+    pub fn program(program: &str, args: &[&str]) -> Run {
+        let mut command = Command::new(program);
+        command.args(args);
+        Run { command, input: Input::Bytes(Vec::new()) }
+    }
+
+    /// A program of `tests/article` (or another path from there), in the Python that `tests/run`
+    /// has prepared.
     #[track_caller]
     pub fn python(program: &str, args: &[&str]) -> Run {
         let python = plugins::root().join(".venv/bin/python");
@@ -349,6 +357,11 @@ impl Running {
     /// Standard output so far.
     pub fn stdout(&self) -> String {
         String::from_utf8_lossy(&self.stdout.so_far()).into_owned()
+    }
+
+    /// Standard error so far.
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.stderr.so_far()).into_owned()
     }
 
     /// Wait until standard output has this in it.
