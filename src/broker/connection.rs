@@ -72,16 +72,14 @@ pub enum ConnectError {
         /// Why not.
         reason: String,
     },
-    /// No daemon runs with this configuration, whose broker is embedded in it.
+    /// No daemon runs with this configuration, whose Redis is embedded in it.
     #[error(
-        "no handlerd runs with {config}, and its Redis is embedded in it ({source}); start it in \
-         another terminal: handlerd --config {config}", config = config.display()
+        "no handlerd runs with {config}, and Redis is embedded in it there; start it in another \
+         terminal: handlerd --config {config}", config = config.display()
     )]
     NoDaemon {
         /// Which configuration.
         config: PathBuf,
-        /// What happened.
-        source: io::Error,
     },
     /// Redis answered with an error.
     #[error("{address}: {command} was refused: {answer}{hint}")]
@@ -248,9 +246,12 @@ impl Connector {
             }
             Address::Embedded(embedded) => {
                 let stream = UnixStream::connect(local_socket(&embedded.config)).await;
-                let config = || embedded.config.clone();
-                let away = |source| ConnectError::NoDaemon { config: config(), source };
-                stream.map(Stream::Unix).map_err(away)
+                stream.map(Stream::Unix).map_err(|error| match error.kind() {
+                    io::ErrorKind::ConnectionRefused => {
+                        ConnectError::NoDaemon { config: embedded.config.clone() }
+                    }
+                    _ => self.io(error),
+                })
             }
             Address::Tcp { .. } => Ok(Stream::Tcp(self.tcp(addresses).await?)),
             Address::Tls { host, .. } => {

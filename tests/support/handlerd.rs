@@ -247,7 +247,15 @@ impl Run {
         Run { command, input: Input::Bytes(Vec::new()) }
     }
 
-    /// A program of `tests/article`, in the Python that `tests/run` has prepared.
+    /// Another program.
+    pub fn program(program: &str, args: &[&str]) -> Run {
+        let mut command = Command::new(program);
+        command.args(args);
+        Run { command, input: Input::Bytes(Vec::new()) }
+    }
+
+    /// A program of `tests/article` (or another path from there), in the Python that `tests/run`
+    /// has prepared.
     #[track_caller]
     pub fn python(program: &str, args: &[&str]) -> Run {
         let python = plugins::root().join(".venv/bin/python");

@@ -5,9 +5,10 @@ use std::fmt::Write;
 use bytes::Bytes;
 
 use super::clients::describe;
-use super::command::{COMMANDS, find, listed, lower, unknown_subcommand, wrong_number};
+use super::command::{COMMANDS, SHOWN, find, listed, lower, unknown_subcommand, wrong_number};
 use super::reply::{Protocol, Reply, array, error, map, number, simple, string, text};
 use super::session::Session;
+use crate::telemetry::printable;
 
 /// The Redis whose pub/sub this is: clients choose by it what they ask for.
 const REDIS_VERSION: &str = "7.2.0";
@@ -36,7 +37,10 @@ pub(super) fn hello(session: &mut Session, arguments: &[Bytes]) -> Option<Reply>
                 name = Some(value);
                 rest
             }
-            _ => return Some(error("ERR Syntax error in HELLO option")),
+            _ => {
+                let option = printable(option, SHOWN);
+                return Some(error(format!("ERR Syntax error in HELLO option '{option}'")));
+            }
         };
     }
     if let Some(name) = name {

@@ -13,7 +13,7 @@ use super::session::{Session, Silence};
 use crate::telemetry::printable;
 
 /// Bytes of a client's words that an error repeats, as in Redis.
-const SHOWN: usize = 128;
+pub(super) const SHOWN: usize = 128;
 
 /// A command.
 pub(super) struct Command {
@@ -70,8 +70,10 @@ fn answer(session: &mut Session, request: &[Bytes]) -> Option<Reply> {
     // A web page can make a browser send its form here; the lines of HTTP would be commands.
     if [b"post".as_slice(), b"host:"].iter().any(|http| name.eq_ignore_ascii_case(http)) {
         session.leaving = true;
-        let address = &session.client.address;
-        tracing::warn!("{address} speaks HTTP to the embedded broker and was cut off");
+        if session.server.http_log.admit().is_some() {
+            let address = &session.client.address;
+            tracing::warn!("{address} speaks HTTP to the embedded broker and was cut off");
+        }
         return None;
     }
     let Some(command) = find(name) else { return Some(unknown(name)) };

@@ -39,6 +39,8 @@ mod request;
 mod server;
 mod session;
 
+use crate::telemetry::RateLimit;
+
 pub use place::{StartError, dialled, local_socket};
 use server::{Doors, Server};
 
@@ -67,6 +69,7 @@ impl Broker {
             config: place::absolute(config),
             since: Instant::now(),
             most_clients: place::most_clients(),
+            http_log: RateLimit::new(server::LOG_PERIOD),
         };
         let stop = CancellationToken::new();
         let doors = Doors { tcp, local };

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::command::{lower, unknown_subcommand};
 use super::reply::{Reply, array, error, number, string};
 use super::session::Session;
-use crate::config::pattern::{Pattern, PatternError};
+use crate::config::pattern::Pattern;
 
 /// Longest pattern, in bytes, as in the configuration. Redis has no limit; here patterns are
 /// compiled, and what that takes grows with them.
@@ -30,7 +30,7 @@ pub(super) fn psubscribe(session: &mut Session, patterns: &[Bytes]) -> Option<Re
     for text in patterns {
         match compile(text) {
             Ok(pattern) => session.subscribe_pattern(text, pattern),
-            Err(refusal) => return Some(refusal),
+            Err(refusal) => return Some(error(refusal)),
         }
     }
     None
@@ -46,14 +46,15 @@ pub(super) fn punsubscribe(session: &mut Session, patterns: &[Bytes]) -> Option<
     None
 }
 
-fn compile(pattern: &[u8]) -> Result<Pattern, Reply> {
+/// The pattern, or the text of the error.
+fn compile(pattern: &[u8]) -> Result<Pattern, String> {
     if pattern.len() > LONGEST_PATTERN {
-        return Err(error(format!(
+        return Err(format!(
             "ERR a pattern has {} bytes; handlerd's embedded broker takes {LONGEST_PATTERN}",
             pattern.len()
-        )));
+        ));
     }
-    Pattern::of_bytes(pattern).map_err(|refused: PatternError| error(format!("ERR {refused}")))
+    Pattern::of_bytes(pattern).map_err(|refused| format!("ERR {refused}"))
 }
 
 pub(super) fn pubsub(session: &mut Session, arguments: &[Bytes]) -> Option<Reply> {
@@ -64,7 +65,7 @@ pub(super) fn pubsub(session: &mut Session, arguments: &[Bytes]) -> Option<Reply
         (b"channels", []) => names(hub.channels(None)),
         (b"channels", [pattern]) => match compile(pattern) {
             Ok(pattern) => names(hub.channels(Some(&pattern))),
-            Err(refusal) => refusal,
+            Err(refusal) => error(refusal),
         },
         (b"numsub", channels) => {
             let count = |name: &Bytes| [string(name.clone()), number(hub.subscribers(name))];

@@ -20,8 +20,8 @@ use crate::telemetry::RateLimit;
 /// started again after a fault of its own.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// One line in this time about connections that aren't taken in.
-const LOG_PERIOD: Duration = Duration::from_secs(10);
+/// One line in this time about each thing that clients could make it say very often.
+pub(super) const LOG_PERIOD: Duration = Duration::from_secs(10);
 
 /// What all sessions share.
 pub(super) struct Server {
@@ -33,6 +33,8 @@ pub(super) struct Server {
     pub since: Instant,
     /// Most clients at once.
     pub most_clients: usize,
+    /// For the line about browsers.
+    pub http_log: RateLimit,
 }
 
 /// Where clients come in.
