@@ -59,7 +59,10 @@ impl Plugins {
             Ok(names) => names.iter().map(String::as_str).collect(),
         };
         match names.len() {
-            0 => format!("the plugin folder {dir} has no .wasm file in it"),
+            0 => format!(
+                "the plugin folder {dir} has no .wasm file in it: copy some there, such as those in \
+                 `plugins` of handlerd's repository, or make one by `handlerd plugin new NAME`"
+            ),
             n if n > MOST => {
                 format!("in {dir} there are {} and {} more", names[..MOST].join(", "), n - MOST)
             }

@@ -51,7 +51,8 @@ impl Cache {
             Err(reason) => reason,
         };
         tracing::warn!(
-            "compiled plugins can't be kept in {}: {reason}; they are compiled at every start",
+            "compiled plugins can't be kept in {}: {reason}; they are compiled at every start. Start \
+             it with XDG_CACHE_HOME=FOLDER, a folder that this user can write to",
             dir.display()
         );
         let temporary = tempfile::Builder::new()

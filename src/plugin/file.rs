@@ -84,6 +84,22 @@ pub(super) fn hex(sum: &[u8]) -> String {
     })
 }
 
+/// Why bytes that aren't WebAssembly are no plugin, and what they probably are.
+pub(super) fn not_wasm(bytes: &[u8]) -> String {
+    let what = if bytes.is_empty() {
+        "it is empty"
+    } else if bytes.starts_with(b"\x7fELF") {
+        "it is a native program or library (ELF), not WebAssembly"
+    } else if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(&[0x1f, 0x8b]) {
+        "it is an archive, not WebAssembly: unpack it"
+    } else if bytes.trim_ascii_start().starts_with(b"(") {
+        "it is WebAssembly's text format: make a binary of it by wat2wasm or wasm-tools parse"
+    } else {
+        "it is not WebAssembly (it doesn't begin with `\\0asm`)"
+    };
+    format!("{what}; `handlerd plugin new NAME` begins a plugin")
+}
+
 /// Look at WebAssembly's outline.
 ///
 /// # Errors

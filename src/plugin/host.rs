@@ -284,11 +284,7 @@ impl Host {
         match outline.kind {
             FileKind::Component | FileKind::Module => {}
             FileKind::PlainModule => return Err(not_a_plugin(judge::plain_module(&outline))),
-            FileKind::NotWasm => {
-                return Err(not_a_plugin(
-                    "it is not WebAssembly (it doesn't begin with `\\0asm`)".into(),
-                ));
-            }
+            FileKind::NotWasm => return Err(not_a_plugin(file::not_wasm(&file.bytes))),
         }
         let (cache, engine, sha256) = (self.cache.clone(), self.engine.clone(), file.sha256);
         match blocking(move || Ok(cache.get(&engine, &sha256))).await? {

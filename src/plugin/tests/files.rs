@@ -22,9 +22,21 @@ fn wat(text: &str) -> Vec<u8> {
 
 #[tokio::test]
 async fn what_is_not_webassembly_is_refused() {
-    let expected =
-        "FILE is no handlerd plugin: it is not WebAssembly (it doesn't begin with `\\0asm`)";
-    for bytes in [&b""[..], b"#!/bin/sh", b"\0as", b"(component)"] {
+    let unknown = "it is not WebAssembly (it doesn't begin with `\\0asm`)";
+    for (bytes, what) in [
+        (&b""[..], "it is empty"),
+        (b"#!/bin/sh", unknown),
+        (b"\0as", unknown),
+        (b"\x7fELF\x02\x01", "it is a native program or library (ELF), not WebAssembly"),
+        (b"PK\x03\x04", "it is an archive, not WebAssembly: unpack it"),
+        (
+            b"\n(component)",
+            "it is WebAssembly's text format: make a binary of it by wat2wasm or wasm-tools parse",
+        ),
+    ] {
+        let expected = format!(
+            "FILE is no handlerd plugin: {what}; `handlerd plugin new NAME` begins a plugin"
+        );
         assert_eq!(refusal(bytes).await, expected);
     }
     let module = Source { body: ECHO, ..Source::default() }.module();
