@@ -53,7 +53,7 @@ fn beside_a_redis_on_its_port_it_takes_the_next_and_is_found_there() {
     let redis = Redis::start();
     let address = format!("127.0.0.1:{}", redis.port());
     let mut daemon = start(&address, "chat.out");
-    let line = daemon.wait_log(&["listens at", &format!("for port {} is taken", redis.port())]);
+    let line = daemon.wait_log(&["listens at", &format!("because port {} is taken", redis.port())]);
     assert!(!line.contains(&format!("listens at {address}")), "{line}");
     let (_, port) = line.split_once("listens at 127.0.0.1:").expect("an address");
     let (port, _) = port.split_once(',').expect("a port");

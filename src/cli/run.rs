@@ -71,7 +71,7 @@ async fn start_broker(config: &mut Config) -> Result<Option<Broker>, Fault> {
     let address = broker.address();
     let taken = match address.port() == wanted.port() {
         true => String::new(),
-        false => format!(", for port {} is taken", wanted.port()),
+        false => format!(", because port {} is taken", wanted.port()),
     };
     info!("the embedded broker, for trying things, listens at {address}{taken}");
     if !address.ip().is_loopback() {

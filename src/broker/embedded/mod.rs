@@ -26,6 +26,8 @@ use std::time::Instant;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::telemetry::RateLimit;
+
 mod about;
 mod client;
 mod clients;
@@ -38,8 +40,6 @@ mod reply;
 mod request;
 mod server;
 mod session;
-
-use crate::telemetry::RateLimit;
 
 pub use place::{StartError, dialled, local_socket};
 use server::{Doors, Server};
