@@ -308,10 +308,11 @@ fn pipelined_messages_stay_in_order() {
 #[test]
 fn a_thousand_clients() {
     const CLIENTS: usize = 1000;
+    // It asks for the files that it needs by itself.
+    let (daemon, port) = broker();
     // This test has a file for each of them, too.
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("more open files");
-    let (daemon, port) = broker();
     let before = daemon.rss();
     let mut clients: Vec<Raw> = (0..CLIENTS).map(|_| Raw::connect(port)).collect();
     for (n, raw) in clients.iter_mut().enumerate() {

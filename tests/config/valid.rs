@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use handlerd::config::{
-    Address, Channel, Config, Environment, Handler, HandlerLimits, InstancePolicy, Loaded,
-    LogFormat, NameTemplate, Output, Overflow, Password, RouteKind, Setting, Source, Target,
+    Address, Channel, Config, Embedded, Environment, Handler, HandlerLimits, InstancePolicy,
+    Loaded, LogFormat, NameTemplate, Output, Overflow, Password, RouteKind, Setting, Source,
+    Target,
 };
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -66,6 +67,25 @@ fn connections_are_read() {
     assert!(matches!(&config.connections["url"].password,
         Password::Url(secret) if secret.expose() == "hunter2"));
     assert_eq!(config.connections.len(), 3);
+}
+
+#[test]
+fn the_embedded_broker_is_read() {
+    let file = fixture("valid/embedded.toml");
+    // The credential is for a Redis that asks for one.
+    let credentials = [("CREDENTIALS_DIRECTORY", fixture("credentials").into_os_string())];
+    let config = load("valid/embedded.toml", &credentials.into_iter().collect()).config;
+    let listen = "[::1]:7000".parse().expect("an address");
+    let embedded = Embedded { listen, config: file.clone() };
+    assert_eq!(config.redis.address, Address::Embedded(embedded));
+    assert_eq!(config.redis.password, Password::None);
+
+    let text = "[redis]\nurl = \"embedded\"\n[channels.a]\nlog = true";
+    let nothing: Environment = [("UNUSED", "")].into_iter().collect();
+    let loaded = Config::parse(text, &file, &nothing).expect("a configuration");
+    let listen = "127.0.0.1:6379".parse().expect("an address");
+    let expected = Address::Embedded(Embedded { listen, config: file });
+    assert_eq!(loaded.config.redis.address, expected);
 }
 
 #[test]
