@@ -38,9 +38,12 @@ fn survivors(overflow: &str, sent: usize) -> Vec<usize> {
     );
     redis.wait_subscribed("in", 1);
     let mut client = redis.client();
+    // What overflows before the outputs have a connection counts as redis_away.
+    client.publish("in", "ready");
+    out.wait_count(1);
     client.publish("in", "sleep 2000");
     client.publish_all("in", (0..sent).map(|n| format!("number {n}")));
-    out.wait_count(1);
+    out.wait_count(2);
     let stopped = daemon.stop();
     accounts(&stopped, "overflow");
     let delivered = usize::try_from(stopped.number("delivered")).expect("a count");
