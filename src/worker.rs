@@ -56,8 +56,11 @@ pub async fn run(channel: Arc<Channel>) {
             }
         }
         channel.outputs.flush();
-        // A queue that is never empty must not keep this thread from the other tasks.
-        tokio::task::yield_now().await;
+        // A queue that is never empty must not keep this thread from the other tasks. An empty one
+        // is waited for anyway.
+        if channel.queue.bytes() > 0 {
+            tokio::task::yield_now().await;
+        }
     }
 }
 

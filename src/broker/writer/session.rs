@@ -121,7 +121,12 @@ impl Session<'_> {
                 biased;
                 written = write(&mut output, unwritten, tls), if writing => self.wrote(written),
                 read = self.reader.fill(&mut input) => self.read(read.map(drop)),
-                () = shared.wake.notified(), if waiting => None,
+                () = shared.wake.notified(), if waiting => {
+                    // The worker that woke this may be one of many that run now: what they are about
+                    // to append goes out in the same write.
+                    tokio::task::yield_now().await;
+                    None
+                }
                 _ = tick.tick() => self.tick(),
                 link = resolve(&mut self.rival) => self.replace(&mut input, link).await,
                 () = stop.cancelled(), if !stopping => {
