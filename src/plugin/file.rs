@@ -87,7 +87,7 @@ pub(super) fn hex(sum: &[u8]) -> String {
 /// Why bytes that aren't WebAssembly are no plugin, and what they probably are.
 pub(super) fn not_wasm(bytes: &[u8]) -> String {
     let what = if bytes.is_empty() {
-        "it is empty"
+        "it is empty, not WebAssembly"
     } else if bytes.starts_with(b"\x7fELF") {
         "it is a native program or library (ELF), not WebAssembly"
     } else if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(&[0x1f, 0x8b]) {

@@ -7,14 +7,15 @@ mod tests;
 
 use std::sync::OnceLock;
 
-use handlerd_plugin::{Failure, Message, config, plugin};
+use handlerd_plugin::config::Settings;
+use handlerd_plugin::{Failure, Message, plugin};
 use redactor::Redactor;
 
 /// Compiled once for each instance, by `prepare`.
 static REDACTOR: OnceLock<Redactor> = OnceLock::new();
 
 fn prepare() -> Result<(), String> {
-    let redactor = settings::redactor(&config::get_all()?)?;
+    let redactor = settings::redactor(Settings::read()?)?;
     // A second call, which the interface doesn't provide for, would find the same settings.
     let _ = REDACTOR.set(redactor);
     Ok(())

@@ -1,8 +1,10 @@
 //! The settings, parsed into a `Redactor`. An error is one sentence for whoever wrote them.
 
 use std::fmt::Display;
+use std::str::FromStr;
 
 use aho_corasick::AhoCorasick;
+use handlerd_plugin::config::Settings;
 use regex::bytes::{Regex, RegexBuilder};
 
 use crate::redactor::{Redactor, Words};
@@ -10,36 +12,32 @@ use crate::redactor::{Redactor, Words};
 /// What to write when nothing is set.
 const EXAMPLE: &str = r#"config = { words = "foo, bar" } or config = { patterns = ['\d{16}'] }"#;
 
-/// A redactor made of settings, as the daemon gives them: strings as written, the rest as JSON.
-pub fn redactor(settings: &[(String, String)]) -> Result<Redactor, String> {
-    let (mut words, mut patterns, mut mask) = (Vec::new(), Vec::new(), '*');
-    let mut ignore_case = true;
-    for (key, value) in settings {
-        match key.as_str() {
-            "words" => words = parse_words(value)?,
-            "patterns" => patterns = parse_patterns(value)?,
-            "mask" => mask = parse_mask(value)?,
-            "ignore_case" => ignore_case = parse_ignore_case(value)?,
-            other => {
-                return Err(format!(
-                    "redact has no setting `{other}`: it knows `words`, `patterns`, `mask` and \
-                     `ignore_case`"
-                ));
-            }
-        }
-    }
+/// A redactor made of the settings.
+pub fn redactor(mut settings: Settings) -> Result<Redactor, String> {
+    let words = settings
+        .parsed("words", r#"a text such as "foo, bar", or a list of texts"#, parse_words)?
+        .unwrap_or_default();
+    let patterns = settings
+        .parsed("patterns", r"a list of expressions, such as ['\d{16}']", list)?
+        .unwrap_or_default();
+    let mask = settings.parsed("mask", "one character", char::from_str)?.unwrap_or('*');
+    let ignore_case = settings.boolean("ignore_case")?.unwrap_or(true);
+    settings.finish()?;
     if words.is_empty() && patterns.is_empty() {
         return Err(format!("redact has nothing to mask: write {EXAMPLE} for its handler"));
     }
-    Ok(Redactor { words: compile_words(words, ignore_case)?, patterns, mask })
+    let patterns = patterns.iter().enumerate().map(|(index, pattern)| compile(index + 1, pattern));
+    Ok(Redactor {
+        words: compile_words(words, ignore_case)?,
+        patterns: patterns.collect::<Result<_, _>>()?,
+        mask,
+    })
 }
 
 /// `foo, bar`, or a list, for words with a comma in them.
-fn parse_words(value: &str) -> Result<Vec<String>, String> {
+fn parse_words(value: &str) -> Result<Vec<String>, serde_json::Error> {
     let words = if value.trim_start().starts_with('[') {
-        list(value).map_err(|error| {
-            format!("`words` has to be a text such as \"foo, bar\" or a list of texts: {error}")
-        })?
+        list(value)?
     } else {
         value.split(',').map(str::to_owned).collect()
     };
@@ -68,13 +66,6 @@ fn compile_words(mut words: Vec<String>, ignore_case: bool) -> Result<Option<Wor
     Ok(Some(Words { expression: compiled.map_err(|e| error(&e))?, letters }))
 }
 
-fn parse_patterns(value: &str) -> Result<Vec<Regex>, String> {
-    let patterns = list(value).map_err(|error| {
-        format!(r"`patterns` has to be a list of expressions, such as ['\d{{16}}']: {error}")
-    })?;
-    patterns.iter().enumerate().map(|(index, pattern)| compile(index + 1, pattern)).collect()
-}
-
 fn compile(number: usize, pattern: &str) -> Result<Regex, String> {
     // The parser first: it knows the place of an error, which regex only draws.
     let mut parser = regex_syntax::ParserBuilder::new().utf8(false).build();
@@ -95,18 +86,6 @@ fn compile(number: usize, pattern: &str) -> Result<Regex, String> {
     }
     Regex::new(pattern)
         .map_err(|error| format!("expression {number} of `patterns`, `{pattern}`: {error}"))
-}
-
-fn parse_ignore_case(value: &str) -> Result<bool, String> {
-    value.parse().map_err(|_| format!("`ignore_case` has to be true or false, not `{value}`"))
-}
-
-fn parse_mask(value: &str) -> Result<char, String> {
-    let mut characters = value.chars();
-    match (characters.next(), characters.next()) {
-        (Some(mask), None) => Ok(mask),
-        _ => Err(format!("`mask` has to be one character, not `{value}`")),
-    }
 }
 
 fn list(value: &str) -> Result<Vec<String>, serde_json::Error> {

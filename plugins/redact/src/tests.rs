@@ -1,17 +1,19 @@
 //! What no case beside the plugin can say: bytes, and the errors of `setup`.
 
+use handlerd_plugin::config::Settings;
+
 use crate::settings::redactor;
 
-fn settings(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+fn settings(pairs: &[(&str, &str)]) -> Settings {
     pairs.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
 fn mask(pairs: &[(&str, &str)], payload: &[u8]) -> Option<Vec<u8>> {
-    redactor(&settings(pairs)).unwrap().mask(payload)
+    redactor(settings(pairs)).unwrap().mask(payload)
 }
 
 fn error(pairs: &[(&str, &str)]) -> String {
-    redactor(&settings(pairs)).err().unwrap()
+    redactor(settings(pairs)).err().unwrap()
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn wat(text: &str) -> Vec<u8> {
 async fn what_is_not_webassembly_is_refused() {
     let unknown = "it is not WebAssembly (it doesn't begin with `\\0asm`)";
     for (bytes, what) in [
-        (&b""[..], "it is empty"),
+        (&b""[..], "it is empty, not WebAssembly"),
         (b"#!/bin/sh", unknown),
         (b"\0as", unknown),
         (b"\x7fELF\x02\x01", "it is a native program or library (ELF), not WebAssembly"),
