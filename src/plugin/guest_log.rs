@@ -82,6 +82,12 @@ impl Call {
     }
 }
 
+/// Whether the flag was set; it isn't any more. Only read in the usual case, that it wasn't: an
+/// exchange costs as much as entering the guest.
+fn take(flag: &AtomicBool) -> bool {
+    flag.load(Relaxed) && flag.swap(false, Relaxed)
+}
+
 impl GuestLog {
     pub(super) fn new(speaker: Arc<Speaker>) -> Self {
         GuestLog { speaker, call: Arc::default() }
@@ -96,7 +102,7 @@ impl GuestLog {
     /// more than `max_log`. `channel` is NAME of the channel.
     pub(super) fn end(&self, channel: Option<&str>) {
         self.drain(channel);
-        if self.call.cut.load(Relaxed) && self.call.cut.swap(false, Relaxed) {
+        if take(&self.call.cut) {
             let text = format!(
                 "the rest of what the plugin logs in this call is cut off: `max_log` permits {} \
                  bytes a call",
@@ -126,8 +132,7 @@ impl GuestLog {
 
     /// Log what waits of standard output and error.
     fn drain(&self, channel: Option<&str>) {
-        // Only read in the usual case: an exchange costs as much as entering the guest.
-        if !self.call.pending.load(Relaxed) || !self.call.pending.swap(false, Relaxed) {
+        if !take(&self.call.pending) {
             return;
         }
         let [stdout, stderr] = std::mem::take(&mut *self.call.waiting());

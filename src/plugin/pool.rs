@@ -69,12 +69,8 @@ impl Pool {
         make: impl AsyncFnOnce() -> Result<Box<Instance>, E>,
     ) -> Result<Lease, E> {
         let waiting = Waiting::new(self);
+        // The semaphore is never closed, so this is no busy loop.
         let turn = loop {
-            // Without a wait while there are fewer instances than permitted; it fails while others
-            // wait. The semaphore is never closed, so this is no busy loop.
-            if let Ok(turn) = self.turns.clone().try_acquire_owned() {
-                break turn;
-            }
             if let Ok(turn) = self.turns.clone().acquire_owned().await {
                 break turn;
             }
