@@ -13,17 +13,60 @@ use std::time::Duration;
 use crate::config::Routes;
 use crate::message::{Delivery, Message};
 
-/// A future that a handler returns, boxed: once a hop is seldom enough.
-pub type HandlerFuture<'a> =
-    Pin<Box<dyn Future<Output = Result<Vec<Message>, Failure>> + Send + 'a>>;
+/// A future of [`Handler::handle`], boxed: once a run of messages is seldom enough.
+pub type HandlerFuture<'a> = Pin<Box<dyn Future<Output = usize> + Send + 'a>>;
+
+/// What a handler made of a message, or the chain so far.
+pub type Outcome = Result<Vec<Message>, Failure>;
+
+/// A message on its way through a chain.
+#[derive(Debug)]
+pub struct Transit {
+    /// What is known of the message that came in.
+    pub delivery: Arc<Delivery>,
+    /// What has become of it so far.
+    pub outcome: Outcome,
+}
+
+impl Transit {
+    /// A message at the beginning of its way.
+    pub fn new(delivery: Arc<Delivery>, message: Message) -> Self {
+        Transit { delivery, outcome: Ok(vec![message]) }
+    }
+
+    /// The message, where there is exactly one that goes on along the chain: the usual case, and
+    /// the only one that a handler is given.
+    pub fn single(&self) -> Option<&Message> {
+        match self.outcome.as_deref() {
+            Ok([message]) if message.route.is_none() => Some(message),
+            _ => None,
+        }
+    }
+}
 
 /// One hop of a chain.
 pub trait Handler: Send + Sync {
     /// NAME of `[handlers.NAME]`, or of the plugin file.
     fn name(&self) -> &Arc<str>;
 
-    /// Handle one message. An empty list ends its way; a message with a route leaves the chain.
-    fn handle<'a>(&'a self, delivery: &'a Arc<Delivery>, message: Message) -> HandlerFuture<'a>;
+    /// Handle messages, each of them a [`Transit::single`], in order and from the front: each
+    /// one's outcome takes its place. Answers how many were handled: at least one, and fewer than
+    /// there are when one failed, or when what came out so far shouldn't wait any longer.
+    ///
+    /// An empty list ends a message's way; a message with a route leaves the chain.
+    fn handle<'a>(&'a self, messages: &'a mut [Transit]) -> HandlerFuture<'a>;
+}
+
+/// Have a handler handle one message.
+pub async fn handle_one(
+    handler: &dyn Handler,
+    delivery: &Arc<Delivery>,
+    message: Message,
+) -> Outcome {
+    let mut transit = [Transit::new(delivery.clone(), message)];
+    handler.handle(&mut transit).await;
+    let [Transit { outcome, .. }] = transit;
+    outcome
 }
 
 /// How a handler failed. The names are the values of the metric label `kind`.
@@ -97,6 +140,33 @@ pub struct RunLimits {
     pub max_output: usize,
 }
 
+/// Messages of one channel that go through its chain together: as far as each handler's time
+/// allows they are handed to it at once, since that is far cheaper than one by one.
+#[derive(Default)]
+pub struct Convoy {
+    /// In the order in which they came.
+    transits: Vec<Transit>,
+    /// For each handler, how many of them have passed it: never more than the one before it.
+    passed: Vec<usize>,
+    /// How many have come out.
+    out: usize,
+}
+
+impl Convoy {
+    /// Let messages go, when those before have all come out.
+    pub fn begin(&mut self, messages: impl Iterator<Item = Transit>) {
+        debug_assert_eq!(
+            self.out,
+            self.transits.len(),
+            "the messages before are still on their way"
+        );
+        self.transits.clear();
+        self.passed.clear();
+        self.out = 0;
+        self.transits.extend(messages);
+    }
+}
+
 /// The handlers of one channel, in order.
 #[derive(Clone)]
 pub struct Chain {
@@ -113,48 +183,92 @@ impl Chain {
     }
 
     /// Pass a message through. The outputs come in the order of their branches; one failure in
-    /// any branch is the failure of the whole run, and then nothing leaves.
-    pub async fn run(
-        &self,
-        delivery: &Arc<Delivery>,
-        message: Message,
-    ) -> Result<Vec<Message>, Failure> {
-        self.run_observed(delivery, message, |_, _| {}).await
-    }
-
-    /// The same, showing the observer what came out of each hop (its handler's name and all the
-    /// messages then on their way, those that left by a route included).
+    /// any branch is the failure of the whole run, and then nothing leaves. The observer is shown
+    /// what came out of each hop: its handler's name and all the messages then on their way, those
+    /// that left by a route included.
     pub async fn run_observed(
         &self,
         delivery: &Arc<Delivery>,
         message: Message,
         mut observe: impl FnMut(&str, &[Message]) + Send,
-    ) -> Result<Vec<Message>, Failure> {
-        let mut current = vec![message];
+    ) -> Outcome {
+        let mut transit = [Transit::new(delivery.clone(), message)];
         for handler in self.handlers.iter() {
-            // The usual case, one message in: what comes out of the call is what goes on.
-            if current.len() == 1 && current[0].route.is_none() {
-                let input = current.pop().unwrap_or_default();
-                current = handler.handle(delivery, input).await?;
-                self.judge_routes(handler, &current)?;
-            } else {
-                current = self.fan(handler, delivery, current).await?;
-            }
-            observe(handler.name(), &current);
-            if current.is_empty() {
+            self.hop(handler, &mut transit).await;
+            let [Transit { outcome, .. }] = &mut transit;
+            let messages = outcome.as_mut().map_err(|failure| failure.clone())?;
+            observe(handler.name(), messages);
+            if messages.is_empty() {
                 break;
             }
         }
-        Ok(current)
+        let [Transit { outcome, .. }] = transit;
+        outcome
     }
 
-    /// One hop for several messages: those with a route stay as they are, in their places.
-    async fn fan(
+    /// Take the messages of a convoy further, until one or some have come to the end of their way:
+    /// those are the ones that it answers. `None` when there are none left in it.
+    ///
+    /// Messages come out in the order in which they went in. Those that are furthest go on first,
+    /// so a slow handler holds back nothing that is behind it in the chain.
+    pub async fn advance<'c>(&self, convoy: &'c mut Convoy) -> Option<&'c mut [Transit]> {
+        let Convoy { transits, passed, out } = convoy;
+        passed.resize(self.handlers.len(), 0);
+        if *out == transits.len() {
+            return None;
+        }
+        // What has passed the last handler.
+        while let Some(last) = passed.last()
+            && last == out
+        {
+            // The furthest handler that has messages before it; the first one always has some.
+            let at = (0..passed.len())
+                .rev()
+                .find(|&hop| passed[hop] < if hop == 0 { transits.len() } else { passed[hop - 1] });
+            let Some(at) = at else { break };
+            let end = if at == 0 { transits.len() } else { passed[at - 1] };
+            passed[at] += self.hop(&self.handlers[at], &mut transits[passed[at]..end]).await;
+        }
+        let begin = *out;
+        *out = passed.last().copied().unwrap_or(transits.len());
+        Some(&mut transits[begin..*out])
+    }
+
+    /// One hop for some messages, from the front; answers for how many.
+    async fn hop(&self, handler: &Arc<dyn Handler>, messages: &mut [Transit]) -> usize {
+        let singles = messages.iter().take_while(|transit| transit.single().is_some()).count();
+        if singles == 0 {
+            self.fan(handler, &mut messages[0]).await;
+            return 1;
+        }
+        let handled = handler.handle(&mut messages[..singles]).await.clamp(1, singles);
+        for transit in &mut messages[..handled] {
+            if let Ok(outputs) = &transit.outcome
+                && let Err(failure) = self.judge_routes(handler, outputs)
+            {
+                transit.outcome = Err(failure);
+            }
+        }
+        handled
+    }
+
+    /// One hop for what has several branches, or none any more. Those with a route stay as they
+    /// are, in their places.
+    async fn fan(&self, handler: &Arc<dyn Handler>, transit: &mut Transit) {
+        let Ok(messages) = &mut transit.outcome else { return };
+        if messages.iter().all(|message| message.route.is_some()) {
+            return;
+        }
+        let inputs = std::mem::take(messages);
+        transit.outcome = self.branches(handler, &transit.delivery, inputs).await;
+    }
+
+    async fn branches(
         &self,
         handler: &Arc<dyn Handler>,
         delivery: &Arc<Delivery>,
         inputs: Vec<Message>,
-    ) -> Result<Vec<Message>, Failure> {
+    ) -> Outcome {
         let mut outputs = Vec::with_capacity(inputs.len());
         let mut bytes = 0;
         for input in inputs {
@@ -162,7 +276,7 @@ impl Chain {
             if input.route.is_some() {
                 outputs.push(input);
             } else {
-                outputs.extend(handler.handle(delivery, input).await?);
+                outputs.extend(handle_one(&**handler, delivery, input).await?);
                 self.judge_routes(handler, &outputs[before..])?;
             }
             bytes += outputs[before..].iter().map(Message::size).sum::<usize>();
@@ -218,10 +332,57 @@ mod tests {
             &self.name
         }
 
-        fn handle<'a>(&'a self, _: &'a Arc<Delivery>, message: Message) -> HandlerFuture<'a> {
+        fn handle<'a>(&'a self, messages: &'a mut [Transit]) -> HandlerFuture<'a> {
             let failed = |kind| Failure { handler: self.name.clone(), kind, reason: "so".into() };
-            Box::pin(async move { (self.body)(message).map_err(failed) })
+            Box::pin(async move {
+                // Two at once, so that convoys come apart.
+                let handled = messages.len().min(2);
+                for transit in &mut messages[..handled] {
+                    let message = transit.single().expect("nothing else is handed over").clone();
+                    transit.outcome = (self.body)(message).map_err(failed);
+                }
+                handled
+            })
         }
+    }
+
+    fn chain(bodies: &[Body], limits: RunLimits, routes: Routes) -> Chain {
+        let handler = |(i, body): (usize, &Body)| {
+            Arc::new(Native { name: i.to_string().into(), body: *body }) as Arc<dyn Handler>
+        };
+        Chain::new(bodies.iter().enumerate().map(handler).collect(), limits, routes)
+    }
+
+    fn delivery() -> Arc<Delivery> {
+        Arc::new(Delivery {
+            table: "t".into(),
+            redis_channel: "c".into(),
+            pattern: None,
+            id: None,
+            attempt: 1,
+            received_at: 0,
+        })
+    }
+
+    fn show(outputs: Vec<Message>) -> Vec<String> {
+        let show = |m: Message| {
+            let text = String::from_utf8(m.payload).unwrap();
+            m.route.map_or(text.clone(), |route| format!("{text}>{route}"))
+        };
+        outputs.into_iter().map(show).collect()
+    }
+
+    /// What comes out for each of these messages, in the order of coming out.
+    async fn pass(chain: &Chain, messages: &[&str]) -> Vec<Result<Vec<String>, Failure>> {
+        let mut convoy = Convoy::default();
+        convoy.begin(messages.iter().map(|m| Transit::new(delivery(), Message::new(*m))));
+        let mut outcomes = Vec::new();
+        while let Some(arrived) = chain.advance(&mut convoy).await {
+            assert!(!arrived.is_empty(), "it would never end");
+            outcomes.extend(arrived.iter().map(|transit| transit.outcome.clone().map(show)));
+        }
+        assert_eq!(outcomes.len(), messages.len());
+        outcomes
     }
 
     async fn run(
@@ -229,25 +390,10 @@ mod tests {
         limits: RunLimits,
         routes: Routes,
     ) -> Result<Vec<String>, Failure> {
-        let handler = |(i, body): (usize, &Body)| {
-            Arc::new(Native { name: i.to_string().into(), body: *body }) as Arc<dyn Handler>
-        };
-        let handlers = bodies.iter().enumerate().map(handler).collect();
-        let delivery = Arc::new(Delivery {
-            table: "t".into(),
-            redis_channel: "c".into(),
-            pattern: None,
-            id: None,
-            attempt: 1,
-            received_at: 0,
-        });
-        let outputs =
-            Chain::new(handlers, limits, routes).run(&delivery, Message::new("m")).await?;
-        let show = |m: Message| {
-            let text = String::from_utf8(m.payload).unwrap();
-            m.route.map_or(text.clone(), |route| format!("{text}>{route}"))
-        };
-        Ok(outputs.into_iter().map(show).collect())
+        let chain = chain(bodies, limits, routes);
+        let alone = chain.run_observed(&delivery(), Message::new("m"), |_, _| {}).await.map(show);
+        assert_eq!(pass(&chain, &["m"]).await, [alone.clone()]);
+        alone
     }
 
     const AMPLE: RunLimits = RunLimits { max_outputs: 100, max_output: 1000 };
@@ -321,5 +467,41 @@ mod tests {
         let small = RunLimits { max_outputs: 100, max_output: 11 };
         let failure = run(&[twice, twice, twice], small, vip()).await.unwrap_err();
         assert_eq!(failure.kind, FailureKind::Output);
+    }
+
+    fn reject_c(m: Message) -> Result<Vec<Message>, FailureKind> {
+        if m.payload.starts_with(b"c") { Err(FailureKind::Reject) } else { Ok(vec![m]) }
+    }
+
+    fn twice_b_and_no_d(m: Message) -> Result<Vec<Message>, FailureKind> {
+        match m.payload.as_slice() {
+            b"b" => twice(m),
+            b"d" => none(m),
+            _ => Ok(vec![m]),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_convoy_comes_out_in_order_whatever_becomes_of_its_messages() {
+        let chain = chain(&[reject_c, twice_b_and_no_d, shout], AMPLE, Routes::default());
+        let outcomes = pass(&chain, &["a", "b", "c", "d", "e", "f", "g"]).await;
+        let shown: Vec<String> = outcomes
+            .into_iter()
+            .map(|outcome| outcome.map_or_else(|f| f.kind.as_str().into(), |m| m.join("+")))
+            .collect();
+        assert_eq!(shown, ["A", "B1+B2", "reject", "", "E", "F", "G"]);
+    }
+
+    #[tokio::test]
+    async fn what_is_furthest_goes_on_first() {
+        let chain = chain(&[shout, shout], AMPLE, Routes::default());
+        let mut convoy = Convoy::default();
+        convoy
+            .begin(["a", "b", "c"].into_iter().map(|m| Transit::new(delivery(), Message::new(m))));
+        // The handlers take two at once: both come out before the third one is begun.
+        let arrived = chain.advance(&mut convoy).await.expect("two are through");
+        assert_eq!(arrived.len(), 2);
+        assert_eq!(chain.advance(&mut convoy).await.expect("the third").len(), 1);
+        assert!(chain.advance(&mut convoy).await.is_none());
     }
 }

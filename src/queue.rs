@@ -205,7 +205,10 @@ impl Queue {
     ///
     /// Cancel safe: when dropped before it is done, nothing has been taken.
     pub async fn take(self: &Arc<Self>, batch: &mut Batch) -> bool {
-        debug_assert!(batch.messages.is_empty(), "the batch before was not used up");
+        debug_assert!(
+            batch.messages.is_empty() && batch.in_hand == 0,
+            "the batch before was not used up"
+        );
         loop {
             // Made before looking, so that a push in between is not missed.
             let ready = self.ready.notified();
@@ -270,33 +273,29 @@ impl Drop for Queue {
 }
 
 /// Messages that a worker has in hand. What it has not got through when it is dropped (its worker
-/// was ended) is counted as `shutdown`, the message being handled included.
+/// was ended) is counted as `shutdown`.
 #[derive(Default)]
 pub struct Batch {
     queue: Option<Arc<Queue>>,
     messages: VecDeque<Received>,
     bytes: usize,
-    in_progress: bool,
+    /// Messages that were handed out and aren't done with.
+    in_hand: u64,
 }
 
 impl Batch {
-    /// The message in hand is done with: it has been counted as what became of it.
-    pub fn done(&mut self) {
-        self.in_progress = false;
+    /// All of the messages, in order. Each is in hand until it is [`Self::done`] with.
+    pub fn drain(&mut self) -> impl Iterator<Item = Received> {
+        self.in_hand += self.messages.len() as u64;
+        self.messages.drain(..)
     }
 
-    /// The next message; asking for it says that the one before is done with.
-    #[allow(
-        clippy::should_implement_trait,
-        reason = "asking has a meaning that an iterator's doesn't"
-    )]
-    pub fn next(&mut self) -> Option<Received> {
-        let next = self.messages.pop_front();
-        self.in_progress = next.is_some();
-        if next.is_none() {
+    /// So many messages in hand are done with: they have been counted as what became of them.
+    pub fn done(&mut self, messages: usize) {
+        self.in_hand -= messages as u64;
+        if self.in_hand == 0 && self.messages.is_empty() {
             self.finish();
         }
-        next
     }
 
     fn finish(&mut self) {
@@ -309,7 +308,7 @@ impl Batch {
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        let left = self.messages.len() as u64 + u64::from(self.in_progress);
+        let left = self.messages.len() as u64 + self.in_hand;
         if let (Some(queue), true) = (&self.queue, left > 0) {
             queue.metrics.lost(DropReason::Shutdown, left);
         }
@@ -342,9 +341,10 @@ mod tests {
     }
 
     fn payloads(batch: &mut Batch) -> Vec<String> {
-        std::iter::from_fn(|| batch.next())
-            .map(|r| String::from_utf8(r.message.payload).unwrap())
-            .collect()
+        let payloads: Vec<String> =
+            batch.drain().map(|r| String::from_utf8(r.message.payload).unwrap()).collect();
+        batch.done(payloads.len());
+        payloads
     }
 
     fn queue_of(messages: usize, overflow: Overflow, budget: &Arc<Budget>) -> Arc<Queue> {
@@ -417,8 +417,8 @@ mod tests {
         queue.push(&mut ["a", "b", "c"].map(received).into());
         let mut batch = Batch::default();
         assert!(queue.take(&mut batch).await);
-        assert!(batch.next().is_some());
-        assert!(batch.next().is_some());
+        assert_eq!(batch.drain().count(), 3);
+        batch.done(1);
         drop(batch);
         assert_eq!(queue.metrics().dropped(DropReason::Shutdown), 2);
         assert_eq!(budget.used(), 0);

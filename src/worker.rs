@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use crate::chain::{Chain, Failure};
+use crate::chain::{Chain, Convoy, Failure, Transit};
 use crate::message::{Delivery, Received};
 use crate::output::Outputs;
 use crate::queue::{Batch, Queue};
@@ -43,12 +43,17 @@ pub struct Channel {
 /// Work until the queue is closed and empty.
 pub async fn run(channel: Arc<Channel>) {
     let mut batch = Batch::default();
+    let mut convoy = Convoy::default();
     while channel.queue.take(&mut batch).await {
         let mut turn = Instant::now();
-        while let Some(received) = batch.next() {
-            channel.outputs.room().await;
-            channel.handle(received).await;
-            batch.done();
+        let transit = |received: Received| Transit::new(received.delivery, received.message);
+        convoy.begin(batch.drain().map(transit));
+        while let Some(arrived) = channel.advance(&mut convoy).await {
+            for transit in arrived.iter() {
+                channel.outputs.room().await;
+                channel.arrived(transit);
+                batch.done(1);
+            }
             if turn.elapsed() >= TURN {
                 channel.outputs.flush();
                 tokio::task::yield_now().await;
@@ -65,13 +70,13 @@ pub async fn run(channel: Arc<Channel>) {
 }
 
 impl Channel {
-    async fn handle(&self, received: Received) {
-        let Received { message, delivery } = received;
-        let mut run = pin!(self.chain.run(&delivery, message));
-        // Commands are collected for a whole batch, so that many leave in one write. A handler
-        // that takes its time must not hold back what others have finished before it.
+    /// Take the convoy further. Commands are collected for a whole batch, so that many leave in one
+    /// write; but a handler that takes its time must not hold back what others have finished before
+    /// it.
+    async fn advance<'c>(&self, convoy: &'c mut Convoy) -> Option<&'c mut [Transit]> {
+        let mut advance = pin!(self.chain.advance(convoy));
         let mut waited = false;
-        let outcome = poll_fn(|cx| match run.as_mut().poll(cx) {
+        poll_fn(|cx| match advance.as_mut().poll(cx) {
             Poll::Pending => {
                 if !waited {
                     self.outputs.flush();
@@ -81,13 +86,16 @@ impl Channel {
             }
             ready => ready,
         })
-        .await;
-        match outcome {
+        .await
+    }
+
+    fn arrived(&self, transit: &Transit) {
+        match &transit.outcome {
             Ok(messages) => {
-                self.outputs.send(&delivery, &messages);
+                self.outputs.send(&transit.delivery, messages);
                 self.queue.metrics().handled.add(1);
             }
-            Err(failure) => self.failed(&delivery, &failure),
+            Err(failure) => self.failed(&transit.delivery, failure),
         }
     }
 

@@ -17,6 +17,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wit_component::ComponentEncoder;
 
+use super::driver;
 use super::engine;
 use super::file::{self, FileKind};
 use super::guest_log::escape;
@@ -217,6 +218,8 @@ fn compile_here(wasm: &[u8]) -> Result<Vec<u8>, String> {
             return Err(format!("it is {kind}"));
         }
     };
+    let driven = driver::add(component)?;
+    let component = driven.as_deref().unwrap_or(component);
     let engine = engine::engine().map_err(|e| format!("the engine can't start: {e:#}"))?;
     engine.precompile_component(component).map_err(|e| format!("{e:#}"))
 }

@@ -1,6 +1,7 @@
 //! What went wrong in a guest: a wasmtime error becomes a kind and a sentence.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use wasmtime::component::ResourceTableError;
@@ -8,7 +9,7 @@ use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use super::instance::{Denied, State};
-use crate::chain::FailureKind;
+use crate::chain::{Failure, FailureKind};
 use crate::config::HandlerLimits;
 
 /// Functions that are named of a trapped guest's call stack.
@@ -25,10 +26,24 @@ pub(super) struct Fault {
     pub(super) reason: String,
 }
 
+impl Fault {
+    /// The failure of the handler of this name.
+    pub(super) fn of(self, handler: &Arc<str>) -> Failure {
+        let Fault { kind, reason } = self;
+        Failure { handler: handler.clone(), kind, reason }
+    }
+}
+
 /// The call took too long.
 pub(super) fn timeout(limit: Duration) -> Fault {
     let limit = humantime::format_duration(limit);
     Fault { kind: FailureKind::Timeout, reason: format!("it took longer than {limit}") }
+}
+
+/// The guest came back without having said what became of the message in hand: it can only have
+/// meddled with the driver.
+pub(super) fn no_outcome() -> Fault {
+    Fault { kind: FailureKind::Trap, reason: "it came back without an outcome".into() }
 }
 
 /// There are too many instances already.

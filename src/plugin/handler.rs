@@ -13,9 +13,8 @@ use super::instance::{Fate, Instance, Room, State};
 use super::judge::Exports;
 use super::pool::{Lease, Pool};
 use super::ticker::Pulse;
-use crate::chain::{self, Failure, HandlerFuture};
+use crate::chain::{self, HandlerFuture, Transit};
 use crate::config::{self, HandlerLimits, InstancePolicy};
-use crate::message::{Delivery, Message};
 
 /// A plugin, compiled, judged and linked: shared by the handlers that are made of it.
 pub(super) struct Plugin {
@@ -90,23 +89,31 @@ impl PluginHandler {
         self.pool.wait(async || Instance::new(&self.blueprint).await.map(Box::new)).await
     }
 
-    async fn call(
-        &self,
-        delivery: &Arc<Delivery>,
-        message: &Message,
-    ) -> Result<Vec<Message>, Fault> {
+    /// Handle messages from the front; answers how many.
+    async fn call(&self, messages: &mut [Transit]) -> usize {
         let mut lease = match self.pool.take() {
             Some(lease) => lease,
-            // Boxed, as is whatever else happens seldom: what a hop's future may ever need is moved
-            // and kept at each hop.
-            None => Box::pin(self.made()).await?,
+            // Boxed, as is whatever else happens seldom: what a call's future may ever need is
+            // moved and kept at each call.
+            None => match Box::pin(self.made()).await {
+                Ok(lease) => lease,
+                Err(fault) => {
+                    messages[0].outcome = Err(fault.of(&self.name));
+                    return 1;
+                }
+            },
         };
-        let (result, fate) = lease.instance.handle(&self.blueprint, delivery, message).await;
+        let most = match self.policy {
+            InstancePolicy::Reuse => messages.len(),
+            InstancePolicy::Fresh => 1,
+        };
+        let (handled, fate) =
+            lease.instance.handle(&self.blueprint, &self.name, &mut messages[..most]).await;
         match (fate, self.policy) {
             (Fate::Keep, InstancePolicy::Reuse) => self.pool.give(lease),
             (Fate::Drop, _) | (_, InstancePolicy::Fresh) => drop(lease),
         }
-        result
+        handled
     }
 
     /// How many instances wait for a message.
@@ -121,13 +128,7 @@ impl chain::Handler for PluginHandler {
         &self.name
     }
 
-    fn handle<'a>(&'a self, delivery: &'a Arc<Delivery>, message: Message) -> HandlerFuture<'a> {
-        Box::pin(async move {
-            self.call(delivery, &message).await.map_err(|Fault { kind, reason }| Failure {
-                handler: self.name.clone(),
-                kind,
-                reason,
-            })
-        })
+    fn handle<'a>(&'a self, messages: &'a mut [Transit]) -> HandlerFuture<'a> {
+        Box::pin(self.call(messages))
     }
 }

@@ -1,11 +1,12 @@
 //! One instance of a plugin: its store, what it may use, and how calls into it are bounded.
 //!
-//! Made by a handler's pool, used by one call at a time. After a trap or a timeout it is dropped,
-//! never used again.
+//! Made by a handler's pool, used by one call at a time, which hands it a batch of messages where
+//! the plugin can be driven. After a trap or a timeout it is dropped, never used again.
 
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -14,13 +15,17 @@ use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::WasiCtx;
 
+use super::call::batch::{self, Run};
 use super::call::handler::{self, HandleMessage};
 use super::call::setup;
+use super::driver::BATCH_MEMORY;
 use super::failure::{self, Fault};
 use super::guest_log::GuestLog;
 use super::handler::Blueprint;
-use super::import::{self, Settings};
+use super::import::{self, Emitted, Settings};
 use super::ticker::Pulse;
+use crate::chain::Transit;
+use crate::config::HandlerLimits;
 use crate::message::{Delivery, Message};
 
 /// What starting an instance and its `setup` may take together.
@@ -45,9 +50,11 @@ pub(super) struct State {
     pub(super) log: GuestLog,
     /// The message in hand; none outside of `handle-message`.
     pub(super) delivery: Option<Arc<Delivery>>,
+    /// The batch in hand.
+    pub(super) emitted: Emitted,
+    pub(super) limits: HandlerLimits,
     pub(super) limiter: Limiter,
-    /// When the call in hand must be over.
-    deadline: Instant,
+    deadline: Deadline,
     /// The call in hand was interrupted at its deadline.
     pub(super) timed_out: bool,
     pulse: Pulse,
@@ -58,12 +65,52 @@ impl State {
     pub(super) fn channel(&self) -> Option<&str> {
         self.delivery.as_deref().map(|delivery| &*delivery.table)
     }
+
+    /// The guest is given a message, or is set up, until then.
+    pub(super) fn begin_message(&mut self, delivery: Option<Arc<Delivery>>, deadline: Instant) {
+        self.delivery = delivery;
+        self.deadline.set(deadline);
+        self.limiter.denied = None;
+        self.log.begin();
+    }
+
+    /// It is done with that.
+    pub(super) fn finish_message(&mut self) {
+        self.log.end(self.channel());
+        self.delivery = None;
+    }
+}
+
+/// When the guest must be done with what it has in hand. Read from outside of the store too, while
+/// a guest waits.
+#[derive(Clone)]
+struct Deadline {
+    /// Counted from here.
+    base: Instant,
+    nanos: Arc<AtomicU64>,
+}
+
+impl Deadline {
+    fn new() -> Self {
+        Deadline { base: Instant::now(), nanos: Arc::default() }
+    }
+
+    fn set(&self, deadline: Instant) {
+        let nanos = deadline.saturating_duration_since(self.base).as_nanos();
+        self.nanos.store(u64::try_from(nanos).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    fn get(&self) -> Instant {
+        self.base + Duration::from_nanos(self.nanos.load(Relaxed))
+    }
 }
 
 /// Counts the memory and the tables that an instance has, and refuses what is too much.
 pub(super) struct Limiter {
     memory_limit: usize,
     memory: usize,
+    /// Of that, what is the driver's: not the plugin's to pay for.
+    driver: usize,
     table_elements: usize,
     /// What was refused in the call in hand.
     pub(super) denied: Option<Denied>,
@@ -86,8 +133,9 @@ impl ResourceLimiter for Limiter {
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         let wanted = self.memory.saturating_add(desired.saturating_sub(current));
-        if wanted > self.memory_limit {
-            self.denied = Some(Denied::Memory(wanted));
+        let of_plugin = wanted.saturating_sub(self.driver);
+        if of_plugin > self.memory_limit {
+            self.denied = Some(Denied::Memory(of_plugin));
             return Ok(false);
         }
         // Beyond its own maximum a memory doesn't grow, whatever is said here.
@@ -130,13 +178,24 @@ impl ResourceLimiter for Limiter {
 /// An instance, ready for a message.
 pub(super) struct Instance {
     store: Store<State>,
-    handle: HandleMessage,
+    functions: Functions,
+    /// The batch that it was given last: kept for its room.
+    batch: Vec<u8>,
+    deadline: Deadline,
     /// With more memory than this it is dropped after a call.
     memory_kept: usize,
     /// When its last call began.
     pub(super) used: Instant,
     /// Given back when it is dropped.
     _room: OwnedSemaphorePermit,
+}
+
+/// What the host calls of an instance.
+#[derive(Clone, Copy)]
+struct Functions {
+    handle: HandleMessage,
+    /// The driver, where the plugin can be driven.
+    run: Option<Run>,
 }
 
 /// Room for the instances of all plugins together.
@@ -181,50 +240,118 @@ impl Instance {
     pub(super) async fn new(blueprint: &Blueprint) -> Result<Instance, Fault> {
         let room = blueprint.room.0.clone().try_acquire_owned();
         let _room = room.map_err(|_| failure::no_room())?;
-        let mut store = new_store(blueprint);
+        let deadline = Deadline::new();
+        let mut store = new_store(blueprint, deadline.clone());
         let used = Instant::now();
         begin(&mut store, None, used + SETUP_TIMEOUT);
-        let started = start(&mut store, blueprint).await;
-        end(&mut store);
-        let handle = started?;
-        let limit = blueprint.limits.memory;
-        let memory = store.data().limiter.memory;
+        let started = start(&mut store, blueprint, &deadline).await;
+        store.data_mut().finish_message();
+        let functions = started?;
+        let limiter = &store.data().limiter;
+        let limit = limiter.memory_limit + limiter.driver;
         // Three quarters of what it had to grow when it was new.
-        let memory_kept = memory + (limit.saturating_sub(memory)) / 4 * 3;
-        Ok(Instance { store, handle, memory_kept, used, _room })
+        let memory_kept = limiter.memory + limit.saturating_sub(limiter.memory) / 4 * 3;
+        let batch = Vec::new();
+        Ok(Instance { store, functions, batch, deadline, memory_kept, used, _room })
     }
 
-    /// Hand it a message.
+    /// Hand it messages from the front: each one's outcome takes its place. Answers how many were
+    /// handled, at least one; `handler` is who failed when one failed.
     pub(super) async fn handle(
+        &mut self,
+        blueprint: &Blueprint,
+        handler: &Arc<str>,
+        messages: &mut [Transit],
+    ) -> (usize, Fate) {
+        self.used = Instant::now();
+        if let Some(run) = self.functions.run {
+            let count = batch::encode(messages, &mut self.batch);
+            if count > 0 {
+                return self.drive(run, blueprint, handler, &mut messages[..count]).await;
+            }
+        }
+        let transit = &mut messages[0];
+        let Some(message) = transit.single() else { return (1, Fate::Keep) };
+        let (outcome, fate) = self.handle_one(blueprint, &transit.delivery, message).await;
+        transit.outcome = outcome.map_err(|fault| fault.of(handler));
+        (1, fate)
+    }
+
+    async fn handle_one(
         &mut self,
         blueprint: &Blueprint,
         delivery: &Arc<Delivery>,
         message: &Message,
     ) -> (Result<Vec<Message>, Fault>, Fate) {
         let limits = &blueprint.limits;
-        self.used = Instant::now();
-        let deadline = self.used + limits.timeout;
-        begin(&mut self.store, Some(delivery.clone()), deadline);
-        let call = handler::call(self.handle, &mut self.store, delivery, message);
-        let outcome = run_until(deadline, &blueprint.pulse, call).await;
-        let result = match outcome {
-            Ok(Ok(returned)) => {
-                end(&mut self.store);
-                let grown = self.store.data().limiter.memory > self.memory_kept;
-                let fate = if grown { Fate::Drop } else { Fate::Keep };
-                return (handler::judge(returned, limits), fate);
-            }
+        begin(&mut self.store, Some(delivery.clone()), self.used + limits.timeout);
+        let call = handler::call(self.functions.handle, &mut self.store, delivery, message);
+        let outcome = run_until(&self.deadline, &blueprint.pulse, call).await;
+        let outcome = self.judge(outcome, limits);
+        self.store.data_mut().finish_message();
+        match outcome {
+            Ok(returned) => (handler::judge(returned, limits), self.fate()),
+            Err(fault) => (Err(fault), Fate::Drop),
+        }
+    }
+
+    /// Hand it a batch, which is encoded already.
+    async fn drive(
+        &mut self,
+        run: Run,
+        blueprint: &Blueprint,
+        handler: &Arc<str>,
+        messages: &mut [Transit],
+    ) -> (usize, Fate) {
+        let limits = &blueprint.limits;
+        begin(&mut self.store, Some(messages[0].delivery.clone()), self.used + limits.timeout);
+        let deliveries = messages.iter().map(|transit| transit.delivery.clone());
+        self.store.data_mut().emitted.begin(self.used, deliveries);
+        let call = batch::call(run, &mut self.store, &self.batch);
+        let outcome = run_until(&self.deadline, &blueprint.pulse, call).await;
+        let outcome = self.judge(outcome, limits);
+        let state = self.store.data_mut();
+        state.finish_message();
+        state.emitted.end();
+        let mut handled = 0;
+        for (transit, outcome) in messages.iter_mut().zip(state.emitted.outcomes.drain(..)) {
+            transit.outcome = outcome.map_err(|fault| fault.of(handler));
+            handled += 1;
+        }
+        let fault = match outcome {
+            Ok(()) if !state.emitted.goes_on => return (handled, self.fate()),
+            Ok(()) => failure::no_outcome(),
+            Err(fault) => fault,
+        };
+        // The message in hand; or the last one, when what failed is to free its outputs.
+        let failed = if state.emitted.goes_on { handled } else { handled - 1 };
+        messages[failed].outcome = Err(fault.of(handler));
+        (failed + 1, Fate::Drop)
+    }
+
+    /// What a call's end means.
+    fn judge<T>(
+        &self,
+        outcome: Result<wasmtime::Result<T>, Elapsed>,
+        limits: &HandlerLimits,
+    ) -> Result<T, Fault> {
+        match outcome {
+            Ok(Ok(returned)) => Ok(returned),
             Ok(Err(error)) => {
                 Err(failure::classify(&error, self.store.data(), limits, limits.timeout))
             }
             Err(Elapsed) => Err(failure::timeout(limits.timeout)),
-        };
-        end(&mut self.store);
-        (result, Fate::Drop)
+        }
+    }
+
+    /// Of an instance that did nothing wrong.
+    fn fate(&self) -> Fate {
+        let grown = self.store.data().limiter.memory > self.memory_kept;
+        if grown { Fate::Drop } else { Fate::Keep }
     }
 }
 
-fn new_store(blueprint: &Blueprint) -> Store<State> {
+fn new_store(blueprint: &Blueprint, deadline: Deadline) -> Store<State> {
     let log = GuestLog::new(blueprint.speaker.clone());
     let (wasi, resources) = import::wasi_context(&log);
     let state = State {
@@ -233,13 +360,16 @@ fn new_store(blueprint: &Blueprint) -> Store<State> {
         settings: blueprint.settings.clone(),
         log,
         delivery: None,
+        emitted: Emitted::default(),
+        limits: blueprint.limits,
         limiter: Limiter {
             memory_limit: blueprint.limits.memory,
             memory: 0,
+            driver: if blueprint.plugin.exports.run.is_some() { BATCH_MEMORY } else { 0 },
             table_elements: 0,
             denied: None,
         },
-        deadline: Instant::now(),
+        deadline,
         timed_out: false,
         pulse: blueprint.pulse.clone(),
     };
@@ -250,7 +380,7 @@ fn new_store(blueprint: &Blueprint) -> Store<State> {
     store.epoch_deadline_callback(|mut context| {
         let state = context.data_mut();
         state.pulse.beat();
-        if Instant::now() >= state.deadline {
+        if Instant::now() >= state.deadline.get() {
             state.timed_out = true;
             return Ok(UpdateDeadline::Interrupt);
         }
@@ -260,21 +390,26 @@ fn new_store(blueprint: &Blueprint) -> Store<State> {
     store
 }
 
-async fn start(store: &mut Store<State>, blueprint: &Blueprint) -> Result<HandleMessage, Fault> {
+async fn start(
+    store: &mut Store<State>,
+    blueprint: &Blueprint,
+    deadline: &Deadline,
+) -> Result<Functions, Fault> {
     let limits = &blueprint.limits;
-    let deadline = store.data().deadline;
+    let exports = &blueprint.plugin.exports;
     let starting = async {
         let instance = blueprint.plugin.pre.instantiate_async(&mut *store).await?;
-        let handle = handler::find(&instance, &mut *store, &blueprint.plugin.exports)?;
-        let answer = match &blueprint.plugin.exports.setup {
+        let handle = handler::find(&instance, &mut *store, exports)?;
+        let run = exports.run.as_ref().map(|run| batch::find(&instance, &mut *store, run));
+        let answer = match &exports.setup {
             Some(setup) => setup::call(&instance, &mut *store, setup).await?,
             None => Ok(()),
         };
-        Ok::<_, wasmtime::Error>((handle, answer))
+        Ok::<_, wasmtime::Error>((Functions { handle, run: run.transpose()? }, answer))
     };
     let outcome = run_until(deadline, &blueprint.pulse, starting).await;
     match outcome {
-        Ok(Ok((handle, Ok(())))) => Ok(handle),
+        Ok(Ok((functions, Ok(())))) => Ok(functions),
         Ok(Ok((_, Err(text)))) => Err(failure::setup_refused(&text)),
         Ok(Err(error)) => {
             Err(failure::in_setup(failure::classify(&error, store.data(), limits, SETUP_TIMEOUT)))
@@ -283,19 +418,10 @@ async fn start(store: &mut Store<State>, blueprint: &Blueprint) -> Result<Handle
     }
 }
 
+/// A call into the guest begins.
 fn begin(store: &mut Store<State>, delivery: Option<Arc<Delivery>>, deadline: Instant) {
     store.set_epoch_deadline(1);
-    let state = store.data_mut();
-    state.delivery = delivery;
-    state.deadline = deadline;
-    state.limiter.denied = None;
-    state.log.begin();
-}
-
-fn end(store: &mut Store<State>) {
-    let state = store.data_mut();
-    state.log.end(state.channel());
-    state.delivery = None;
+    store.data_mut().begin_message(delivery, deadline);
 }
 
 /// The deadline passed first.
@@ -305,7 +431,7 @@ struct Elapsed;
 /// need a timer; a guest that computes gives way at each tick and interrupts itself; the timer is
 /// for one that waits in a host's function.
 async fn run_until<F: Future>(
-    deadline: Instant,
+    deadline: &Deadline,
     pulse: &Pulse,
     guest: F,
 ) -> Result<F::Output, Elapsed> {
@@ -318,9 +444,22 @@ async fn run_until<F: Future>(
     match first {
         Poll::Ready(output) => Ok(output),
         // Boxed: seldom needed, and a timer is large.
-        Poll::Pending => {
-            let limited = Box::pin(tokio::time::timeout_at(deadline.into(), guest));
-            limited.await.map_err(|_| Elapsed)
+        Poll::Pending => Box::pin(wait_until(deadline, guest)).await,
+    }
+}
+
+/// The same for one that has given way once. The deadline moves on with each message of a batch.
+async fn wait_until<F: Future + Unpin>(
+    deadline: &Deadline,
+    mut guest: F,
+) -> Result<F::Output, Elapsed> {
+    loop {
+        let until = deadline.get();
+        if let Ok(output) = tokio::time::timeout_at(until.into(), &mut guest).await {
+            return Ok(output);
+        }
+        if deadline.get() == until {
+            return Err(Elapsed);
         }
     }
 }

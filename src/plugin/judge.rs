@@ -8,6 +8,7 @@ use wasmtime::Engine;
 use wasmtime::component::types::{ComponentFunc, ComponentItem};
 use wasmtime::component::{Component, ComponentExportIndex, Type};
 
+use super::driver;
 use super::failure::shorten;
 use super::file::Outline;
 use super::import::CONFIG_VERSIONS;
@@ -32,6 +33,8 @@ const SETUP_TYPE: &str = "func() -> result<_, string>";
 pub(super) struct Exports {
     pub(super) handle_message: ComponentExportIndex,
     pub(super) setup: Option<ComponentExportIndex>,
+    /// The driver's.
+    pub(super) run: Option<ComponentExportIndex>,
     /// Version of the interface that it is made for.
     pub(super) version: String,
 }
@@ -42,11 +45,13 @@ pub(super) struct Names {
     pub(super) exports: Vec<String>,
 }
 
+/// What the driver adds is not the plugin's.
 pub(super) fn names(engine: &Engine, component: &Component) -> Names {
     let ty = component.component_type();
+    let own = |name: &&str| !driver::is_own(name);
     Names {
-        imports: ty.imports(engine).map(|(name, _)| name.to_owned()).collect(),
-        exports: ty.exports(engine).map(|(name, _)| name.to_owned()).collect(),
+        imports: ty.imports(engine).map(|(name, _)| name).filter(own).map(str::to_owned).collect(),
+        exports: ty.exports(engine).map(|(name, _)| name).filter(own).map(str::to_owned).collect(),
     }
 }
 
@@ -65,7 +70,8 @@ pub(super) fn exports(component: &Component) -> Result<Exports, String> {
         None => None,
     };
     let version = version_of(&handler).unwrap_or_default().to_owned();
-    Ok(Exports { handle_message, setup, version })
+    let run = component.get_export_index(None, driver::RUN);
+    Ok(Exports { handle_message, setup, run, version })
 }
 
 fn version_of(name: &str) -> Option<&str> {

@@ -14,6 +14,7 @@
 mod cache;
 mod call;
 pub mod compile;
+mod driver;
 mod engine;
 mod error;
 mod failure;

@@ -9,7 +9,7 @@ use super::console::{self, BAD, GOOD, NAME, Out, WARN};
 use super::exit::{Code, Fault, OrExit, Outcome, with_causes};
 use super::load;
 use super::show::{escaped, meant};
-use crate::chain::{Failure, FailureKind, Handler as _};
+use crate::chain::{Failure, FailureKind, handle_one};
 use crate::config::cases::{self, Came, Case, CaseFile, Expected};
 use crate::config::{Handler, InstancePolicy, Log, LogFormat};
 use crate::message::Delivery;
@@ -309,7 +309,7 @@ async fn run(host: &Arc<Host>, plugin: &Path, case: &Case) -> Result<Came, Broke
         attempt: 1,
         received_at: 0,
     });
-    match loaded.handle(&delivery, case.input.clone()).await {
+    match handle_one(&*loaded, &delivery, case.input.clone()).await {
         Ok(messages) => Ok(Came::Out(messages)),
         Err(Failure { kind, reason, .. }) => match kind {
             FailureKind::Reject => Ok(Came::Reject(reason)),

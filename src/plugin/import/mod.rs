@@ -10,6 +10,7 @@ use super::instance::State;
 
 mod config;
 mod delivery;
+mod driver;
 mod logging;
 mod wasi;
 
@@ -20,8 +21,10 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     delivery::add(&mut linker)?;
     logging::add(&mut linker)?;
     config::add(&mut linker)?;
+    driver::add(&mut linker)?;
     Ok(linker)
 }
 
 pub(super) use config::{Settings, VERSIONS as CONFIG_VERSIONS};
+pub(super) use driver::Emitted;
 pub(super) use wasi::context as wasi_context;

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::support::*;
-use crate::chain::Handler as _;
+use crate::chain::{Handler as _, Transit};
 use crate::config::{InstancePolicy, Setting};
 use crate::message::Message;
 use crate::plugin::PluginHandler;
@@ -16,21 +16,27 @@ fn processor_time() -> Duration {
     Duration::from_nanos(nanos)
 }
 
-/// Nanoseconds of the processor a call, the best of ten rounds.
-async fn measure(what: &str, handler: &PluginHandler, payload: usize, calls: u32) {
+/// Nanoseconds of the processor a message, the best of ten rounds, so many messages at once.
+async fn measure(what: &str, handler: &PluginHandler, payload: usize, at_once: usize, calls: u32) {
     let delivery = delivery();
     let payload = vec![7; payload];
     let mut best = Duration::MAX;
     for _ in 0..10 {
         let began = processor_time();
-        for _ in 0..calls {
-            let message = Message::new(payload.as_slice());
-            let outputs = handler.handle(&delivery, message).await.expect("it echoes");
-            assert_eq!(outputs.len(), 1);
+        for _ in 0..calls / at_once as u32 {
+            let message = || Transit::new(delivery.clone(), Message::new(payload.as_slice()));
+            let mut messages: Vec<Transit> =
+                std::iter::repeat_with(message).take(at_once).collect();
+            let mut left = messages.as_mut_slice();
+            while !left.is_empty() {
+                let handled = handler.handle(left).await;
+                left = &mut left[handled..];
+            }
+            assert!(messages.iter().all(|transit| transit.outcome.is_ok()), "it echoes");
         }
         best = best.min((processor_time() - began) / calls);
     }
-    println!("{what}, {} bytes: {} ns", payload.len(), best.as_nanos());
+    println!("{what}, {} bytes, {at_once} at once: {} ns", payload.len(), best.as_nanos());
 }
 
 #[tokio::test]
@@ -43,9 +49,12 @@ async fn a_hop() {
     let reused = bench.handler(&source, |_| {}).await;
     let fresh = bench.handler(&source, |c| c.instance = InstancePolicy::Fresh).await;
     for payload in [16, 64, 1024, 65536] {
-        measure("reused", &reused, payload, 100_000 / (1 + payload as u32 / 4096)).await;
+        for at_once in [1, 128] {
+            let calls = 128_000 / (1 + payload as u32 / 4096);
+            measure("reused", &reused, payload, at_once, calls).await;
+        }
     }
-    measure("fresh", &fresh, 64, 2000).await;
+    measure("fresh", &fresh, 64, 1, 2000).await;
 }
 
 /// Another plugin file: `HANDLERD_PLUGIN=announce.wasm`.
@@ -74,7 +83,10 @@ async fn a_hop_through_a_file() {
         }
         println!("{}", log.text());
         for payload in [16, 64, 1024, 65536] {
-            measure("reused", &handler, payload, 20_000 / (1 + payload as u32 / 4096)).await;
+            for at_once in [1, 128] {
+                let calls = 25_600 / (1 + payload as u32 / 4096);
+                measure("reused", &handler, payload, at_once, calls).await;
+            }
         }
     }
     println!("{:?}", bench.host.inspect(&config.plugin).await);

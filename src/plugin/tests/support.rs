@@ -7,7 +7,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use wit_component::{StringEncoding, embed_component_metadata};
 
-use crate::chain::{Failure, Handler as _};
+use crate::chain::{Failure, handle_one};
 use crate::config::{Handler, HandlerLimits, InstancePolicy, Setting};
 use crate::message::{Delivery, Message};
 use crate::plugin::{Host, PluginError, PluginHandler, WIT};
@@ -239,7 +239,7 @@ pub(super) async fn handle(
     handler: &PluginHandler,
     payload: &[u8],
 ) -> Result<Vec<Message>, Failure> {
-    handler.handle(&delivery(), Message::new(payload)).await
+    handle_one(handler, &delivery(), Message::new(payload)).await
 }
 
 /// What was logged while it lived, on this thread.

@@ -64,7 +64,9 @@ impl Bench {
         queue.close();
         let mut seen = Vec::new();
         while queue.take(&mut batch).await {
-            seen.extend(std::iter::from_fn(|| batch.next()));
+            let before = seen.len();
+            seen.extend(batch.drain());
+            batch.done(seen.len() - before);
         }
         seen
     }

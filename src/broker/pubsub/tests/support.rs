@@ -174,7 +174,9 @@ impl Channel {
         while seen.len() < n {
             let more = tokio::time::timeout(PATIENCE, self.queue.take(&mut batch)).await;
             assert!(more.unwrap_or_else(|_| panic!("{} of {n} messages came", seen.len())));
-            seen.extend(std::iter::from_fn(|| batch.next()));
+            let before = seen.len();
+            seen.extend(batch.drain());
+            batch.done(seen.len() - before);
         }
         assert_eq!(seen.len(), n);
         seen
