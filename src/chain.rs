@@ -140,7 +140,7 @@ pub struct RunLimits {
     pub max_output: usize,
 }
 
-/// Messages of one channel that go through its chain together: as far as each handler's time
+/// Messages that go through a chain together: as far as each handler's time
 /// allows they are handed to it at once, since that is far cheaper than one by one.
 #[derive(Default)]
 pub struct Convoy {
@@ -153,17 +153,26 @@ pub struct Convoy {
 }
 
 impl Convoy {
-    /// Let messages go, when those before have all come out.
-    pub fn begin(&mut self, messages: impl Iterator<Item = Transit>) {
-        debug_assert_eq!(
-            self.out,
-            self.transits.len(),
-            "the messages before are still on their way"
-        );
+    /// Forget the messages: they have all come out.
+    pub fn clear(&mut self) {
         self.transits.clear();
         self.passed.clear();
         self.out = 0;
+    }
+
+    /// Let messages go, behind those that are in it.
+    pub fn extend(&mut self, messages: impl Iterator<Item = Transit>) {
         self.transits.extend(messages);
+    }
+
+    /// How many have been let go, those that came out included.
+    pub fn len(&self) -> usize {
+        self.transits.len()
+    }
+
+    /// Whether none has been let go.
+    pub fn is_empty(&self) -> bool {
+        self.transits.is_empty()
     }
 }
 
@@ -180,6 +189,13 @@ impl Chain {
     /// as they are.
     pub fn new(handlers: Vec<Arc<dyn Handler>>, limits: RunLimits, routes: Routes) -> Self {
         Chain { handlers: handlers.into(), limits, routes }
+    }
+
+    /// What is equal for the chains whose messages may go in one convoy: those of the same handlers.
+    /// `None` where there are routes, which are each channel's own.
+    pub fn kind(&self) -> Option<Vec<usize>> {
+        let address = |handler: &Arc<dyn Handler>| Arc::as_ptr(handler).cast::<()>() as usize;
+        self.routes.is_empty().then(|| self.handlers.iter().map(address).collect())
     }
 
     /// Pass a message through. The outputs come in the order of their branches; one failure in
@@ -375,7 +391,7 @@ mod tests {
     /// What comes out for each of these messages, in the order of coming out.
     async fn pass(chain: &Chain, messages: &[&str]) -> Vec<Result<Vec<String>, Failure>> {
         let mut convoy = Convoy::default();
-        convoy.begin(messages.iter().map(|m| Transit::new(delivery(), Message::new(*m))));
+        convoy.extend(messages.iter().map(|m| Transit::new(delivery(), Message::new(*m))));
         let mut outcomes = Vec::new();
         while let Some(arrived) = chain.advance(&mut convoy).await {
             assert!(!arrived.is_empty(), "it would never end");
@@ -497,7 +513,7 @@ mod tests {
         let chain = chain(&[shout, shout], AMPLE, Routes::default());
         let mut convoy = Convoy::default();
         convoy
-            .begin(["a", "b", "c"].into_iter().map(|m| Transit::new(delivery(), Message::new(m))));
+            .extend(["a", "b", "c"].into_iter().map(|m| Transit::new(delivery(), Message::new(m))));
         // The handlers take two at once: both come out before the third one is begun.
         let arrived = chain.advance(&mut convoy).await.expect("two are through");
         assert_eq!(arrived.len(), 2);

@@ -19,6 +19,7 @@ use crate::broker::pubsub::{self, Subscription};
 use crate::broker::writer::Writer;
 use crate::chain::{Chain, Handler, RunLimits};
 use crate::config::{self, Config};
+use crate::crew::Crew;
 use crate::output::Outputs;
 use crate::plugin::{Host, PluginError};
 use crate::queue::{Budget, Queue};
@@ -131,7 +132,7 @@ fn listed<'a>(
 struct Daemon {
     metrics: Arc<Metrics>,
     writers: BTreeMap<Arc<str>, Writer>,
-    channels: Vec<(Arc<worker::Channel>, usize)>,
+    channels: Vec<Arc<worker::Channel>>,
     subscriptions: Vec<Subscription>,
     source: Connector,
 }
@@ -147,7 +148,8 @@ impl Daemon {
             let counts = metrics.channel(&channel.name);
             let outputs = Outputs::new(channel, &writers, counts.clone());
             let away = outputs.away();
-            let queue = Queue::new(channel.queue, channel.overflow, &budget, counts, away);
+            let queue =
+                Queue::new(channel.workers, channel.queue, channel.overflow, &budget, counts, away);
             subscriptions.push(Subscription {
                 source: channel.source.clone(),
                 table: channel.name.clone(),
@@ -162,7 +164,7 @@ impl Daemon {
                 metrics: metrics.clone(),
                 failure_log: RateLimit::new(FAILURE_LOG_PERIOD),
             };
-            channels.push((Arc::new(shared), channel.workers));
+            channels.push(Arc::new(shared));
         }
         let source = Connector::new(&config.redis);
         Daemon { metrics, writers, channels, subscriptions, source }
@@ -181,12 +183,14 @@ impl Daemon {
                 writer.clone().run(metrics.clone(), stop.clone())
             }));
         }
-        for (channel, workers) in &self.channels {
-            for _ in 0..*workers {
-                let name = format!("a worker of channel {}", channel.name);
-                let channel = channel.clone();
-                tasks.spawn(keep_running(Task::Worker, name, move || worker::run(channel.clone())));
-            }
+        let crew = Crew::new(self.channels, self.writers.values().cloned().collect());
+        let stop_crew = CancellationToken::new();
+        let hands = std::thread::available_parallelism().map_or(1, usize::from);
+        for hand in 1..=hands {
+            let (crew, stop) = (crew.clone(), stop_crew.clone());
+            tasks.spawn(keep_running(Task::Hand, format!("hand {hand}"), move || {
+                crew.clone().work(stop.clone())
+            }));
         }
         let (source, subscriptions) = (self.source, self.subscriptions);
         let (metrics, stop) = (self.metrics.clone(), stop_sources.clone());
@@ -196,8 +200,9 @@ impl Daemon {
         Running {
             metrics: self.metrics,
             writers: self.writers,
-            channels: self.channels.into_iter().map(|(channel, _)| channel).collect(),
+            crew,
             stop_sources,
+            stop_crew,
             stop_writers,
             tasks,
         }
@@ -220,7 +225,7 @@ fn writers(config: &Config) -> BTreeMap<Arc<str>, Writer> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Task {
     Source,
-    Worker,
+    Hand,
     Writer,
 }
 
@@ -240,8 +245,9 @@ async fn keep_running<F: Future<Output = ()>>(
 struct Running {
     metrics: Arc<Metrics>,
     writers: BTreeMap<Arc<str>, Writer>,
-    channels: Vec<Arc<worker::Channel>>,
+    crew: Arc<Crew>,
     stop_sources: CancellationToken,
+    stop_crew: CancellationToken,
     stop_writers: CancellationToken,
     tasks: JoinSet<Task>,
 }
@@ -265,18 +271,20 @@ impl Running {
         };
         if !drained {
             self.tasks.shutdown().await;
-            self.channels.iter().for_each(|channel| channel.queue.abandon());
+            self.crew.abandon();
             self.writers.values().for_each(Writer::abandon);
         }
         tracing::debug!("drained in {:?}", started.elapsed());
         Ended { drained, totals: self.metrics.totals() }
     }
 
-    /// Sources, then workers, then writers: each ends when what feeds it has ended.
+    /// Sources, then the crew, then writers: each ends when what feeds it has ended.
     async fn finish(&mut self) {
         self.join(Task::Source).await;
-        self.channels.iter().for_each(|channel| channel.queue.close());
-        self.join(Task::Worker).await;
+        self.crew.close();
+        self.crew.idle().await;
+        self.stop_crew.cancel();
+        self.join(Task::Hand).await;
         for writer in self.writers.values() {
             writer.idle().await;
         }
@@ -288,7 +296,7 @@ impl Running {
     async fn join(&mut self, kind: Task) {
         let mut left = match kind {
             Task::Source => 1,
-            Task::Worker => self.tasks.len() - self.writers.len(),
+            Task::Hand => self.tasks.len() - self.writers.len(),
             Task::Writer => self.tasks.len(),
         };
         while left > 0 {

@@ -1,7 +1,7 @@
 //! handlerd: Redis messages through a chain of sandboxed WebAssembly handlers.
 //!
 //! ```text
-//! Redis --> broker::pubsub --> queue::Queue --> worker: chain::Chain (plugin, plugin, ...) --> output --> broker::writer --> Redis
+//! Redis --> broker::pubsub --> queue::Queue --> crew, worker: chain::Chain (plugin, plugin, ...) --> output --> broker::writer --> Redis
 //!                                                  |
 //!                                                  +--> failure: logged and counted
 //! ```
@@ -17,6 +17,7 @@
 //! | `plugin` | wasmtime, all of it | `message`, `chain`, `config` |
 //! | `broker` | Redis, all of it | `message`, `config`, `queue`, `telemetry` |
 //! | `output`, `worker` | a message's way behind the queue | `chain`, `queue`, `broker::writer` |
+//! | `crew` | who works when | `worker`, `broker::writer` |
 //! | `daemon` | building everything, running it, draining it | all of the above |
 //! | `service` | signals | nothing |
 //! | `cli` | one file a verb | all of the above |
@@ -27,6 +28,7 @@ pub mod broker;
 pub mod chain;
 pub mod cli;
 pub mod config;
+pub mod crew;
 pub mod daemon;
 pub mod message;
 pub mod output;

@@ -1,14 +1,12 @@
 //! The one queue between a channel's source and its workers, bounded in bytes.
 //!
 //! A source puts in and never waits: what doesn't fit is dropped by the channel's policy, counted
-//! by reason. Workers take batches. All queues share one [`Budget`]: when it is used up the
+//! by reason. Workers take batches, each in a turn of its own. All queues share one [`Budget`]: when it is used up the
 //! fullest queue drops first. Knows neither Redis nor handlers.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
-
-use tokio::sync::Notify;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use crate::config::Overflow;
 use crate::message::Received;
@@ -68,7 +66,10 @@ pub struct Queue {
     waiting: Mutex<Waiting>,
     /// What `waiting` holds, readable without its lock.
     bytes: AtomicUsize,
-    ready: Notify,
+    /// Called when a turn is to be had.
+    ready: OnceLock<Ready>,
+    /// Turns that there may be at a time.
+    workers: usize,
     limit: usize,
     overflow: Overflow,
     budget: Arc<Budget>,
@@ -80,17 +81,24 @@ pub struct Queue {
 /// Asked only when something overflows.
 pub type OutputAway = Box<dyn Fn() -> bool + Send + Sync>;
 
+/// Told that somebody is to take a turn at the queue, as long as it has messages and fewer turns
+/// than workers: [`Queue::take`] what there is, and [`Queue::end_turn`].
+pub type Ready = Box<dyn Fn() + Send + Sync>;
+
 #[derive(Default)]
 struct Waiting {
     messages: VecDeque<Received>,
     bytes: usize,
     closed: bool,
+    /// Turns that were asked for and haven't ended.
+    turns: usize,
 }
 
 impl Queue {
     /// An empty queue of at most `limit` bytes that counts its drops in `metrics`, as `redis_away`
-    /// while `output_away` says so.
+    /// while `output_away` says so. At most so many `workers` take turns at it at a time.
     pub fn new(
+        workers: usize,
         limit: usize,
         overflow: Overflow,
         budget: &Arc<Budget>,
@@ -100,7 +108,8 @@ impl Queue {
         let queue = Arc::new(Queue {
             waiting: Mutex::default(),
             bytes: AtomicUsize::new(0),
-            ready: Notify::new(),
+            ready: OnceLock::new(),
+            workers,
             limit,
             overflow,
             budget: budget.clone(),
@@ -109,6 +118,12 @@ impl Queue {
         });
         lock(&budget.queues).push(Arc::downgrade(&queue));
         queue
+    }
+
+    /// Say who is told that a turn is to be had; once, before any message comes.
+    pub fn on_ready(&self, ready: Ready) {
+        let first = self.ready.set(ready).is_ok();
+        debug_assert!(first, "a queue has one crew");
     }
 
     /// Bytes that wait: `handlerd_queue_bytes`.
@@ -128,7 +143,7 @@ impl Queue {
             return;
         }
         self.metrics.received.add(messages.len() as u64);
-        {
+        let turn = {
             let mut waiting = lock(&self.waiting);
             if waiting.closed {
                 self.metrics.lost(DropReason::Shutdown, messages.len() as u64);
@@ -146,8 +161,11 @@ impl Queue {
                     if (self.output_away)() { DropReason::RedisAway } else { DropReason::Overflow };
                 self.metrics.lost(reason, dropped);
             }
+            self.wants_turn(&mut waiting)
+        };
+        if turn {
+            self.ready();
         }
-        self.ready.notify_one();
         self.budget.enforce();
     }
 
@@ -200,33 +218,43 @@ impl Queue {
         }
     }
 
-    /// Wait for messages and take some into `batch`, which must be used up. `false` when the queue
-    /// is closed and empty: the worker's work is done.
-    ///
-    /// Cancel safe: when dropped before it is done, nothing has been taken.
-    pub async fn take(self: &Arc<Self>, batch: &mut Batch) -> bool {
-        debug_assert!(
-            batch.messages.is_empty() && batch.in_hand == 0,
-            "the batch before was not used up"
-        );
-        loop {
-            // Made before looking, so that a push in between is not missed.
-            let ready = self.ready.notified();
-            {
-                let mut waiting = lock(&self.waiting);
-                if !waiting.messages.is_empty() {
-                    self.move_some(&mut waiting, batch);
-                    if !waiting.messages.is_empty() {
-                        self.ready.notify_one();
-                    }
-                    return true;
-                }
-                if waiting.closed {
-                    return false;
-                }
-            }
-            ready.await;
+    /// Whether somebody is to be told, who is then counted.
+    fn wants_turn(&self, waiting: &mut Waiting) -> bool {
+        let wants = !waiting.messages.is_empty() && waiting.turns < self.workers;
+        waiting.turns += usize::from(wants);
+        wants
+    }
+
+    fn ready(&self) {
+        if let Some(ready) = self.ready.get() {
+            ready();
         }
+    }
+
+    /// Take some messages into `batch`, which must be used up; `false` when there are none.
+    pub fn take(self: &Arc<Self>, batch: &mut Batch) -> bool {
+        debug_assert!(batch.is_done(), "the batch before was not used up");
+        let turn = {
+            let mut waiting = lock(&self.waiting);
+            if waiting.messages.is_empty() {
+                return false;
+            }
+            self.move_some(&mut waiting, batch);
+            self.wants_turn(&mut waiting)
+        };
+        if turn {
+            self.ready();
+        }
+        true
+    }
+
+    /// A turn has ended. `true` when messages are left: then there is to be another one in its
+    /// place, without anybody being told.
+    pub fn end_turn(&self) -> bool {
+        let mut waiting = lock(&self.waiting);
+        let another = !waiting.messages.is_empty();
+        waiting.turns -= usize::from(!another);
+        another
     }
 
     fn move_some(self: &Arc<Self>, waiting: &mut Waiting, batch: &mut Batch) {
@@ -246,11 +274,9 @@ impl Queue {
         self.bytes.store(waiting.bytes, Relaxed);
     }
 
-    /// Take nothing in any more; workers handle what waits and then stop.
+    /// Take nothing in any more. What waits can still be taken out.
     pub fn close(&self) {
         lock(&self.waiting).closed = true;
-        self.ready.notify_waiters();
-        self.ready.notify_one();
     }
 
     /// Drop what still waits, as `shutdown`.
@@ -293,9 +319,19 @@ impl Batch {
     /// So many messages in hand are done with: they have been counted as what became of them.
     pub fn done(&mut self, messages: usize) {
         self.in_hand -= messages as u64;
-        if self.in_hand == 0 && self.messages.is_empty() {
+        if self.is_done() {
             self.finish();
         }
+    }
+
+    /// Bytes of the messages that were taken, until they are done with.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether no message is left or in hand.
+    pub fn is_done(&self) -> bool {
+        self.in_hand == 0 && self.messages.is_empty()
     }
 
     fn finish(&mut self) {
@@ -349,28 +385,28 @@ mod tests {
 
     fn queue_of(messages: usize, overflow: Overflow, budget: &Arc<Budget>) -> Arc<Queue> {
         let limit = messages * received("x").footprint();
-        Queue::new(limit, overflow, budget, Arc::default(), Box::new(|| false))
+        Queue::new(1, limit, overflow, budget, Arc::default(), Box::new(|| false))
     }
 
-    async fn all(queue: &Arc<Queue>) -> Vec<String> {
+    fn all(queue: &Arc<Queue>) -> Vec<String> {
         queue.close();
         let mut batch = Batch::default();
         let mut seen = Vec::new();
-        while queue.take(&mut batch).await {
+        while queue.take(&mut batch) {
             seen.extend(payloads(&mut batch));
         }
         seen
     }
 
-    #[tokio::test]
-    async fn a_full_queue_loses_by_its_policy_and_counts() {
+    #[test]
+    fn a_full_queue_loses_by_its_policy_and_counts() {
         for (overflow, left) in
             [(Overflow::DropOldest, ["b", "c"]), (Overflow::DropNewest, ["a", "b"])]
         {
             let budget = Budget::new(usize::MAX);
             let queue = queue_of(2, overflow, &budget);
             queue.push(&mut ["a", "b", "c"].map(received).into());
-            assert_eq!(all(&queue).await, left);
+            assert_eq!(all(&queue), left);
             assert_eq!(queue.metrics().dropped(DropReason::Overflow), 1);
             assert_eq!(queue.metrics().received.get(), 3);
             assert_eq!(budget.used(), 0);
@@ -382,14 +418,14 @@ mod tests {
         let budget = Budget::new(usize::MAX);
         let (limit, metrics) = (received("x").footprint(), Arc::default());
         let away = Box::new(|| true);
-        let queue = Queue::new(limit, Overflow::DropOldest, &budget, metrics, away);
+        let queue = Queue::new(1, limit, Overflow::DropOldest, &budget, metrics, away);
         queue.push(&mut ["a", "b"].map(received).into());
         assert_eq!(queue.metrics().dropped(DropReason::RedisAway), 1);
         assert_eq!(queue.metrics().dropped(DropReason::Overflow), 0);
     }
 
-    #[tokio::test]
-    async fn the_fullest_queue_pays_for_all() {
+    #[test]
+    fn the_fullest_queue_pays_for_all() {
         let size = received("x").footprint();
         let budget = Budget::new(5 * size);
         let long = queue_of(100, Overflow::DropOldest, &budget);
@@ -398,25 +434,25 @@ mod tests {
         short.push(&mut ["a", "b"].map(received).into());
         assert!(budget.used() <= 5 * size);
         assert_eq!(long.metrics().dropped(DropReason::Memory), 1);
-        assert_eq!(all(&long).await, ["1", "2", "3"]);
-        assert_eq!(all(&short).await, ["a", "b"]);
+        assert_eq!(all(&long), ["1", "2", "3"]);
+        assert_eq!(all(&short), ["a", "b"]);
     }
 
-    #[tokio::test]
-    async fn a_message_larger_than_the_queue_is_dropped_alone() {
+    #[test]
+    fn a_message_larger_than_the_queue_is_dropped_alone() {
         let budget = Budget::new(usize::MAX);
         let queue = queue_of(2, Overflow::DropOldest, &budget);
         queue.push(&mut vec![received("a"), received(&"x".repeat(10_000))]);
-        assert_eq!(all(&queue).await, ["a"]);
+        assert_eq!(all(&queue), ["a"]);
     }
 
-    #[tokio::test]
-    async fn what_a_dropped_batch_held_is_counted() {
+    #[test]
+    fn what_a_dropped_batch_held_is_counted() {
         let budget = Budget::new(usize::MAX);
         let queue = queue_of(9, Overflow::DropOldest, &budget);
         queue.push(&mut ["a", "b", "c"].map(received).into());
         let mut batch = Batch::default();
-        assert!(queue.take(&mut batch).await);
+        assert!(queue.take(&mut batch));
         assert_eq!(batch.drain().count(), 3);
         batch.done(1);
         drop(batch);
@@ -424,20 +460,35 @@ mod tests {
         assert_eq!(budget.used(), 0);
     }
 
-    #[tokio::test]
-    async fn every_worker_sees_the_end() {
+    #[test]
+    fn there_are_as_many_turns_as_workers_and_none_without_messages() {
         let budget = Budget::new(usize::MAX);
-        let queue = queue_of(9, Overflow::DropOldest, &budget);
-        let workers: Vec<_> = (0..3)
-            .map(|_| {
-                let queue = queue.clone();
-                tokio::spawn(async move { queue.take(&mut Batch::default()).await })
-            })
-            .collect();
-        tokio::task::yield_now().await;
-        queue.close();
-        for worker in workers {
-            assert!(!worker.await.unwrap());
+        let (limit, metrics) = (usize::MAX / 2, Arc::default());
+        let queue =
+            Queue::new(2, limit, Overflow::DropOldest, &budget, metrics, Box::new(|| false));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = asked.clone();
+        queue.on_ready(Box::new(move || {
+            counted.fetch_add(1, Relaxed);
+        }));
+        let push = |n: usize| queue.push(&mut (0..n).map(|n| received(&n.to_string())).collect());
+        push(1);
+        assert_eq!(asked.load(Relaxed), 1);
+        // More than one takes at once.
+        push(3 * BATCH_MESSAGES);
+        push(1);
+        assert_eq!(asked.load(Relaxed), 2);
+        let mut batch = Batch::default();
+        assert!(queue.take(&mut batch));
+        payloads(&mut batch);
+        assert_eq!(asked.load(Relaxed), 2);
+        // The first goes on in its own place, the second ends when nothing is left.
+        assert!(queue.end_turn());
+        while queue.take(&mut batch) {
+            payloads(&mut batch);
         }
+        assert!(!queue.end_turn());
+        push(1);
+        assert_eq!(asked.load(Relaxed), 3);
     }
 }

@@ -1,14 +1,13 @@
-//! A worker: takes messages from its channel's queue, runs each through the chain, and hands what
-//! comes out to the outputs.
+//! A channel's turn: takes messages from its queue, has them pass the chain, and hands what comes
+//! out to the outputs.
 //!
-//! Started and ended by the daemon, one task each; a channel with one worker keeps the order. A
-//! message's failure is counted and logged here and never ends the worker.
+//! Called by the crew, for as many turns at a time as the channel has workers; one keeps the order.
+//! A message's failure is counted and logged here and never ends anything.
 
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
 
 use crate::chain::{Chain, Convoy, Failure, Transit};
 use crate::message::{Delivery, Received};
@@ -18,11 +17,6 @@ use crate::telemetry::{DropReason, Metrics, RateLimit, printable};
 
 /// Bytes of a failure's reason that a log line shows at most.
 const LOGGED_REASON: usize = 4 << 10;
-
-/// After so long a worker gives its thread to the other tasks. Most handlers answer without ever
-/// waiting, so nothing else would make it; and one of the other tasks reads from Redis, which cuts a
-/// subscriber who leaves a few megabytes unread.
-const TURN: Duration = Duration::from_millis(1);
 
 /// What the workers of one channel share.
 pub struct Channel {
@@ -40,55 +34,80 @@ pub struct Channel {
     pub failure_log: RateLimit,
 }
 
-/// Work until the queue is closed and empty.
-pub async fn run(channel: Arc<Channel>) {
-    let mut batch = Batch::default();
-    let mut convoy = Convoy::default();
-    while channel.queue.take(&mut batch).await {
-        let mut turn = Instant::now();
+/// Messages and bytes that one turn takes, more or less.
+const MOST: usize = 128;
+const MOST_BYTES: usize = 256 << 10;
+
+/// What a turn needs and leaves to the next one, of whatever channels: room for the messages.
+#[derive(Default)]
+pub struct Desk {
+    batches: Vec<Batch>,
+    convoy: Convoy,
+    /// Messages that the last turn handled.
+    pub handled: usize,
+}
+
+/// Handle messages of some channels whose chains are alike: a batch of each, as long as there is
+/// room. What comes out is written, and goes out when `flush` is called: here that is done only
+/// when a handler takes its time, which must not hold back what others have finished before it.
+pub async fn turn(channels: &[&Channel], desk: &mut Desk, flush: impl Fn()) {
+    let Desk { batches, convoy, handled } = desk;
+    *handled = 0;
+    convoy.clear();
+    let (mut taken, mut bytes) = (0, 0);
+    while taken < channels.len() && convoy.len() < MOST && bytes < MOST_BYTES {
+        if taken == batches.len() {
+            batches.push(Batch::default());
+        }
+        let batch = &mut batches[taken];
+        channels[taken].queue.take(batch);
+        bytes += batch.bytes();
         let transit = |received: Received| Transit::new(received.delivery, received.message);
-        convoy.begin(batch.drain().map(transit));
-        while let Some(arrived) = channel.advance(&mut convoy).await {
-            for transit in arrived.iter() {
-                channel.outputs.room().await;
-                channel.arrived(transit);
-                batch.done(1);
+        convoy.extend(batch.drain().map(transit));
+        taken += 1;
+    }
+    let mut waited = false;
+    let mut of = 0;
+    while let Some(arrived) = advance(&channels[0].chain, convoy, &flush, &mut waited).await {
+        for transit in arrived.iter() {
+            while batches[of].is_done() {
+                of += 1;
             }
-            if turn.elapsed() >= TURN {
-                channel.outputs.flush();
-                tokio::task::yield_now().await;
-                turn = Instant::now();
-            }
+            channels[of].outputs.room().await;
+            channels[of].arrived(transit);
+            batches[of].done(1);
         }
-        channel.outputs.flush();
-        // A queue that is never empty must not keep this thread from the other tasks. An empty one
-        // is waited for anyway.
-        if channel.queue.bytes() > 0 {
-            tokio::task::yield_now().await;
-        }
+        *handled += arrived.len();
+    }
+    if waited {
+        flush();
     }
 }
 
-impl Channel {
-    /// Take the convoy further. Commands are collected for a whole batch, so that many leave in one
-    /// write; but a handler that takes its time must not hold back what others have finished before
-    /// it.
-    async fn advance<'c>(&self, convoy: &'c mut Convoy) -> Option<&'c mut [Transit]> {
-        let mut advance = pin!(self.chain.advance(convoy));
-        let mut waited = false;
-        poll_fn(|cx| match advance.as_mut().poll(cx) {
-            Poll::Pending => {
-                if !waited {
-                    self.outputs.flush();
-                    waited = true;
-                }
-                Poll::Pending
+/// Take the convoy further; flush when that has to wait.
+async fn advance<'c>(
+    chain: &Chain,
+    convoy: &'c mut Convoy,
+    flush: &impl Fn(),
+    waited: &mut bool,
+) -> Option<&'c mut [Transit]> {
+    let mut advance = pin!(chain.advance(convoy));
+    let mut flushed = false;
+    poll_fn(|cx| match advance.as_mut().poll(cx) {
+        Poll::Pending => {
+            if !flushed {
+                flush();
+                flushed = true;
+                *waited = true;
             }
-            ready => ready,
-        })
-        .await
-    }
+            Poll::Pending
+        }
+        ready => ready,
+    })
+    .await
+}
 
+impl Channel {
     fn arrived(&self, transit: &Transit) {
         match &transit.outcome {
             Ok(messages) => {

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use handlerd::broker::connection::Connector;
 use handlerd::broker::probe::{Persistence, Report, Role, probe};
@@ -15,7 +16,7 @@ use handlerd::config::{Config, Overflow};
 use handlerd::queue::{Batch, Budget, Queue};
 use handlerd::telemetry::{ChannelMetrics, DropReason, Metrics};
 use support::{PATIENCE, Redis, Watcher, wait_until};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// The channels of the tests: every kind of source and output, names that need care.
@@ -215,7 +216,7 @@ async fn everything_works(config: &Config, redis: &Redis, far: &Redis) {
     let budget = Budget::new(1 << 20);
     let counts = Arc::<ChannelMetrics>::default();
     let queue =
-        Queue::new(1 << 20, Overflow::DropOldest, &budget, counts.clone(), Box::new(|| false));
+        Queue::new(1, 1 << 20, Overflow::DropOldest, &budget, counts.clone(), Box::new(|| false));
     let subscriptions = config
         .channels
         .iter()
@@ -240,7 +241,12 @@ async fn everything_works(config: &Config, redis: &Redis, far: &Redis) {
     let mut came = Vec::new();
     let mut batch = Batch::default();
     while came.len() < 5 {
-        assert!(timeout(PATIENCE, queue.take(&mut batch)).await.expect("messages come"));
+        let come = async {
+            while !queue.take(&mut batch) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(PATIENCE, come).await.expect("messages come");
         let before = came.len();
         came.extend(batch.drain().map(|received| received.delivery.redis_channel.to_string()));
         batch.done(came.len() - before);

@@ -28,6 +28,7 @@ impl Bench {
         let mut subscriptions = Vec::new();
         for (source, max_payload) in sources {
             let queue = Queue::new(
+                1,
                 usize::MAX,
                 Overflow::DropOldest,
                 &budget,
@@ -63,7 +64,7 @@ impl Bench {
         let (queue, mut batch) = (&self.queues[queue], Batch::default());
         queue.close();
         let mut seen = Vec::new();
-        while queue.take(&mut batch).await {
+        while queue.take(&mut batch) {
             let before = seen.len();
             seen.extend(batch.drain());
             batch.done(seen.len() - before);

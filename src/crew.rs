@@ -1,0 +1,277 @@
+//! The crew: who does the channels' work. A few hands for all channels together, so that a channel
+//! that has nothing to do costs nothing, and one message of it little.
+//!
+//! A queue that gets messages is put on the list of those that are ready, once for each worker that
+//! its channel may have at a time. A hand takes channels from the list and gives them a turn (one
+//! batch each); those with the same handlers go through them together, as long as these are quick.
+//! A turn that has to wait (a plugin that computes for long, a Redis that doesn't take more) goes on
+//! as a task of its own, and the hand goes on with the others. Built and started by the daemon.
+
+use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::{CancellationToken, ReusableBoxFuture};
+
+use crate::broker::writer::Writer;
+use crate::worker::{self, Channel, Desk};
+
+/// After so long a hand lets other tasks have its thread. Most handlers answer without ever
+/// waiting, so nothing else would make it; and one of the other tasks reads from Redis, which cuts
+/// a subscriber who leaves a few megabytes unread.
+const STINT: Duration = Duration::from_millis(1);
+
+/// Channels that a hand takes from the list at once.
+const TAKEN: usize = 32;
+
+/// A turn of several channels that takes longer than this shows that their handlers are slow: for
+/// so many turns each of them has its own.
+const SLOW: Duration = Duration::from_millis(5);
+const ALONE: usize = 1000;
+
+/// Messages after which a hand looks at the clock.
+const LOOK: usize = 32;
+
+/// The channels and the list of those that have messages.
+pub struct Crew {
+    channels: Vec<Arc<Channel>>,
+    /// For each channel, its place in `alone`: the same for those whose chains are alike.
+    kinds: Vec<usize>,
+    /// For each kind of chain, for how many turns its channels don't share one.
+    alone: Vec<AtomicUsize>,
+    writers: Vec<Writer>,
+    list: Mutex<List>,
+    wake: Notify,
+    idle: Notify,
+}
+
+#[derive(Default)]
+struct List {
+    /// Places in `channels`.
+    ready: VecDeque<usize>,
+    /// Turns on the list or under way.
+    turns: usize,
+    /// Hands that wait for the list to have something.
+    asleep: usize,
+}
+
+impl Crew {
+    /// A crew for these channels, which write by these writers. Their queues report to it from now
+    /// on.
+    pub fn new(channels: Vec<Arc<Channel>>, writers: Vec<Writer>) -> Arc<Crew> {
+        let (list, wake, idle) = Default::default();
+        let kinds = kinds(&channels);
+        let alone = channels.iter().map(|_| AtomicUsize::new(0)).collect();
+        let crew = Arc::new(Crew { channels, kinds, alone, writers, list, wake, idle });
+        for (place, channel) in crew.channels.iter().enumerate() {
+            let crew = Arc::downgrade(&crew);
+            channel.queue.on_ready(Box::new(move || {
+                if let Some(crew) = crew.upgrade() {
+                    crew.enlist(place);
+                }
+            }));
+        }
+        crew
+    }
+
+    /// Take no messages any more: what waits is handled, and then there is nothing to do.
+    pub fn close(&self) {
+        self.channels.iter().for_each(|channel| channel.queue.close());
+    }
+
+    /// Drop what still waits, as `shutdown`.
+    pub fn abandon(&self) {
+        self.channels.iter().for_each(|channel| channel.queue.abandon());
+    }
+
+    /// Wait until no message waits or is being handled.
+    pub async fn idle(&self) {
+        loop {
+            let idle = self.idle.notified();
+            if self.list().turns == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    /// Be a hand: work until stopped. The turns that it began and that still have to wait are
+    /// dropped with it.
+    pub async fn work(self: Arc<Self>, stop: CancellationToken) {
+        let mut waiting = JoinSet::new();
+        let nothing = || ReusableBoxFuture::new(std::future::ready(Table::default()));
+        let mut turn = nothing();
+        let mut table = Table::default();
+        let mut places = VecDeque::with_capacity(TAKEN);
+        let mut began = Instant::now();
+        let mut handled = 0;
+        loop {
+            if !self.take(&mut places) {
+                self.flush();
+                tokio::select! {
+                    () = self.wait() => {}
+                    () = stop.cancelled() => return,
+                }
+                began = Instant::now();
+            }
+            while !places.is_empty() {
+                self.choose(&mut places, &mut table.places);
+                turn.set(Turn { crew: self.clone(), table: std::mem::take(&mut table) }.run());
+                match std::future::poll_fn(|cx| Poll::Ready(turn.poll(cx))).await {
+                    Poll::Ready(used) => table = used,
+                    Poll::Pending => {
+                        waiting.spawn(std::mem::replace(&mut turn, nothing()));
+                        while waiting.try_join_next().is_some() {}
+                    }
+                }
+                handled += table.desk.handled;
+                if handled >= LOOK {
+                    handled = 0;
+                    if began.elapsed() >= STINT {
+                        self.flush();
+                        tokio::task::yield_now().await;
+                        began = Instant::now();
+                    }
+                }
+            }
+        }
+    }
+
+    /// The channels of the next turn: the first one, and those of its kind that come next.
+    fn choose(&self, places: &mut VecDeque<usize>, chosen: &mut Vec<usize>) {
+        let Some(first) = places.pop_front() else { return };
+        chosen.push(first);
+        let kind = self.kinds[first];
+        let alone = &self.alone[kind];
+        if alone.load(Relaxed) > 0 {
+            // Another hand may do the same at the same time: one more or less.
+            alone.fetch_sub(1, Relaxed);
+            return;
+        }
+        while let Some(next) = places.pop_front_if(|place| self.kinds[*place] == kind) {
+            chosen.push(next);
+        }
+    }
+
+    /// Take channels from the list; `false` when there are none.
+    fn take(&self, places: &mut VecDeque<usize>) -> bool {
+        let mut list = self.list();
+        let taken = list.ready.len().min(TAKEN);
+        places.extend(list.ready.drain(..taken));
+        taken > 0
+    }
+
+    async fn wait(&self) {
+        {
+            let mut list = self.list();
+            if !list.ready.is_empty() {
+                return;
+            }
+            list.asleep += 1;
+        }
+        // A call that comes before this is waited for is kept.
+        self.wake.notified().await;
+        self.list().asleep -= 1;
+    }
+
+    /// Put a channel on the list, for a new turn.
+    fn enlist(&self, place: usize) {
+        let asleep = {
+            let mut list = self.list();
+            list.ready.push_back(place);
+            list.turns += 1;
+            list.asleep > 0
+        };
+        if asleep {
+            self.wake.notify_one();
+        }
+    }
+
+    /// The turns of these channels have ended; those that have messages left get another one.
+    fn end_turns(&self, places: &mut Vec<usize>) {
+        let turns = places.len();
+        places.retain(|place| self.channels[*place].queue.end_turn());
+        let (none_left, asleep) = {
+            let mut list = self.list();
+            list.turns -= turns - places.len();
+            list.ready.extend(places.drain(..));
+            (list.turns == 0, list.asleep > 0 && !list.ready.is_empty())
+        };
+        if asleep {
+            self.wake.notify_one();
+        }
+        if none_left {
+            self.idle.notify_waiters();
+        }
+    }
+
+    /// What the turns have written goes out.
+    fn flush(&self) {
+        self.writers.iter().for_each(Writer::flush);
+    }
+
+    /// A lock whose holder panicked is still good: it is held for single steps only.
+    fn list(&self) -> MutexGuard<'_, List> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// For each channel the number of its kind: the place of the first channel whose chain is alike.
+fn kinds(channels: &[Arc<Channel>]) -> Vec<usize> {
+    let mut known = HashMap::new();
+    let kind = |(place, channel): (usize, &Arc<Channel>)| match channel.chain.kind() {
+        Some(kind) => *known.entry(kind).or_insert(place),
+        None => place,
+    };
+    channels.iter().enumerate().map(kind).collect()
+}
+
+/// What a turn is about, and what it needs.
+#[derive(Default)]
+struct Table {
+    places: Vec<usize>,
+    desk: Desk,
+}
+
+/// A turn of some channels. When it is dropped, whatever happened, they may have their next one.
+struct Turn {
+    crew: Arc<Crew>,
+    table: Table,
+}
+
+impl Turn {
+    async fn run(mut self) -> Table {
+        let crew = self.crew.clone();
+        let Table { places, desk } = &mut self.table;
+        let began = (places.len() > 1).then(Instant::now);
+        let channels: Vec<&Channel> = places.iter().map(|place| &*crew.channels[*place]).collect();
+        let turn = AssertUnwindSafe(worker::turn(&channels, desk, || crew.flush()));
+        if turn.catch_unwind().await.is_err() {
+            tracing::error!(
+                channel = &*channels[0].name,
+                "handling messages failed by a fault of handlerd's own; the channel goes on"
+            );
+            // What it had in hand is counted when it is dropped.
+            *desk = Desk::default();
+        }
+        if began.is_some_and(|began| began.elapsed() >= SLOW) {
+            crew.alone[crew.kinds[places[0]]].store(ALONE, Relaxed);
+        }
+        crew.end_turns(places);
+        std::mem::take(&mut self.table)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if !self.table.places.is_empty() {
+            self.crew.end_turns(&mut self.table.places);
+        }
+    }
+}
