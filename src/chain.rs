@@ -440,7 +440,7 @@ mod tests {
     }
 
     fn vip() -> Routes {
-        Routes { publish: vec![Pattern::new("v*").unwrap()], push: vec![] }
+        Routes { publish: vec![Pattern::new("v*").unwrap()], ..Routes::default() }
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use crate::broker::writer::Writer;
 use crate::config::{Channel, NameTemplate, Output, RouteKind, Routes};
 use crate::message::{Delivery, Message};
 use crate::queue::OutputAway;
-use crate::telemetry::{ChannelMetrics, printable};
+use crate::telemetry::{ChannelMetrics, DropReason, printable};
 
 /// The name of the connection that routes go over.
 const ROUTE_CONNECTION: &str = "redis";
@@ -30,6 +30,8 @@ pub struct Outputs {
 
 enum Sink {
     Publish(Writer, NameTemplate),
+    // integration: the writer has no XADD yet.
+    Append,
     Push(Writer, NameTemplate),
     Log,
 }
@@ -38,7 +40,9 @@ impl Outputs {
     /// The connections that a channel's outputs and routes go over.
     pub fn connections(channel: &Channel) -> impl Iterator<Item = &str> {
         let targets = channel.outputs.iter().filter_map(|output| match output {
-            Output::Publish(target) | Output::Push(target) => Some(&*target.connection),
+            Output::Publish(target) | Output::Append(target) | Output::Push(target) => {
+                Some(&*target.connection)
+            }
             Output::Log => None,
         });
         targets.chain((!channel.routes.is_empty()).then_some(ROUTE_CONNECTION))
@@ -55,6 +59,7 @@ impl Outputs {
             Output::Publish(target) => {
                 Sink::Publish(writer(&target.connection), target.name.clone())
             }
+            Output::Append(_) => Sink::Append,
             Output::Push(target) => Sink::Push(writer(&target.connection), target.name.clone()),
             Output::Log => Sink::Log,
         };
@@ -104,6 +109,8 @@ impl Outputs {
                 let name = name.fill(&delivery.redis_channel);
                 writer.publish(&name, &message.payload, &self.metrics);
             }
+            // integration: XADD with headers and `maxlen`; until then what is not sent is counted.
+            Sink::Append => self.metrics.lost(DropReason::Refused, 1),
             Sink::Push(writer, name) => {
                 let name = name.fill(&delivery.redis_channel);
                 writer.push(&name, &message.payload, &self.metrics);
@@ -126,6 +133,8 @@ impl Outputs {
             Some((Some(RouteKind::Publish), writer)) => {
                 writer.publish(route, &message.payload, &self.metrics);
             }
+            // integration: as above.
+            Some((Some(RouteKind::Append), _)) => self.metrics.lost(DropReason::Refused, 1),
             Some((Some(RouteKind::Push), writer)) => {
                 writer.push(route, &message.payload, &self.metrics);
             }

@@ -45,6 +45,8 @@ fn sample(source: &Source) -> Option<String> {
             let name = pattern.replace(['*', '?'], "1");
             Pattern::new(pattern).is_ok_and(|pattern| pattern.matches(&name)).then_some(name)
         }),
+        // The embedded broker, which the hint is about, has no streams.
+        Source::Stream(_) => None,
     }
 }
 

@@ -17,6 +17,7 @@ use crate::chain::{Chain, Failure, RunLimits};
 use crate::config::pattern::Pattern;
 use crate::config::{
     Channel, Config, Handler, Log, LogFormat, Output, RouteKind, Routes, Setting, Source,
+    StreamSource,
 };
 use crate::message::{Delivery, Header, Message};
 use crate::{daemon, telemetry};
@@ -221,8 +222,10 @@ impl Trial {
         let name = handler.name.clone();
         let plugin = load::host()?.load(&handler).await.map_err(load::plugin_fault)?;
         // A file alone may send wherever it wants to: it is only shown.
-        let routes =
-            Routes { publish: vec![Pattern::new("*").or_exit(Code::Software)?], push: Vec::new() };
+        let routes = Routes {
+            publish: vec![Pattern::new("*").or_exit(Code::Software)?],
+            ..Routes::default()
+        };
         let redis_channel = args.channel.as_deref().unwrap_or("test");
         Ok(Trial {
             chain: Chain::new(vec![plugin], limits, routes),
@@ -282,6 +285,7 @@ impl Trial {
         if let Some(route) = &message.route {
             let command = match channel.routes.resolve(route) {
                 Some(RouteKind::Publish) => "publish",
+                Some(RouteKind::Append) => "append",
                 Some(RouteKind::Push) => "push",
                 None => return Vec::new(),
             };
@@ -291,6 +295,7 @@ impl Trial {
         let outputs = channel.outputs.iter().map(|output| {
             let (command, target) = match output {
                 Output::Publish(target) => ("publish", Some(target)),
+                Output::Append(target) => ("append", Some(target)),
                 Output::Push(target) => ("push", Some(target)),
                 Output::Log => ("log", None),
             };
@@ -415,7 +420,7 @@ fn came_on(channel: &Channel, wanted: Option<&str>) -> Result<(String, Option<Ar
         ));
     };
     match &channel.source {
-        Source::Subscribe(names) => {
+        Source::Subscribe(names) | Source::Stream(StreamSource { keys: names, .. }) => {
             if let Some(name) = wanted.filter(|wanted| !names.iter().any(|name| **name == **wanted))
             {
                 strange(name);

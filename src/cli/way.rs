@@ -51,6 +51,10 @@ pub fn source(source: &Source) -> String {
     match source {
         Source::Subscribe(names) => format!("subscribe {}", list(names.iter().map(|n| &**n))),
         Source::Pattern(patterns) => format!("pattern {}", list(patterns.iter().map(|p| &**p))),
+        Source::Stream(stream) => {
+            let keys = list(stream.keys.iter().map(|key| &**key));
+            format!("stream {keys} (group {})", shown(&stream.group))
+        }
     }
 }
 
@@ -58,6 +62,7 @@ pub fn source(source: &Source) -> String {
 fn output(output: &Output) -> String {
     match output {
         Output::Publish(to) => format!("publish {}", target(to)),
+        Output::Append(to) => format!("append {}", target(to)),
         Output::Push(to) => format!("push {}", target(to)),
         Output::Log => "log".to_owned(),
     }
@@ -84,7 +89,11 @@ fn routes(routes: &Routes) -> String {
         let names = patterns.iter().map(|pattern| &**pattern.text());
         (!patterns.is_empty()).then(|| format!("{verb} {}", list(names)))
     };
-    let kinds = [kind("publish", &routes.publish), kind("push", &routes.push)];
+    let kinds = [
+        kind("publish", &routes.publish),
+        kind("append", &routes.append),
+        kind("push", &routes.push),
+    ];
     kinds.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 

@@ -2,12 +2,21 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::pattern::Pattern;
 
+mod failure;
+mod names;
+mod order;
+mod outputs;
 mod read;
+mod stream;
 
+pub use failure::Retries;
+pub use order::OrderBy;
 pub(super) use read::{Context, LEAST_QUEUE, Places, read};
+pub use stream::{EntryId, EntryIdError, Start, StreamSource, WhenDone};
 
 /// `[channels.NAME]`.
 #[derive(Clone, Debug)]
@@ -20,17 +29,32 @@ pub struct Channel {
     pub handlers: Vec<Arc<str>>,
     /// Where what leaves the chain goes. May be empty where there are routes.
     pub outputs: Vec<Output>,
+    /// `maxlen`: about how many entries the streams of `append`, and those of routes, are kept at.
+    /// `None` keeps all.
+    pub maxlen: Option<u64>,
     /// Where handlers themselves may send.
     pub routes: Routes,
     /// `workers`: messages handled at once. 1, the default, keeps the order.
     pub workers: usize,
+    /// `order_by`: what several workers keep the order of. `None` where there is one.
+    pub order_by: Option<OrderBy>,
     /// `queue`: bytes that may wait. Default 16 MiB, or `[limits] memory` where that is less.
     pub queue: usize,
-    /// `overflow`.
+    /// `overflow`. Means nothing for streams: what doesn't fit isn't read.
     pub overflow: Overflow,
-    /// `max_payload`: larger messages are dropped and counted. Default 1 MiB, or what `queue` has
+    /// `max_payload`: larger messages are dropped and counted, a stream's are dead letters. Default 1 MiB, or what `queue` has
     /// room for where that is less.
     pub max_payload: usize,
+    /// `retries`: how often a message is tried again. Default 0 for pub/sub, 3 for streams.
+    pub retries: Retries,
+    /// `retry_for`: how long a message is tried again. Default 30 s for pub/sub, 5 m for streams,
+    /// and `None`, for ever, with retries = "forever".
+    pub retry_for: Option<Duration>,
+    /// `dead_letter`: the stream, on the connection `[redis]`, that keeps what could not be
+    /// handled. Default NAME.dead for streams; none for pub/sub, and with `false`.
+    pub dead_letter: Option<Arc<str>>,
+    /// `dead_letter_maxlen`: about how many entries that stream is kept at. `None` keeps all.
+    pub dead_letter_maxlen: Option<u64>,
 }
 
 /// Where a channel's messages come from.
@@ -40,6 +64,8 @@ pub enum Source {
     Subscribe(Vec<Arc<str>>),
     /// `pattern`: patterns of pub/sub channels. Never empty, none twice.
     Pattern(Vec<Arc<str>>),
+    /// `stream`: entries of streams, by a consumer group.
+    Stream(StreamSource),
 }
 
 /// Which message a full queue loses.
@@ -57,6 +83,8 @@ pub enum Overflow {
 pub enum Output {
     /// `publish`: PUBLISH.
     Publish(Target),
+    /// `append`: XADD.
+    Append(Target),
     /// `push`: RPUSH, so that a reader who takes from the left sees the order of arrival.
     Push(Target),
     /// `log`: a line a message.
@@ -94,11 +122,13 @@ impl NameTemplate {
 /// `routes`: what handlers may send to, and by which command.
 ///
 /// Always over the connection `[redis]`. No name is permitted by two kinds (a config error where
-/// two patterns overlap).
+/// patterns of two overlap).
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
     /// Redis channels for PUBLISH.
     pub publish: Vec<Pattern>,
+    /// Streams for XADD.
+    pub append: Vec<Pattern>,
     /// Lists for RPUSH.
     pub push: Vec<Pattern>,
 }
@@ -108,6 +138,8 @@ pub struct Routes {
 pub enum RouteKind {
     /// PUBLISH.
     Publish,
+    /// XADD.
+    Append,
     /// RPUSH.
     Push,
 }
@@ -118,6 +150,8 @@ impl Routes {
         let permits = |patterns: &[Pattern]| patterns.iter().any(|p| p.matches(name));
         if permits(&self.publish) {
             Some(RouteKind::Publish)
+        } else if permits(&self.append) {
+            Some(RouteKind::Append)
         } else if permits(&self.push) {
             Some(RouteKind::Push)
         } else {
@@ -127,6 +161,6 @@ impl Routes {
 
     /// Whether nothing is permitted.
     pub fn is_empty(&self) -> bool {
-        self.publish.is_empty() && self.push.is_empty()
+        self.publish.is_empty() && self.append.is_empty() && self.push.is_empty()
     }
 }

@@ -14,7 +14,7 @@ mod address;
 mod embedded;
 
 pub use embedded::Embedded;
-pub(super) use embedded::refuse_push;
+pub(super) use embedded::refuse_kind;
 
 /// The systemd credential with the password of `[redis]`.
 const CREDENTIAL: &str = "redis-password";

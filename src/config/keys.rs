@@ -15,6 +15,8 @@ pub(super) enum Table {
     Channel,
     /// A `{ … }` in `publish`.
     PublishTarget,
+    /// A `{ … }` in `append`.
+    AppendTarget,
     /// A `{ … }` in `push`.
     PushTarget,
     Routes,
@@ -25,7 +27,7 @@ pub(super) enum Table {
 
 impl Table {
     /// All of them, in the order in which a misplaced key is looked up.
-    pub const ALL: [Table; 12] = [
+    pub const ALL: [Table; 13] = [
         Table::Channel,
         Table::Handler,
         Table::Connection,
@@ -36,6 +38,7 @@ impl Table {
         Table::Tls,
         Table::Routes,
         Table::PublishTarget,
+        Table::AppendTarget,
         Table::PushTarget,
         Table::Root,
     ];
@@ -50,6 +53,7 @@ impl Table {
             Table::Handler => "[handlers.NAME]",
             Table::Channel => "[channels.NAME]",
             Table::PublishTarget => "a table in `publish`",
+            Table::AppendTarget => "a table in `append`",
             Table::PushTarget => "a table in `push`",
             Table::Routes => "`routes`",
             Table::Limits => "[limits]",
@@ -89,20 +93,37 @@ impl Table {
             Table::Channel => &[
                 "subscribe",
                 "pattern",
+                "stream",
+                "group",
+                "start",
+                "consumer",
+                "batch",
+                "claim_idle",
+                "max_deliveries",
+                "when_done",
+                "payload_field",
                 "handlers",
                 "publish",
+                "append",
                 "push",
+                "maxlen",
                 "routes",
                 "log",
                 "workers",
+                "order_by",
                 "queue",
                 "overflow",
                 "max_payload",
+                "retries",
+                "retry_for",
+                "dead_letter",
+                "dead_letter_maxlen",
                 "loops",
             ],
             Table::PublishTarget => &["to", "channel"],
+            Table::AppendTarget => &["to", "stream"],
             Table::PushTarget => &["to", "list"],
-            Table::Routes => &["publish", "push"],
+            Table::Routes => &["publish", "append", "push"],
             Table::Limits => &["memory"],
             Table::Daemon => &["drain_timeout"],
             Table::Log => &["level", "format"],
@@ -127,23 +148,6 @@ const LATER: &[(Table, &str, &str)] = &[
     (Table::Root, "http", "the HTTP endpoints of [http] are"),
     (Table::Root, "gateway", "the gateway for browsers, [gateway], is"),
     (Table::Handler, "allow", "`allow`, the capabilities of plugins, is"),
-    (Table::Channel, "stream", "`stream` sources are"),
-    (Table::Channel, "group", "`group`, for `stream` sources, is"),
-    (Table::Channel, "start", "`start`, for `stream` sources, is"),
-    (Table::Channel, "consumer", "`consumer`, for `stream` sources, is"),
-    (Table::Channel, "batch", "`batch`, for `stream` sources, is"),
-    (Table::Channel, "claim_idle", "`claim_idle`, for `stream` sources, is"),
-    (Table::Channel, "max_deliveries", "`max_deliveries`, for `stream` sources, is"),
-    (Table::Channel, "when_done", "`when_done`, for `stream` sources, is"),
-    (Table::Channel, "payload_field", "`payload_field`, for `stream` sources, is"),
-    (Table::Channel, "append", "`append` outputs are"),
-    (Table::Channel, "maxlen", "`maxlen`, for `append` outputs, is"),
-    (Table::Channel, "retries", "trying a message again (`retries`) is"),
-    (Table::Channel, "retry_for", "trying a message again (`retry_for`) is"),
-    (Table::Channel, "order_by", "`order_by` is"),
-    (Table::Channel, "dead_letter", "dead letters (`dead_letter`) are"),
-    (Table::Channel, "dead_letter_maxlen", "dead letters (`dead_letter_maxlen`) are"),
-    (Table::Routes, "append", "`append` routes are"),
 ];
 
 #[cfg(test)]

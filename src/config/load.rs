@@ -15,7 +15,9 @@ use super::keys::Table as Keys;
 use super::plugins::Plugins;
 use super::quantity::{LARGEST, LONGEST};
 use super::reader::{Reader, Table, Value, quoted};
-use super::{Address, Channel, Config, ConfigErrors, Environment, Loaded, Log, LogFormat, circle};
+use super::{
+    Address, Channel, Config, ConfigErrors, Environment, Loaded, Log, LogFormat, circle, groups,
+};
 
 /// `[limits] memory` where none is written.
 const MEMORY: usize = 256 << 20;
@@ -142,6 +144,7 @@ fn read(reader: &Reader<'_>, root: &Table<'_, '_>, file: &Path) -> Config {
         let help = "add [channels.NAME] with `handlers` and `publish`".to_owned();
         reader.about_file(file, "there is no channel, so nothing will be handled", help);
     }
+    groups::check(reader, &config, &places);
     circle::check(reader, &config, &places);
     config
 }

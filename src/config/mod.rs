@@ -5,9 +5,9 @@
 //! `Debug`. Never touches Redis or a plugin's bytes.
 //!
 //! ```text
-//! text --> reader (toml, values of the right kind) --> connection, plugins, handler, channel --> circle --> Config
-//!             |                                                  |                                  |
-//!             +------------------------------------> diagnostic <-+---------------------------------+
+//! text --> reader (toml, values of the right kind) --> connection, plugins, handler, channel --> groups, circle --> Config
+//!             |                                                  |                                      |
+//!             +------------------------------------> diagnostic <-+-------------------------------------+
 //! ```
 
 use std::collections::BTreeMap;
@@ -22,6 +22,7 @@ mod connection;
 mod diagnostic;
 mod environment;
 mod glob;
+mod groups;
 mod handler;
 mod keys;
 mod load;
@@ -32,7 +33,10 @@ mod reader;
 mod secret;
 mod suggest;
 
-pub use channel::{Channel, NameTemplate, Output, Overflow, RouteKind, Routes, Source, Target};
+pub use channel::{
+    Channel, EntryId, EntryIdError, NameTemplate, OrderBy, Output, Overflow, Retries, RouteKind,
+    Routes, Source, Start, StreamSource, Target, WhenDone,
+};
 pub use connection::{Address, Connection, Embedded, Password, TlsFiles};
 pub use diagnostic::{ConfigErrors, Diagnostic, Severity};
 pub use environment::Environment;

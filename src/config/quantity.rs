@@ -16,6 +16,9 @@ pub(super) const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// world, with room; queues of a large machine fit too.
 pub(super) const LARGEST: usize = 1 << 40;
 
+/// Most entries that a stream is kept at: far more than fit into any memory.
+pub(super) const MOST_ENTRIES: usize = 1 << 40;
+
 /// A size as it is shown: in the largest unit that needs no fraction.
 pub(super) fn show_size(bytes: usize) -> String {
     const UNITS: [(usize, &str); 4] =

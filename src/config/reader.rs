@@ -199,11 +199,6 @@ impl<'r, 'a> Table<'r, 'a> {
         let (key, value) = self.entries.get_key_value(key)?;
         Some(Value { reader: self.reader, key: key.get_ref(), key_span: key.span(), value })
     }
-
-    /// Whether a key is there that only a later version knows.
-    pub fn has_later_key(&self, keys: Keys) -> bool {
-        keys.later_keys().any(|key| self.entries.contains_key(key))
-    }
 }
 
 /// A value and the key that it belongs to.

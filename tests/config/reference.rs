@@ -11,6 +11,9 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// Marks a line whose value is an example, not the default.
 const EXAMPLE: &str = "for example";
 
+/// Marks a line of a table that is commented out, without which the table makes no sense.
+const REQUIRED: &str = "for example, required;";
+
 const EMBEDDED: &str = "url = \"embedded\"";
 
 /// What examples of outputs by another connection go over.
@@ -40,33 +43,57 @@ fn folder() -> &'static Path {
     FOLDER.path()
 }
 
-/// The lines that are commented-out keys, each with the text in which it alone isn't.
-fn uncommented(text: &str) -> Vec<(String, String)> {
+/// A commented-out key.
+struct Commented {
+    line: String,
+    /// The text in which it isn't. A table that is commented out comes along with its key, and
+    /// with what the table requires.
+    with: String,
+    /// The text without it, and with the same table.
+    without: String,
+}
+
+/// The keys that are commented out.
+fn uncommented(text: &str) -> Vec<Commented> {
     let lines: Vec<&str> = text.lines().collect();
     let is_key = |line: &str| {
         let key = line.split_once(" = ").map_or("", |(key, _)| key);
         !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_')
     };
     let mut found = Vec::new();
-    let mut table = "";
+    // Where the commented-out table that the line is in begins, if it is in one.
+    let mut table = None;
     for (n, line) in lines.iter().enumerate() {
         let Some(inside) = line.strip_prefix("# ") else {
-            if line.starts_with('[') {
-                table = "";
-            }
+            table = None;
             continue;
         };
         if inside.starts_with('[') {
-            table = inside;
+            table = Some(n);
         } else if is_key(inside) {
-            let mut changed: Vec<&str> = lines.clone();
-            changed[n] = inside;
-            // A table that is commented out comes along with its key.
-            let head = format!("{table}\n{inside}");
-            if !table.is_empty() {
-                changed[n] = &head;
+            let mut without = lines.clone();
+            if let Some(table) = table {
+                let required = |line: &str| line.contains(REQUIRED);
+                let end = lines[table..].iter().position(|line| !line.starts_with('#'));
+                let end = end.map_or(lines.len(), |length| table + length);
+                // A table is begun only for a key, or where a key needs it.
+                let is_begun = lines[table..end].iter().any(|line| required(line));
+                for (n, line) in lines[table..end].iter().enumerate() {
+                    if is_begun && (n == 0 || required(line)) {
+                        without[table + n] = &line[2..];
+                    }
+                }
             }
-            found.push((inside.to_owned(), changed.join("\n")));
+            let mut with = without.clone();
+            with[n] = inside;
+            if let Some(table) = table {
+                with[table] = &lines[table][2..];
+            }
+            found.push(Commented {
+                line: inside.to_owned(),
+                with: with.join("\n"),
+                without: without.join("\n"),
+            });
         }
     }
     found
@@ -82,19 +109,23 @@ fn it_works_as_it_stands() {
 
 #[test]
 fn what_is_commented_out_is_the_default_or_a_valid_example() {
-    let text = text();
-    let found = uncommented(&text);
-    assert!(found.len() > 25, "only {} keys were found", found.len());
-    for (line, changed) in found {
+    let found = uncommented(&text());
+    assert!(found.len() > 45, "only {} keys were found", found.len());
+    for Commented { line, with, without } in found {
         let redis = |text: &str| match line.split(' ').next() {
             Some("listen") => text.to_owned(),
             Some("url") => text.replace(EMBEDDED, ""),
-            // The embedded broker has neither users nor lists nor TLS.
+            // The embedded broker has neither users nor lists nor streams nor TLS.
             _ => text.replace(EMBEDDED, "url = \"rediss://localhost\"") + CONNECTION,
         };
-        let with = parse(&redis(&changed)).unwrap_or_else(|errors| panic!("{line}\n{errors}"));
+        // The order of one worker needs no key.
+        let with = match line.starts_with("order_by") {
+            true => with.replace(&line, &format!("workers = 2\n{line}")),
+            false => with,
+        };
+        let with = parse(&redis(&with)).unwrap_or_else(|errors| panic!("{line}\n{errors}"));
         if !line.contains(EXAMPLE) {
-            let without = parse(&redis(&text)).expect("it is valid");
+            let without = parse(&redis(&without)).expect("it is valid");
             assert_eq!(with, without, "this is not the default: {line}");
         }
     }

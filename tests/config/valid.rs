@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use handlerd::config::{
-    Address, Channel, Config, Embedded, Environment, Handler, HandlerLimits, InstancePolicy,
-    Loaded, LogFormat, NameTemplate, Output, Overflow, Password, RouteKind, Setting, Source,
-    Target,
+    Address, Channel, Config, Embedded, EntryId, Environment, Handler, HandlerLimits,
+    InstancePolicy, Loaded, LogFormat, NameTemplate, OrderBy, Output, Overflow, Password, Retries,
+    RouteKind, Setting, Source, Start, StreamSource, Target, WhenDone,
 };
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -34,6 +34,10 @@ fn channel<'c>(config: &'c Config, name: &str) -> &'c Channel {
 
 fn names(names: &[&str]) -> Vec<Arc<str>> {
     names.iter().map(|name| (*name).into()).collect()
+}
+
+fn parts(connection: &str, parts: &[&str]) -> Target {
+    Target { connection: connection.into(), name: NameTemplate::Parts(names(parts)) }
 }
 
 fn fixed(connection: &str, name: &str) -> Target {
@@ -157,7 +161,7 @@ fn settings_are_texts_json_or_secrets() {
 fn channels_are_read_in_the_order_of_the_file() {
     let config = full();
     let found: Vec<&str> = config.channels.iter().map(|channel| &*channel.name).collect();
-    assert_eq!(found, ["chat", "rooms", "log-only"]);
+    assert_eq!(found, ["chat", "rooms", "log-only", "orders", "events", "lines"]);
 
     let chat = channel(&config, "chat");
     assert_eq!(chat.source, Source::Subscribe(names(&["chat"])));
@@ -167,14 +171,12 @@ fn channels_are_read_in_the_order_of_the_file() {
     let rooms = channel(&config, "rooms");
     assert_eq!(rooms.source, Source::Pattern(names(&["room.*", "salon.[^a]?"])));
     assert_eq!(rooms.handlers, names(&["redact", "json-route"]));
-    let parts = |connection: &str, parts: &[&str]| {
-        let name = NameTemplate::Parts(names(parts));
-        Output::Publish(Target { connection: connection.into(), name })
-    };
     let outputs = [
-        parts("redis", &["out.", ""]),
-        parts("eu", &["", ".", ""]),
+        Output::Publish(parts("redis", &["out.", ""])),
+        Output::Publish(parts("eu", &["", ".", ""])),
         Output::Publish(fixed("redis", "rooms")),
+        Output::Append(fixed("redis", "rooms.log")),
+        Output::Append(parts("eu", &["", ".log"])),
         Output::Push(fixed("local", "rooms")),
         Output::Log,
     ];
@@ -184,17 +186,74 @@ fn channels_are_read_in_the_order_of_the_file() {
         assert_eq!(target.name.fill("room.1"), name);
     }
     assert_eq!(rooms.routes.resolve("vip.1"), Some(RouteKind::Publish));
+    assert_eq!(rooms.routes.resolve("kept.1"), Some(RouteKind::Append));
     assert_eq!(rooms.routes.resolve("audit"), Some(RouteKind::Push));
     assert_eq!(rooms.routes.resolve("log.x"), Some(RouteKind::Push));
     assert_eq!(rooms.routes.resolve("log.xx"), None);
     assert_eq!((rooms.workers, rooms.queue, rooms.max_payload), (4, 32 << 20, 20_000_000));
     assert_eq!(rooms.overflow, Overflow::DropNewest);
+    assert_eq!(rooms.maxlen, Some(1000));
+    assert_eq!(rooms.order_by, Some(OrderBy::Pointer("/room/~1id".to_owned())));
 
     let log_only = channel(&config, "log-only");
     assert_eq!(log_only.source, Source::Subscribe(names(&["a", "b"])));
     assert_eq!(log_only.outputs, [Output::Log]);
     assert_eq!(log_only.queue, 4096);
     assert!(log_only.max_payload < 4096, "a message that fits `max_payload` fits the queue");
+}
+
+#[test]
+fn streams_are_read() {
+    let config = full();
+    let orders = channel(&config, "orders");
+    let expected = StreamSource {
+        keys: names(&["orders", "{old}.orders"]),
+        group: "billing".into(),
+        start: Some(Start::After(EntryId { ms: 1_526_919_030_474, seq: 55 })),
+        consumer: Some("handlerd".into()),
+        batch: 10,
+        claim_idle: Duration::from_secs(1),
+        max_deliveries: 5,
+        when_done: WhenDone::Delete,
+        payload_field: "body".into(),
+    };
+    assert_eq!(orders.source, Source::Stream(expected));
+    // Braces are a hash tag where a stream of the source is in the same slot.
+    let outputs = [
+        parts("redis", &["", ".done"]),
+        parts("redis", &["{", "}.done"]),
+        fixed("redis", "{old}.done"),
+        fixed("redis", "{orders}.done"),
+    ];
+    assert_eq!(orders.outputs, outputs.map(Output::Append));
+    assert_eq!(orders.order_by, Some(OrderBy::Header("customer".to_owned())));
+    assert_eq!(orders.maxlen, None);
+
+    let starts = ["events", "lines"].map(|name| match &channel(&config, name).source {
+        Source::Stream(stream) => stream.start,
+        source => panic!("{source:?}"),
+    });
+    let id = EntryId { ms: 1_526_919_030_474, seq: 0 };
+    assert_eq!(starts, [Some(Start::Oldest), Some(Start::After(id))]);
+}
+
+#[test]
+fn failure_policies_are_read() {
+    let config = full();
+    let policy = |name: &str| {
+        let channel = channel(&config, name);
+        (channel.retries, channel.retry_for, channel.dead_letter.as_deref())
+    };
+    let (half, ninety) = (Duration::from_secs(30), Duration::from_secs(90));
+    assert_eq!(policy("chat"), (Retries::Times(0), Some(half), None));
+    assert_eq!(policy("rooms"), (Retries::Times(2), Some(ninety), Some("rooms.dead")));
+    assert_eq!(policy("log-only").2, None);
+    assert_eq!(policy("orders"), (Retries::Forever, None, Some("orders.dead")));
+    let ten_minutes = Duration::from_secs(600);
+    assert_eq!(policy("events"), (Retries::Forever, Some(ten_minutes), None));
+    assert_eq!(policy("lines"), (Retries::Times(0), Some(half * 10), Some("kept")));
+    assert_eq!(channel(&config, "rooms").dead_letter_maxlen, Some(500));
+    assert_eq!(channel(&config, "orders").dead_letter_maxlen, None);
 }
 
 #[test]
@@ -232,6 +291,26 @@ fn everything_has_a_default() {
     assert_eq!((chat.workers, chat.queue, chat.max_payload), (1, 16 << 20, 1 << 20));
     assert_eq!(chat.overflow, Overflow::DropOldest);
     assert!(chat.routes.is_empty() && chat.handlers.is_empty());
+    assert_eq!((chat.retries, chat.dead_letter.as_deref()), (Retries::Times(0), None));
+    assert_eq!((chat.maxlen, &chat.order_by, chat.dead_letter_maxlen), (None, &None, None));
+
+    let orders = channel(&config, "orders");
+    let expected = StreamSource {
+        keys: names(&["orders"]),
+        group: "billing".into(),
+        start: None,
+        consumer: None,
+        batch: 128,
+        claim_idle: Duration::from_secs(30),
+        max_deliveries: 10,
+        when_done: WhenDone::Ack,
+        payload_field: "payload".into(),
+    };
+    assert_eq!(orders.source, Source::Stream(expected));
+    assert_eq!(orders.outputs, [Output::Append(fixed("redis", "orders.done"))]);
+    assert_eq!(orders.retries, Retries::Times(3));
+    assert_eq!(orders.retry_for, Some(Duration::from_secs(300)));
+    assert_eq!(orders.dead_letter.as_deref(), Some("orders.dead"));
 
     let empty = Config::parse("", Path::new("config.toml"), &none).expect("nothing is valid");
     assert!(empty.config.channels.is_empty() && empty.config.plugin_dir.is_absolute());

@@ -5,7 +5,9 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use crate::config::pattern::Pattern;
-use crate::config::{Channel, Config, Connection, NameTemplate, Output, Source, Target};
+use crate::config::{
+    Channel, Config, Connection, NameTemplate, Output, Source, StreamSource, Target,
+};
 use crate::telemetry::printable;
 
 /// The connection that sources and routes are on.
@@ -93,7 +95,8 @@ impl Needs {
                     Output::Push(target) if target.connection == connection.name => {
                         needs.output(channel, Kind::Push, target);
                     }
-                    _ => {}
+                    // integration: XADD, of `append`, its routes and dead letters.
+                    Output::Publish(_) | Output::Append(_) | Output::Push(_) | Output::Log => {}
                 }
             }
         }
@@ -153,6 +156,8 @@ impl Needs {
                     self.permit(Kind::Psubscribe, if spaced { "*" } else { pattern });
                 }
             }
+            // integration: XREADGROUP and what else the stream's reader sends.
+            Source::Stream(_) => {}
         }
     }
 
@@ -176,7 +181,7 @@ impl Needs {
             NameTemplate::Parts(parts) => parts,
         };
         match &channel.source {
-            Source::Subscribe(names) => {
+            Source::Subscribe(names) | Source::Stream(StreamSource { keys: names, .. }) => {
                 for name in names {
                     let name = parts.join(&**name);
                     self.need(kind, &name, false, channel);

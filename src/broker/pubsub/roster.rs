@@ -80,10 +80,13 @@ impl Roster {
         let mut names: Vec<Name> = Vec::new();
         let mut known: HashMap<(bool, Arc<str>), NameId> = HashMap::new();
         let mut gaps = Vec::with_capacity(subscriptions.len());
+        let none = Vec::new();
         for (index, subscription) in subscriptions.iter().enumerate() {
             let (pattern, texts) = match &subscription.source {
                 Source::Subscribe(texts) => (false, texts),
                 Source::Pattern(texts) => (true, texts),
+                // integration: the daemon gives streams to their own reader, not to this one.
+                Source::Stream(_) => (false, &none),
             };
             for text in texts {
                 let id = *known.entry((pattern, text.clone())).or_insert_with(|| {

@@ -3,13 +3,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::Space;
+
 /// What messages are at.
 #[derive(Clone, Debug)]
 pub(super) enum Vertex {
     /// A channel (its place in the configuration) that takes certain names.
     Channel(usize),
-    /// A name, or several, under which something is published: its text.
-    Name(Arc<str>),
+    /// A name, or several, that something is sent to: its text.
+    Name(Space, Arc<str>),
 }
 
 /// What messages may do next.
@@ -19,10 +21,21 @@ pub(super) struct Edge {
     pub to: usize,
     /// Every message does, as far as no handler ends its way.
     pub certain: bool,
-    /// From a channel: which of its outputs; `None` for its routes.
-    pub output: Option<usize>,
-    /// A handler decides.
-    pub route: bool,
+    /// How.
+    pub by: By,
+}
+
+/// By what messages go along an edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// From a channel, by this one of its outputs.
+    Output(usize),
+    /// From a channel, by its routes: a handler decides.
+    Route,
+    /// From a channel, as dead letters.
+    DeadLetter,
+    /// Into a channel, by its source.
+    Source,
 }
 
 /// Vertices and edges are known by their numbers.
@@ -198,7 +211,7 @@ mod tests {
         }
         for (from, to) in edges {
             let (from, to) = (*from, *to);
-            graph.add_edge(Edge { from, to, certain: true, output: None, route: false });
+            graph.add_edge(Edge { from, to, certain: true, by: By::Source });
         }
         graph
     }

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::graph::{Edge, Graph, Vertex};
-use super::published;
+use super::graph::{By, Edge, Graph, Vertex};
+use super::{Space, sent};
 use crate::config::glob::{Glob, Step};
 use crate::config::{Config, pattern};
 use crate::config::{NameTemplate, Source};
@@ -60,15 +60,15 @@ struct Builder<'c> {
     config: &'c Config,
     graph: Graph,
     entries: Vec<Entry>,
-    /// Entries by the bytes that their names certainly begin with.
-    by_prefix: BTreeMap<Vec<u8>, Vec<usize>>,
+    /// Entries by where their names are, and the bytes that these certainly begin with.
+    by_prefix: BTreeMap<(Space, Vec<u8>), Vec<usize>>,
     open: Vec<Open>,
     /// Vertices of names that channels with a pattern take: by channel and name.
     taken: HashMap<(usize, Arc<str>), usize>,
-    /// Vertices of names that something is published under.
-    sent: HashMap<Arc<str>, usize>,
+    /// Vertices of names that something is sent to.
+    sent: HashMap<(Space, Arc<str>), usize>,
     /// The same for patterns of `routes`.
-    routed: HashMap<Arc<str>, usize>,
+    routed: HashMap<(Space, Arc<str>), usize>,
 }
 
 /// The graph of the channels that `looks` chooses.
@@ -97,9 +97,10 @@ pub(super) fn build(config: &Config, looks: impl Fn(usize) -> bool) -> Graph {
 
 impl Builder<'_> {
     fn add_source(&mut self, channel: usize) {
-        let (names, are_patterns) = match &self.config.channels[channel].source {
-            Source::Subscribe(names) => (names, false),
-            Source::Pattern(patterns) => (patterns, true),
+        let (names, space, are_patterns) = match &self.config.channels[channel].source {
+            Source::Subscribe(names) => (names, Space::Channels, false),
+            Source::Pattern(patterns) => (patterns, Space::Channels, true),
+            Source::Stream(stream) => (&stream.keys, Space::Streams, false),
         };
         for name in names {
             let glob = Arc::new(if are_patterns {
@@ -111,7 +112,8 @@ impl Builder<'_> {
             if !glob.meets(&Glob::of_pattern(b"*")) {
                 continue;
             }
-            self.by_prefix.entry(literal_prefix(&glob)).or_default().push(self.entries.len());
+            let prefix = (space, literal_prefix(&glob));
+            self.by_prefix.entry(prefix).or_default().push(self.entries.len());
             let names = if are_patterns { Names::All(glob) } else { Names::One(name.clone()) };
             let vertex = self.graph.add_vertex(Vertex::Channel(channel));
             self.entries.push(Entry { channel, names: names.clone(), vertex });
@@ -124,40 +126,50 @@ impl Builder<'_> {
         let Open { channel, names, vertex, fills } = &self.open[open];
         let (channel, names, vertex, fills) = (*channel, names.clone(), *vertex, *fills);
         let config = self.config;
-        for (output, template) in published(config, channel) {
-            let (to, fills) = match template {
+        for (by, space, template) in sent(config, channel) {
+            let (to, fills) = match &template {
                 NameTemplate::Fixed(name) => (Names::One(name.clone()), 0),
                 NameTemplate::Parts(parts) => (fill(parts, &names), fills + 1),
             };
-            let shown = match (&to, template) {
+            let shown = match (&to, &template) {
                 (Names::One(name), _) => name.clone(),
                 (Names::All(_), NameTemplate::Parts(parts)) => parts.join("{channel}").into(),
                 (Names::All(_), NameTemplate::Fixed(name)) => name.clone(),
             };
-            let to = self.send(to, shown, fills, true);
-            let edge = Edge { from: vertex, to, certain: true, output: Some(output), route: false };
-            self.graph.add_edge(edge);
+            let to = self.send(to, space, shown, fills, true);
+            self.graph.add_edge(Edge { from: vertex, to, certain: true, by });
         }
-        for route in &config.channels[channel].routes.publish {
-            let to = self.send_by_route(route);
-            let edge = Edge { from: vertex, to, certain: false, output: None, route: true };
-            self.graph.add_edge(edge);
+        let routes = &config.channels[channel].routes;
+        for (space, routes) in
+            [(Space::Channels, &routes.publish), (Space::Streams, &routes.append)]
+        {
+            for route in routes {
+                let to = self.send_by_route(route, space);
+                self.graph.add_edge(Edge { from: vertex, to, certain: false, by: By::Route });
+            }
         }
     }
 
-    /// The vertex of names that something is published under, with edges to all who take them.
-    fn send(&mut self, names: Names, shown: Arc<str>, fills: usize, exact: bool) -> usize {
+    /// The vertex of names that something is sent to, with edges to all who take them.
+    fn send(
+        &mut self,
+        names: Names,
+        space: Space,
+        shown: Arc<str>,
+        fills: usize,
+        exact: bool,
+    ) -> usize {
         if let Names::One(name) = &names
-            && let Some(vertex) = self.sent.get(name)
+            && let Some(vertex) = self.sent.get(&(space, name.clone()))
         {
             return *vertex;
         }
-        let from = self.graph.add_vertex(Vertex::Name(shown));
+        let from = self.graph.add_vertex(Vertex::Name(space, shown));
         if let Names::One(name) = &names {
-            self.sent.insert(name.clone(), from);
+            self.sent.insert((space, name.clone()), from);
         }
         let glob = names.glob();
-        for entry in self.candidates(&glob) {
+        for entry in self.candidates(space, &glob) {
             let target = self.entries[entry].names.glob();
             if !glob.meets(&target) {
                 continue;
@@ -170,19 +182,19 @@ impl Builder<'_> {
                     (self.entries[entry].vertex, certain)
                 }
             };
-            self.graph.add_edge(Edge { from, to, certain, output: None, route: false });
+            self.graph.add_edge(Edge { from, to, certain, by: By::Source });
         }
         from
     }
 
-    fn send_by_route(&mut self, route: &pattern::Pattern) -> usize {
-        if let Some(vertex) = self.routed.get(route.text()) {
+    fn send_by_route(&mut self, route: &pattern::Pattern, space: Space) -> usize {
+        let key = (space, route.text().clone());
+        if let Some(vertex) = self.routed.get(&key) {
             return *vertex;
         }
         let names = Names::All(Arc::new(Glob::of_pattern(route.text().as_bytes())));
-        let shown = format!("{} (a route)", route.text()).into();
-        let vertex = self.send(names, shown, 0, false);
-        self.routed.insert(route.text().clone(), vertex);
+        let vertex = self.send(names, space, route.text().clone(), 0, false);
+        self.routed.insert(key, vertex);
         vertex
     }
 
@@ -203,16 +215,18 @@ impl Builder<'_> {
     }
 
     /// Entries that may have a name in common with these, by how the names begin.
-    fn candidates(&self, glob: &Glob) -> Vec<usize> {
+    fn candidates(&self, space: Space, glob: &Glob) -> Vec<usize> {
         let prefix = literal_prefix(glob);
         let is_one_name = prefix.len() == glob.steps().len();
-        let shorter = (0..prefix.len()).filter_map(|length| self.by_prefix.get(&prefix[..length]));
+        let shorter = (0..prefix.len())
+            .filter_map(|length| self.by_prefix.get(&(space, prefix[..length].to_vec())));
+        let follows = |other: Space, key: &[u8]| {
+            other == space && if is_one_name { *key == *prefix } else { key.starts_with(&prefix) }
+        };
         let longer = self
             .by_prefix
-            .range(prefix.clone()..)
-            .take_while(
-                |(key, _)| if is_one_name { **key == prefix } else { key.starts_with(&prefix) },
-            )
+            .range((space, prefix.clone())..)
+            .take_while(|((other, key), _)| follows(*other, key))
             .map(|(_, entries)| entries);
         shorter.chain(longer).flatten().copied().collect()
     }

@@ -75,9 +75,11 @@ pub(super) fn refuse_url(url: &Value<'_, '_>, name: &str) {
     url.error(message, Some("write the address of a Redis: \"redis://HOST:6379\"".to_owned()));
 }
 
-/// `push` (as an output or a route) to the embedded broker.
-pub(in crate::config) fn refuse_push(value: &Value<'_, '_>) {
-    let message = format!("the embedded broker has no lists, which {} needs", quoted(value.key));
-    let help = "use `publish`, or run a redis-server and write its address as `url` of [redis]";
-    value.error(message, Some(help.to_owned()));
+/// A value that needs what the embedded broker doesn't have: lists or streams. `instead` is what
+/// could be done without.
+pub(in crate::config) fn refuse_kind(value: &Value<'_, '_>, what: &str, instead: &str) {
+    let message = format!("the embedded broker has no {what}, which {} needs", quoted(value.key));
+    let help =
+        format!("{instead}, or run a redis-server and write its address as `url` of [redis]");
+    value.error(message, Some(help));
 }
