@@ -214,7 +214,7 @@ fn what_is_shown_can_not_forge_a_line_and_raw_bytes_are_exact() {
         "header    twice: 1".to_owned(),
         "header    twice: \\xff".to_owned(),
         "header    handlerd-time: x".to_owned(),
-        "size      5007 bytes".to_owned(),
+        "size      5006 bytes".to_owned(),
     ] {
         assert!(text.lines().any(|l| l == line), "no {line:?} in\n{text}");
     }
@@ -234,7 +234,7 @@ fn what_is_shown_can_not_forge_a_line_and_raw_bytes_are_exact() {
         "handler": "price", "kind": "trap", "reason": "first\nsecond", "attempts": 4,
         "headers": [["payload", "no"], ["twice", "1"], ["twice", { "hex": "ff" }],
                     ["handlerd-time", "x"]],
-        "size": 5007, "payload_hex": hex,
+        "size": 5006, "payload_hex": hex,
     });
     assert_eq!(json, expected);
 }
@@ -389,6 +389,38 @@ fn letters_are_removed_when_it_is_said_which() {
 }
 
 #[test]
+fn on_a_terminal_it_is_asked() {
+    let redis = Redis::start();
+    let url = redis.url();
+    // `script` gives it a terminal.
+    let on_a_terminal = |arguments: &str, answer: &str| {
+        let program = env!("CARGO_BIN_EXE_handlerd");
+        let line = format!("{program} dead {arguments} --stream {STREAM} --url {url}");
+        let mut running = Run::program("script", &["-qec", &line, "/dev/null"])
+            .env("TERM", "xterm")
+            .interactive()
+            .spawn();
+        if !answer.is_empty() {
+            running.wait_stdout("[y/N]");
+            running.type_in(answer);
+        }
+        running.wait()
+    };
+    for kind in ["trap", "reject"] {
+        Letter { kind, payload: kind.as_bytes(), ..LETTER }.write(&redis, STREAM);
+    }
+    let no = on_a_terminal("delete", "\n").expect(1).text();
+    assert!(no.contains("remove 2 dead letters for good?"), "{no}");
+    lists(&redis, &[], &["trap", "reject"]);
+    let yes = on_a_terminal("delete --kind trap", "y\n").expect(0).text();
+    assert!(yes.contains("removed 1 dead letter"), "{yes}");
+    lists(&redis, &[], &["reject"]);
+    let replayed = on_a_terminal("replay --all", "").expect(0).text();
+    assert!(replayed.contains("sent 1 dead letter to stream orders"), "{replayed}");
+    assert!(replayed.contains("looked at"), "there is a progress bar: {replayed:?}");
+}
+
+#[test]
 fn what_is_no_dead_letter_is_told_and_left_alone() {
     let redis = Redis::start();
     let id: String = redis.run(&["XADD", STREAM, "*", "order", "7"]);
@@ -416,12 +448,12 @@ fn what_is_no_dead_letter_is_told_and_left_alone() {
 fn several_streams_are_read_one_after_the_other() {
     let redis = Redis::start();
     let shared = LETTER.write(&redis, "a.dead");
-    Letter { payload: b"of b", ..LETTER }.write(&redis, "b.dead");
     let streams = ["--stream", "a.dead", "--stream", "b.dead"];
+    dead(&redis, &[&["show", &shared], &streams[..]].concat()).expect(0);
+    Letter { payload: b"of b", ..LETTER }.write(&redis, "b.dead");
     let text = dead(&redis, &[&["list"], &streams[..]].concat()).expect(0).text();
     let places = ["a.dead", "hello", "b.dead", "of b"].map(|words| text.find(words));
     assert!(places.is_sorted() && places[0].is_some(), "{text}");
-    dead(&redis, &[&["show", &shared], &streams[..]].concat()).expect(0);
     redis.run::<String>(&["XADD", "c.dead", &shared, "order", "7"]);
     let both = ["replay", &shared, "--stream", "a.dead", "--stream", "c.dead"];
     let output = dead(&redis, &both).expect(64);
@@ -544,6 +576,20 @@ fn a_command_line_that_makes_no_sense_is_usage() {
         (&["replay", "--stream", "x", "--all", "--to-stream", "a", "--to-channel", "b"], "--to-"),
     ] {
         let output = dead(&redis, arguments).expect(64);
+        assert!(output.stderr.contains(said), "{arguments:?}: {}", output.stderr);
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let without = Run::new(&["dead", "list", "--stream", "x"]).dir(folder.path()).output();
+    assert!(without.expect(78).stderr.contains("there is no configuration"));
+    for (config, arguments, code, said) in [
+        ("[redis]\nurl = \"embedded\"\n", &["--stream", "x"] as &[&str], 78, "by --url"),
+        ("[channels.chat]\npublish = \"x\"\n", &["chta"], 64, "did you mean \"chat\"?"),
+        ("[channels.chat]\npublish = \"x\"\n", &["chat"], 64, "no dead letters for channel chat"),
+        ("[channels.chat]\npublish = \"x\"\n", &[], 64, "no channel that keeps dead letters"),
+    ] {
+        std::fs::write(folder.path().join("config.toml"), config).expect("a config is written");
+        let all = [&["dead", "list"], arguments].concat();
+        let output = Run::new(&all).dir(folder.path()).output().expect(code);
         assert!(output.stderr.contains(said), "{arguments:?}: {}", output.stderr);
     }
     for verb in ["list", "show", "replay", "delete"] {

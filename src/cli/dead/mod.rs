@@ -8,6 +8,7 @@ use tokio::runtime::Runtime;
 use super::exit::{Code, Fault, Outcome};
 use super::load::{self, RedisArgs};
 use crate::broker::dead::{DeadError, DeadLetters};
+use crate::config::{Address, Config, Connection};
 
 mod delete;
 mod list;
@@ -52,7 +53,7 @@ pub fn main(args: Args, config: Option<&Path>) -> Outcome {
 /// Where the dead letters are.
 #[derive(Debug, clap::Args)]
 struct Place {
-    /// A stream of dead letters; may be repeated
+    /// A stream of dead letters; may be repeated [default: those of the configuration's channels]
     #[arg(long = "stream", value_name = "KEY")]
     streams: Vec<String>,
     #[command(flatten)]
@@ -67,14 +68,35 @@ struct Desk {
 }
 
 impl Place {
-    /// Connects, and finds the streams: those that are named, else those of these channels.
+    /// Connects, and finds the streams: those that are named, else those that the configuration
+    /// keeps the dead letters of these channels in.
     fn open(&self, channels: &[String], config: Option<&Path>) -> Result<Desk, Fault> {
-        let streams = streams::find(&self.streams, channels, config)?;
-        let connector = self.redis.connector(config)?;
+        let (streams, connector) = if self.streams.is_empty() {
+            let config = load::config(config)?;
+            let streams = streams::of_channels(&config, channels)?;
+            (streams, self.redis.connector_or(|| with_streams(config))?)
+        } else {
+            let streams = streams::unique(self.streams.iter().cloned());
+            (streams, self.redis.connector_or(|| with_streams(load::config(config)?))?)
+        };
         let runtime = load::runtime()?;
         let letters = runtime.block_on(DeadLetters::connect(&connector)).map_err(fault)?;
         Ok(Desk { runtime, letters, streams })
     }
+}
+
+/// The configuration's Redis, unless it is one that has no streams.
+fn with_streams(config: Config) -> Result<Connection, Fault> {
+    if matches!(config.redis.address, Address::Embedded(_)) {
+        let file = config.file.display();
+        return Err(Fault::say(
+            Code::Config,
+            format_args!(
+                "Redis is embedded in {file}, and that one has no streams: name another by --url"
+            ),
+        ));
+    }
+    Ok(config.redis)
 }
 
 /// Exit code 65 for a key that is something else, 69 for everything that Redis doesn't do.

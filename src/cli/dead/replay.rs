@@ -119,6 +119,8 @@ struct Done {
     sent: BTreeMap<Target, u64>,
     gone: u64,
     kept: BTreeMap<Kept, u64>,
+    /// It ended before the end.
+    stopped: bool,
 }
 
 impl Replay {
@@ -149,12 +151,13 @@ impl Replay {
             }
         }
         // A whole page refused: so would the next be.
-        Ok(refused < page.len())
+        self.done.stopped = refused == page.len();
+        Ok(!self.done.stopped)
     }
 
     /// Say what was done.
     fn report(mut self) -> Result<Code, Fault> {
-        let Done { sent, gone, kept } = &self.done;
+        let Done { sent, gone, kept, stopped } = &self.done;
         let sends = if self.table.is_some() { "would send" } else { "sent" };
         for (target, n) in sent {
             let to = match target {
@@ -173,6 +176,9 @@ impl Replay {
         for (why, n) in kept {
             let stays = if *n == 1 { "stays" } else { "stay" };
             console::warning(format_args!("{} {stays} where it was: {why}", count(*n)));
+        }
+        if *stopped {
+            console::note("what comes after them was not tried");
         }
         Ok(match kept.keys().find(|why| !matches!(why, Kept::Unheard { .. })) {
             Some(_) => Code::Unavailable,
