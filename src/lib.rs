@@ -13,9 +13,11 @@
 //! | `chain` | what a handler is, how a run goes | `message` |
 //! | `config` | TOML to types | nothing |
 //! | `telemetry` | metric names, reasons | `chain` (failure kinds) |
+//! | `policy` | whether and when a failed message is tried again | `chain` (failure kinds) |
+//! | `dead_letter` | the format of what was given up | `message`, `chain`, `telemetry` |
 //! | `queue` | what waits, and what is dropped | `message`, `config`, `telemetry` |
 //! | `plugin` | wasmtime, all of it | `message`, `chain`, `config` |
-//! | `broker` | Redis, all of it | `message`, `config`, `queue`, `telemetry` |
+//! | `broker` | Redis, all of it | `message`, `dead_letter`, `config`, `queue`, `telemetry` |
 //! | `output`, `worker` | a message's way behind the queue | `chain`, `queue`, `broker::writer` |
 //! | `crew` | who works when | `worker`, `broker::writer` |
 //! | `daemon` | building everything, running it, draining it | all of the above |
@@ -30,9 +32,11 @@ pub mod cli;
 pub mod config;
 pub mod crew;
 pub mod daemon;
+pub mod dead_letter;
 pub mod message;
 pub mod output;
 pub mod plugin;
+pub mod policy;
 pub mod queue;
 pub mod service;
 pub mod telemetry;

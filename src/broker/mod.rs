@@ -4,6 +4,7 @@
 //! commands from outputs; this module never runs a handler and knows nothing of plugins.
 
 pub mod connection;
+pub mod dead;
 pub mod embedded;
 pub mod probe;
 pub mod pubsub;

@@ -79,12 +79,23 @@ impl RedisArgs {
     /// # Errors
     /// Exit code 64 for a URL that is none, 78 for a configuration that is wrong or missing.
     pub fn connector(&self, explicit: Option<&Path>) -> Result<Connector, Fault> {
+        self.connector_or(|| Ok(config(explicit)?.redis))
+    }
+
+    /// Connects to `--url`, else to what a configuration says that the caller has.
+    ///
+    /// # Errors
+    /// Exit code 64 for a URL that is none, and what `configured` says.
+    pub fn connector_or(
+        &self,
+        configured: impl FnOnce() -> Result<Connection, Fault>,
+    ) -> Result<Connector, Fault> {
         let connection = match &self.url {
             Some(url) => {
                 let wrong = |e| Fault::usage(format_args!("--url can't be used: {e}"));
                 Connection::from_url(url).map_err(wrong)?
             }
-            None => config(explicit)?.redis,
+            None => configured()?,
         };
         Ok(Connector::new(&connection))
     }

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 
 mod check;
 mod console;
+mod dead;
 mod exit;
 mod hint;
 mod listen;
@@ -55,6 +56,7 @@ enum Verb {
     Test(test::Args),
     Send(send::Args),
     Listen(listen::Args),
+    Dead(dead::Args),
     Plugin(plugin::Args),
 }
 
@@ -81,6 +83,7 @@ pub fn main() -> ExitCode {
         Verb::Test(args) => test::main(args, config),
         Verb::Send(args) => send::main(args, config),
         Verb::Listen(args) => listen::main(args, config),
+        Verb::Dead(args) => dead::main(args, config),
         Verb::Plugin(args) => plugin::main(args, config),
     };
     match outcome {

@@ -1,0 +1,612 @@
+//! Working through dead letters: the real binary and a real Redis. The letters are written by
+//! commands, in the format that is promised, so that what daemons have written before stays
+//! readable.
+
+mod support;
+
+use serde_json::{Value as Json, json};
+use support::{Output, PATIENCE, Redis, Run, Watcher, noise};
+
+const STREAM: &str = "orders.dead";
+
+/// Milliseconds since 1970 of the first letter; 2026-01-01T00:00:00Z.
+const NEW_YEAR: u64 = 1_767_225_600_000;
+
+/// A dead letter of the stream `orders`, with these changes.
+#[derive(Clone)]
+struct Letter<'a> {
+    payload: &'a [u8],
+    channel: &'a str,
+    redis_channel: &'a str,
+    id: Option<&'a str>,
+    payload_field: Option<&'a str>,
+    handler: Option<&'a str>,
+    kind: &'a str,
+    reason: &'a str,
+    time: u64,
+    headers: &'a [(&'a [u8], &'a [u8])],
+}
+
+const LETTER: Letter<'static> = Letter {
+    payload: b"hello",
+    channel: "orders",
+    redis_channel: "orders",
+    id: Some("5-1"),
+    payload_field: None,
+    handler: Some("price"),
+    kind: "trap",
+    reason: "boom",
+    time: NEW_YEAR,
+    headers: &[],
+};
+
+impl Letter<'_> {
+    /// Write it, and answer its id.
+    fn write(&self, redis: &Redis, stream: &str) -> String {
+        let mut command = redis::cmd("XADD");
+        command.arg(stream).arg("*").arg("payload").arg(self.payload);
+        command.arg("handlerd-channel").arg(self.channel);
+        command.arg("handlerd-redis-channel").arg(self.redis_channel);
+        for (name, value) in [
+            ("handlerd-id", self.id),
+            ("handlerd-payload-field", self.payload_field),
+            ("handlerd-handler", self.handler),
+        ] {
+            if let Some(value) = value {
+                command.arg(name).arg(value);
+            }
+        }
+        command.arg("handlerd-kind").arg(self.kind).arg("handlerd-reason").arg(self.reason);
+        command.arg("handlerd-attempts").arg(4).arg("handlerd-time").arg(self.time);
+        for (name, value) in self.headers {
+            command.arg(*name).arg(*value);
+        }
+        command.query(redis.client().raw()).expect("XADD")
+    }
+}
+
+fn start(redis: &Redis, user: &str, arguments: &[&str]) -> Run {
+    let url = redis.url().replace("//", &format!("//{user}"));
+    let all = [&["dead", arguments[0], "--url", &url], &arguments[1..]].concat();
+    Run::new(&all)
+}
+
+#[track_caller]
+fn dead(redis: &Redis, arguments: &[&str]) -> Output {
+    start(redis, "", arguments).output()
+}
+
+/// `dead VERB --stream orders.dead ARGUMENTS`
+#[track_caller]
+fn of_orders(redis: &Redis, arguments: &[&str]) -> Output {
+    dead(redis, &[&[arguments[0], "--stream", STREAM], &arguments[1..]].concat())
+}
+
+/// The entries of a stream: the fields of each, in their order.
+fn entries(redis: &Redis, stream: &str) -> Vec<Vec<(Vec<u8>, Vec<u8>)>> {
+    type Entry = (String, Vec<(Vec<u8>, Vec<u8>)>);
+    let entries: Vec<Entry> = redis.run(&["XRANGE", stream, "-", "+"]);
+    entries.into_iter().map(|(_, fields)| fields).collect()
+}
+
+fn pairs(fields: &[(&str, &[u8])]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    fields.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec())).collect()
+}
+
+fn length(redis: &Redis, stream: &str) -> u64 {
+    redis.run(&["XLEN", stream])
+}
+
+/// A line of a list for each of these payloads, and no other.
+#[track_caller]
+fn lists(redis: &Redis, filters: &[&str], payloads: &[&str]) {
+    let output = of_orders(redis, &[&["list", "--json"], filters].concat()).expect(0);
+    let text = output.text();
+    let listed = text.lines().map(|line| serde_json::from_str::<Json>(line).expect("JSON"));
+    let listed: Vec<String> =
+        listed.map(|line| line["payload"].as_str().expect("text").to_owned()).collect();
+    assert_eq!(listed, payloads, "{filters:?}");
+}
+
+#[test]
+fn a_list_shows_what_is_asked_for() {
+    let redis = Redis::start();
+    let hour = 3_600_000;
+    let letters = [
+        Letter { payload: b"a", ..LETTER },
+        Letter { payload: b"b", channel: "chat", id: None, time: NEW_YEAR + hour, ..LETTER },
+        Letter {
+            payload: b"c",
+            handler: None,
+            kind: "too_large",
+            time: NEW_YEAR + 2 * hour,
+            ..LETTER
+        },
+        Letter { payload: b"d", kind: "reject", reason: "no such word", ..LETTER },
+    ];
+    letters.iter().for_each(|letter| drop(letter.write(&redis, STREAM)));
+
+    lists(&redis, &[], &["a", "b", "c", "d"]);
+    lists(&redis, &["chat"], &["b"]);
+    lists(&redis, &["--channel", "chat", "--channel", "orders"], &["a", "b", "c", "d"]);
+    lists(&redis, &["--handler", "price"], &["a", "b", "d"]);
+    lists(&redis, &["--kind", "too_large", "--kind", "reject"], &["c", "d"]);
+    lists(&redis, &["--reason", "such"], &["d"]);
+    lists(&redis, &["--since", "2026-01-01T01:00:00Z"], &["b", "c"]);
+    lists(&redis, &["--until", "2026-01-01 01:00:00"], &["a", "d"]);
+    lists(&redis, &["--since", "2026-01-01", "--until", "2026-01-01T00:00:00.001Z"], &["a", "d"]);
+    lists(&redis, &["--until", "1s"], &["a", "b", "c", "d"]);
+    lists(&redis, &["--since", "1s"], &[]);
+    lists(&redis, &["--limit", "2"], &["a", "b"]);
+    lists(&redis, &["--kind", "trap", "--handler", "price", "--limit", "1"], &["a"]);
+
+    let table = of_orders(&redis, &["list"]).expect(0);
+    assert!(table.stderr.contains("4 dead letters"), "{}", table.stderr);
+    let text = table.text();
+    let lines: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
+    let heads = ["ID", "TIME", "CHANNEL", "HANDLER", "KIND", "TRIES", "SIZE", "PAYLOAD"];
+    assert_eq!(lines[0], heads);
+    assert_eq!(lines[2][1..], ["2026-01-01T01:00:00Z", "chat", "price", "trap", "4", "1", "b"]);
+    assert_eq!(lines[3][1..], ["2026-01-01T02:00:00Z", "orders", "-", "too_large", "4", "1", "c"]);
+    assert_eq!(lines.len(), 5);
+}
+
+#[test]
+fn a_list_of_nothing_is_empty() {
+    let redis = Redis::start();
+    let output = of_orders(&redis, &["list"]).expect(0);
+    assert_eq!(output.text(), "");
+    assert!(output.stderr.contains("there are no dead letters"), "{}", output.stderr);
+    LETTER.write(&redis, STREAM);
+    let output = of_orders(&redis, &["list", "--kind", "reject"]).expect(0);
+    assert!(output.stderr.contains("no dead letters of this kind"), "{}", output.stderr);
+    let replayed = of_orders(&redis, &["replay", "--kind", "reject"]).expect(0);
+    assert_eq!(replayed.text(), "sent no dead letters\n");
+}
+
+#[test]
+fn a_long_list_is_read_in_pages() {
+    let redis = Redis::start();
+    let numbers: Vec<String> = (0..1200).map(|n| n.to_string()).collect();
+    for number in &numbers {
+        Letter { payload: number.as_bytes(), ..LETTER }.write(&redis, STREAM);
+    }
+    let numbers: Vec<&str> = numbers.iter().map(String::as_str).collect();
+    lists(&redis, &[], &numbers);
+    lists(&redis, &["--limit", "777"], &numbers[..777]);
+    let sent = of_orders(&redis, &["replay", "--all"]).expect(0);
+    assert_eq!(sent.text(), "sent 1200 dead letters to stream orders\n");
+    let replayed = entries(&redis, "orders");
+    let expected: Vec<_> = numbers.iter().map(|n| pairs(&[("payload", n.as_bytes())])).collect();
+    assert_eq!(replayed, expected);
+    assert_eq!(length(&redis, STREAM), 0);
+}
+
+#[test]
+fn what_is_shown_can_not_forge_a_line_and_raw_bytes_are_exact() {
+    let redis = Redis::start();
+    let binary = [&noise(7, 5000)[..], b"\n\x1b[2J\0"].concat();
+    let headers: &[(&[u8], &[u8])] =
+        &[(b"payload", b"no"), (b"twice", b"1"), (b"twice", b"\xff"), (b"handlerd-time", b"x")];
+    let letter = Letter {
+        payload: &binary,
+        reason: "first\nsecond",
+        payload_field: Some("body"),
+        headers,
+        ..LETTER
+    };
+    let id = letter.write(&redis, STREAM);
+
+    let raw = of_orders(&redis, &["show", &id, "--raw"]).expect(0);
+    assert!(raw.stdout == binary, "the payload's bytes are exact");
+
+    let text = of_orders(&redis, &["show", &id]).expect(0).text();
+    for line in [
+        format!("id        {id} in orders.dead"),
+        "time      2026-01-01T00:00:00Z".to_owned(),
+        "channel   orders".to_owned(),
+        "from      stream orders, entry 5-1, payload in field body".to_owned(),
+        "handler   price".to_owned(),
+        "kind      trap".to_owned(),
+        "reason    first\\nsecond".to_owned(),
+        "attempts  4".to_owned(),
+        "header    payload: no".to_owned(),
+        "header    twice: 1".to_owned(),
+        "header    twice: \\xff".to_owned(),
+        "header    handlerd-time: x".to_owned(),
+        "size      5006 bytes".to_owned(),
+    ] {
+        assert!(text.lines().any(|l| l == line), "no {line:?} in\n{text}");
+    }
+    assert_eq!(text.lines().count(), 14);
+    let listed = of_orders(&redis, &["list"]).expect(0).text();
+    assert_eq!(listed.lines().count(), 2, "{listed}");
+    for shown in [&text, &listed] {
+        assert!(!shown.contains(['\x1b', '\0']), "{shown:?}");
+    }
+
+    let json = of_orders(&redis, &["show", &id, "--json"]).expect(0).text();
+    let json: Json = serde_json::from_str(&json).expect("JSON");
+    let hex: String = binary.iter().map(|byte| format!("{byte:02x}")).collect();
+    let expected = json!({
+        "id": id, "stream": STREAM, "time": "2026-01-01T00:00:00Z", "time_ms": NEW_YEAR,
+        "channel": "orders", "redis_channel": "orders", "redis_id": "5-1", "payload_field": "body",
+        "handler": "price", "kind": "trap", "reason": "first\nsecond", "attempts": 4,
+        "headers": [["payload", "no"], ["twice", "1"], ["twice", { "hex": "ff" }],
+                    ["handlerd-time", "x"]],
+        "size": 5006, "payload_hex": hex,
+    });
+    assert_eq!(json, expected);
+}
+
+#[test]
+fn a_letter_goes_back_to_its_stream_as_it_came() {
+    let redis = Redis::start();
+    let binary: Vec<u8> = (0..=255).collect();
+    let headers: &[(&[u8], &[u8])] =
+        &[(b"payload", b"a header"), (b"twice", b"1"), (b"twice", &[0, 255]), (b"\xff", b"")];
+    let first = Letter { payload: &binary, payload_field: Some("body"), headers, ..LETTER };
+    let first = first.write(&redis, STREAM);
+    Letter { payload: b"second", ..LETTER }.write(&redis, STREAM);
+
+    let dry = of_orders(&redis, &["replay", &first, "--dry-run"]).expect(0).text();
+    assert!(dry.contains(&first), "{dry}");
+    assert!(dry.ends_with("would send 1 dead letter to stream orders\n"), "{dry}");
+    assert_eq!((length(&redis, "orders"), length(&redis, STREAM)), (0, 2));
+
+    // Once, although it is named twice.
+    let sent = of_orders(&redis, &["replay", &first, &first]).expect(0);
+    assert_eq!(sent.text(), "sent 1 dead letter to stream orders\n");
+    let expected = [
+        (b"body".to_vec(), binary.clone()),
+        (b"payload".to_vec(), b"a header".to_vec()),
+        (b"twice".to_vec(), b"1".to_vec()),
+        (b"twice".to_vec(), vec![0, 255]),
+        (b"\xff".to_vec(), b"".to_vec()),
+    ];
+    assert_eq!(entries(&redis, "orders"), [expected]);
+    assert_eq!(length(&redis, STREAM), 1);
+
+    // An id that isn't there (any more): then nothing is sent.
+    let rest: Vec<(String, Vec<(String, String)>)> = redis.run(&["XRANGE", STREAM, "-", "+"]);
+    let again = of_orders(&redis, &["replay", &rest[0].0, &first]).expect(66);
+    assert!(again.stderr.contains(&format!("no entry {first} in {STREAM}")), "{}", again.stderr);
+    assert_eq!((length(&redis, "orders"), length(&redis, STREAM)), (1, 1));
+}
+
+#[test]
+fn an_entry_that_had_no_payload_field_goes_back_without_one() {
+    let redis = Redis::start();
+    let headers: &[(&[u8], &[u8])] = &[(b"data", b"1"), (b"lang", b"en")];
+    Letter { payload: b"", kind: "no_payload", headers, ..LETTER }.write(&redis, STREAM);
+    of_orders(&redis, &["replay", "--all"]).expect(0);
+    assert_eq!(entries(&redis, "orders"), [pairs(&[("data", b"1"), ("lang", b"en")])]);
+}
+
+#[test]
+fn a_letter_from_pub_sub_is_published_if_somebody_hears_it() {
+    let redis = Redis::start();
+    let binary = b"\0\xff\r\n".as_slice();
+    let headers: &[(&[u8], &[u8])] = &[(b"ignored", b"by PUBLISH")];
+    let letter = Letter { payload: binary, redis_channel: "chat", id: None, headers, ..LETTER };
+    letter.write(&redis, STREAM);
+
+    let unheard = of_orders(&redis, &["replay", "--all"]).expect(1);
+    assert_eq!(unheard.text(), "sent no dead letters\n");
+    assert!(unheard.stderr.contains("nobody is subscribed to \"chat\""), "{}", unheard.stderr);
+    assert_eq!(length(&redis, STREAM), 1);
+
+    let watcher = Watcher::subscribe(&redis, &["chat"]);
+    let sent = of_orders(&redis, &["replay", "--all"]).expect(0);
+    assert_eq!(sent.text(), "sent 1 dead letter to Redis channel chat\n");
+    assert_eq!(watcher.wait_count(1)[0].payload, binary);
+    assert_eq!(length(&redis, STREAM), 0);
+}
+
+#[test]
+fn letters_can_be_sent_elsewhere() {
+    let redis = Redis::start();
+    let headers: &[(&[u8], &[u8])] = &[(b"lang", b"en")];
+    Letter { payload: b"1", redis_channel: "chat", id: None, headers, ..LETTER }
+        .write(&redis, STREAM);
+    Letter { payload: b"2", payload_field: Some("body"), headers, ..LETTER }.write(&redis, STREAM);
+    let sent = of_orders(&redis, &["replay", "--all", "--to-stream", "second.try"]).expect(0);
+    assert_eq!(sent.text(), "sent 2 dead letters to stream second.try\n");
+    assert_eq!(
+        entries(&redis, "second.try"),
+        [pairs(&[("payload", b"1"), ("lang", b"en")]), pairs(&[("body", b"2"), ("lang", b"en")])]
+    );
+
+    LETTER.write(&redis, STREAM);
+    let watcher = Watcher::subscribe(&redis, &["desk"]);
+    of_orders(&redis, &["replay", "--all", "--to-channel", "desk"]).expect(0);
+    assert_eq!(watcher.wait_count(1)[0].payload, b"hello");
+    assert_eq!((length(&redis, STREAM), length(&redis, "orders")), (0, 0));
+}
+
+#[test]
+fn two_replays_at_once_send_each_letter_once() {
+    const LETTERS: usize = 3000;
+    let redis = Redis::start();
+    let payloads: Vec<String> = (0..LETTERS).map(|n| n.to_string()).collect();
+    for payload in &payloads {
+        Letter { payload: payload.as_bytes(), ..LETTER }.write(&redis, STREAM);
+    }
+    let replay = || start(&redis, "", &["replay", "--all", "--stream", STREAM]).spawn();
+    let both = [replay(), replay(), replay()];
+    let mut sent = 0;
+    for output in both.map(|running| running.wait().expect(0)) {
+        let text = output.text();
+        let number = text.split_whitespace().nth(1).expect("a number");
+        sent += number.parse::<usize>().unwrap_or(0);
+    }
+    assert_eq!(sent, LETTERS);
+    assert_eq!(length(&redis, STREAM), 0);
+    let mut arrived: Vec<usize> = entries(&redis, "orders")
+        .iter()
+        .map(|fields| String::from_utf8_lossy(&fields[0].1).parse().expect("a number"))
+        .collect();
+    arrived.sort_unstable();
+    assert_eq!(arrived, (0..LETTERS).collect::<Vec<_>>());
+}
+
+#[test]
+fn letters_that_come_during_a_replay_are_left_alone() {
+    let redis = Redis::start();
+    // Back into a stream of dead letters: replayed for ever, if what comes were read, too.
+    for _ in 0..40 {
+        Letter { redis_channel: STREAM, headers: &[(b"x", b"y")], ..LETTER }.write(&redis, STREAM);
+    }
+    of_orders(&redis, &["replay", "--all"]).expect(0);
+    assert_eq!(length(&redis, STREAM), 40);
+    let same = of_orders(&redis, &["replay", "--all", "--to-stream", STREAM]).expect(64);
+    assert!(same.stderr.contains("where they are already"), "{}", same.stderr);
+}
+
+#[test]
+fn letters_are_removed_when_it_is_said_which() {
+    let redis = Redis::start();
+    let ids: Vec<String> = ["trap", "reject", "reject", "retry"]
+        .iter()
+        .map(|kind| Letter { kind, payload: kind.as_bytes(), ..LETTER }.write(&redis, STREAM))
+        .collect();
+    let unsure = of_orders(&redis, &["delete", "--kind", "reject"]).expect(64);
+    assert!(unsure.stderr.contains("--yes"), "{}", unsure.stderr);
+    let dry = of_orders(&redis, &["delete", "--kind", "reject", "--dry-run"]).expect(0).text();
+    assert!(dry.contains(&ids[1]) && dry.contains(&ids[2]) && !dry.contains(&ids[0]), "{dry}");
+    assert!(dry.ends_with("would remove 2 dead letters\n"), "{dry}");
+    of_orders(&redis, &["delete", &ids[0], "9-9"]).expect(66);
+    of_orders(&redis, &["delete", &ids[0], "--kind", "reject"]).expect(64);
+    lists(&redis, &[], &["trap", "reject", "reject", "retry"]);
+
+    let removed = of_orders(&redis, &["delete", "--kind", "reject", "--yes"]).expect(0);
+    assert_eq!(removed.text(), "removed 2 dead letters\n");
+    lists(&redis, &[], &["trap", "retry"]);
+    of_orders(&redis, &["delete", &ids[0]]).expect(0);
+    lists(&redis, &[], &["retry"]);
+    of_orders(&redis, &["delete", "--yes"]).expect(0);
+    lists(&redis, &[], &[]);
+}
+
+#[test]
+fn on_a_terminal_it_is_asked() {
+    let redis = Redis::start();
+    let url = redis.url();
+    // `script` gives it a terminal.
+    let on_a_terminal = |arguments: &str, answer: &str| {
+        let program = env!("CARGO_BIN_EXE_handlerd");
+        let line = format!("{program} dead {arguments} --stream {STREAM} --url {url}");
+        let mut running = Run::program("script", &["-qec", &line, "/dev/null"])
+            .env("TERM", "xterm")
+            .interactive()
+            .spawn();
+        if !answer.is_empty() {
+            running.wait_stdout("[y/N]");
+            running.type_in(answer);
+        }
+        running.wait()
+    };
+    for kind in ["trap", "reject"] {
+        Letter { kind, payload: kind.as_bytes(), ..LETTER }.write(&redis, STREAM);
+    }
+    let no = on_a_terminal("delete", "\n").expect(1).text();
+    assert!(no.contains("remove 2 dead letters for good?"), "{no}");
+    lists(&redis, &[], &["trap", "reject"]);
+    let yes = on_a_terminal("delete --kind trap", "y\n").expect(0).text();
+    assert!(yes.contains("removed 1 dead letter"), "{yes}");
+    lists(&redis, &[], &["reject"]);
+    let replayed = on_a_terminal("replay --all", "").expect(0).text();
+    assert!(replayed.contains("sent 1 dead letter to stream orders"), "{replayed}");
+    assert!(replayed.contains("looked at"), "there is a progress bar: {replayed:?}");
+}
+
+#[test]
+fn what_is_no_dead_letter_is_told_and_left_alone() {
+    let redis = Redis::start();
+    let id: String = redis.run(&["XADD", STREAM, "*", "order", "7"]);
+    LETTER.write(&redis, STREAM);
+    let listed = of_orders(&redis, &["list"]).expect(0);
+    let sentence =
+        format!("entry {id} of {STREAM} is no dead letter: its first field is \"order\"");
+    assert!(listed.stderr.contains(&sentence), "{}", listed.stderr);
+    assert!(listed.text().contains("hello"), "{}", listed.text());
+    for verb in ["show", "replay", "delete"] {
+        let output = of_orders(&redis, &[verb, &id]).expect(65);
+        assert!(output.stderr.contains(&sentence), "{verb}: {}", output.stderr);
+    }
+    of_orders(&redis, &["replay", "--all"]).expect(0);
+    of_orders(&redis, &["delete", "--yes"]).expect(0);
+    assert_eq!(entries(&redis, STREAM), [pairs(&[("order", b"7")])]);
+    for _ in 0..5 {
+        redis.run::<String>(&["XADD", STREAM, "*", "order", "8"]);
+    }
+    let listed = of_orders(&redis, &["list"]).expect(0);
+    assert!(listed.stderr.contains("3 more entries are no dead letters"), "{}", listed.stderr);
+}
+
+#[test]
+fn several_streams_are_read_one_after_the_other() {
+    let redis = Redis::start();
+    let shared = LETTER.write(&redis, "a.dead");
+    let streams = ["--stream", "a.dead", "--stream", "b.dead"];
+    dead(&redis, &[&["show", &shared], &streams[..]].concat()).expect(0);
+    Letter { payload: b"of b", ..LETTER }.write(&redis, "b.dead");
+    let text = dead(&redis, &[&["list"], &streams[..]].concat()).expect(0).text();
+    let places = ["a.dead", "hello", "b.dead", "of b"].map(|words| text.find(words));
+    assert!(places.is_sorted() && places[0].is_some(), "{text}");
+    redis.run::<String>(&["XADD", "c.dead", &shared, "order", "7"]);
+    let both = ["replay", &shared, "--stream", "a.dead", "--stream", "c.dead"];
+    let output = dead(&redis, &both).expect(64);
+    assert!(output.stderr.contains("in several streams"), "{}", output.stderr);
+}
+
+#[test]
+fn a_key_that_is_no_stream_gives_a_sentence() {
+    let redis = Redis::start();
+    redis.run::<()>(&["RPUSH", "jobs", "1"]);
+    for arguments in [
+        &["list", "--stream", "jobs"] as &[&str],
+        &["show", "1-1", "--stream", "jobs"],
+        &["replay", "--all", "--stream", "jobs"],
+        &["replay", "1-1", "--stream", "jobs"],
+        &["delete", "--yes", "--stream", "jobs"],
+    ] {
+        let output = dead(&redis, arguments).expect(65);
+        assert!(output.stderr.contains("\"jobs\" is not a stream"), "{}", output.stderr);
+    }
+    // As the place to replay to, it costs nothing.
+    LETTER.write(&redis, STREAM);
+    let output = of_orders(&redis, &["replay", "--all", "--to-stream", "jobs"]).expect(69);
+    assert!(output.stderr.contains("XADD \"jobs\" was refused: WRONGTYPE"), "{}", output.stderr);
+    assert!(output.stderr.contains("1 dead letter stays"), "{}", output.stderr);
+    assert_eq!((length(&redis, STREAM), redis.run::<u64>(&["LLEN", "jobs"])), (1, 1));
+}
+
+#[test]
+fn a_stream_that_takes_no_more_entries_keeps_the_letter() {
+    let redis = Redis::start();
+    let last = format!("{}-{}", u64::MAX, u64::MAX);
+    redis.run::<String>(&["XADD", "orders", &last, "a", "b"]);
+    LETTER.write(&redis, STREAM);
+    let output = of_orders(&redis, &["replay", "--all"]).expect(69);
+    assert!(output.stderr.contains("XADD \"orders\" was refused: ERR"), "{}", output.stderr);
+    assert_eq!((length(&redis, STREAM), length(&redis, "orders")), (1, 1));
+}
+
+#[test]
+fn a_right_that_is_missing_is_named_and_costs_no_letter() {
+    let redis = Redis::with(
+        "user reader on nopass ~* resetchannels +@all -xdel\n\
+         user blind on nopass ~other resetchannels +@all\n\
+         user dumb on nopass ~* resetchannels +@all -eval\n\
+         user narrow on nopass ~orders.dead resetchannels +@all\n\
+         user silent on nopass ~* resetchannels +@all",
+    );
+    LETTER.write(&redis, STREAM);
+    Letter { redis_channel: "chat", id: None, ..LETTER }.write(&redis, STREAM);
+    let _watcher = Watcher::subscribe(&redis, &["chat"]);
+    for (user, arguments, words) in [
+        ("blind", &["list"] as &[&str], "\"orders.dead\" was refused: NOPERM"),
+        ("reader", &["delete", "--yes"], "XDEL \"orders.dead\" was refused: NOPERM"),
+        ("reader", &["replay", "--all"], "XDEL \"orders.dead\" was refused: "),
+        ("dumb", &["replay", "--all"], "EVAL \"orders.dead\" was refused: NOPERM"),
+        ("narrow", &["replay", "--limit", "1"], "was refused: NOPERM"),
+        ("silent", &["replay", "--all", "--to-channel", "chat"], "PUBLISH \"chat\" was refused: "),
+    ] {
+        let all = [&[arguments[0], "--stream", STREAM], &arguments[1..]].concat();
+        let output = start(&redis, &format!("{user}:x@"), &all).output().expect(69);
+        assert!(output.stderr.contains(words), "{user} {arguments:?}: {}", output.stderr);
+        assert_eq!((length(&redis, STREAM), length(&redis, "orders")), (2, 0), "{user}");
+    }
+}
+
+#[test]
+fn a_replica_refuses_and_a_redis_that_is_not_there_is_named() {
+    let mut redis = Redis::start();
+    LETTER.write(&redis, STREAM);
+    redis.run::<()>(&["REPLICAOF", "127.0.0.1", "1"]);
+    let output = of_orders(&redis, &["replay", "--all"]).expect(69);
+    assert!(output.stderr.contains("READONLY"), "{}", output.stderr);
+    redis.run::<()>(&["REPLICAOF", "NO", "ONE"]);
+    assert_eq!((length(&redis, STREAM), length(&redis, "orders")), (1, 0));
+    redis.kill();
+    let output = of_orders(&redis, &["list"]).expect(69);
+    assert!(output.stderr.contains("127.0.0.1"), "{}", output.stderr);
+}
+
+#[test]
+fn a_message_with_more_fields_than_a_script_can_hand_over_stays() {
+    let redis = Redis::start();
+    let header: (&[u8], &[u8]) = (b"h", b"v");
+    let many = vec![header; 3499];
+    Letter { headers: &many, ..LETTER }.write(&redis, STREAM);
+    of_orders(&redis, &["replay", "--all"]).expect(0);
+    assert_eq!(entries(&redis, "orders")[0].len(), 3500);
+    let more = vec![header; 5000];
+    Letter { headers: &more, ..LETTER }.write(&redis, STREAM);
+    let output = of_orders(&redis, &["replay", "--all"]).expect(69);
+    assert!(output.stderr.contains("a message with 5001 fields"), "{}", output.stderr);
+    assert_eq!(length(&redis, STREAM), 1);
+}
+
+#[test]
+fn large_letters_are_read_and_sent_whole() {
+    let redis = Redis::start();
+    let large = noise(3, 3 << 20);
+    for _ in 0..40 {
+        Letter { payload: &large, ..LETTER }.write(&redis, STREAM);
+    }
+    of_orders(&redis, &["replay", "--all"]).expect(0);
+    let sent = entries(&redis, "orders");
+    assert_eq!(sent.len(), 40);
+    assert!(sent.iter().all(|fields| fields.len() == 1 && fields[0].1 == large));
+}
+
+#[test]
+fn a_command_line_that_makes_no_sense_is_usage() {
+    let redis = Redis::start();
+    for (arguments, said) in [
+        (&["list"] as &[&str], "--stream KEY"),
+        (&["list", "--stream", "x", "--since", "yesterday"], "2026-01-31"),
+        (&["list", "--stream", "x", "--limit", "0"], "1.."),
+        (&["show", "--stream", "x"], "ID"),
+        (&["show", "7", "--stream", "x"], "1700000000123-0"),
+        (&["replay", "--stream", "x"], "--all"),
+        (&["replay", "1-1", "--stream", "x", "--all"], "ids and filters"),
+        (&["replay", "--stream", "x", "--all", "--to-stream", "a", "--to-channel", "b"], "--to-"),
+    ] {
+        let output = dead(&redis, arguments).expect(64);
+        assert!(output.stderr.contains(said), "{arguments:?}: {}", output.stderr);
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let without = Run::new(&["dead", "list", "--stream", "x"]).dir(folder.path()).output();
+    assert!(without.expect(78).stderr.contains("there is no configuration"));
+    for (config, arguments, code, said) in [
+        ("[redis]\nurl = \"embedded\"\n", &["--stream", "x"] as &[&str], 78, "by --url"),
+        ("[channels.chat]\npublish = \"x\"\n", &["chta"], 64, "did you mean \"chat\"?"),
+        ("[channels.chat]\npublish = \"x\"\n", &["chat"], 64, "no dead letters for channel chat"),
+        ("[channels.chat]\npublish = \"x\"\n", &[], 64, "no channel that keeps dead letters"),
+    ] {
+        std::fs::write(folder.path().join("config.toml"), config).expect("a config is written");
+        let all = [&["dead", "list"], arguments].concat();
+        let output = Run::new(&all).dir(folder.path()).output().expect(code);
+        assert!(output.stderr.contains(said), "{arguments:?}: {}", output.stderr);
+    }
+    for verb in ["list", "show", "replay", "delete"] {
+        let help = dead(&redis, &[verb, "--help"]).expect(0).text();
+        assert!(help.contains("Examples:") && help.contains("Exit codes:"), "{help}");
+    }
+}
+
+#[test]
+fn a_redis_that_stops_answering_is_given_up() {
+    // Bounded by the client's limits, not by the patience of the test.
+    let redis = Redis::start();
+    LETTER.write(&redis, STREAM);
+    redis.freeze();
+    let started = std::time::Instant::now();
+    let output = of_orders(&redis, &["list"]).expect(69);
+    assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
+    assert!(output.stderr.contains("no answer"), "{}", output.stderr);
+    redis.thaw();
+}
