@@ -1,0 +1,8 @@
+//! The stream source against a real Redis.
+
+mod claims;
+mod finish;
+mod outages;
+mod reading;
+mod states;
+mod support;
