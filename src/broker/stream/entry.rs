@@ -193,7 +193,7 @@ fn judge(lane: &Lane, fields: &[Node<'_>], delivery: Arc<Delivery>, entry: Entry
     let pairs = || fields.chunks_exact(2).map(|p| (text(p[0]), text(p[1])));
     let place = pairs().position(|(name, _)| name == settings.payload_field.as_bytes());
     let payload = place.map(|place| text(fields[2 * place + 1]));
-    let others = || pairs().enumerate().filter(|(i, _)| Some(*i) != place).map(|(_, pair)| pair);
+    let others = || pairs().enumerate().filter(move |(i, _)| Some(*i) != place).map(|(_, pair)| pair);
 
     let most = settings.max_deliveries;
     let unfit = match payload {
@@ -233,7 +233,7 @@ fn judge(lane: &Lane, fields: &[Node<'_>], delivery: Arc<Delivery>, entry: Entry
     }
 }
 
-fn text(node: Node<'_>) -> &[u8] {
+fn text<'a>(node: Node<'a>) -> &'a [u8] {
     node.string().unwrap_or_default()
 }
 

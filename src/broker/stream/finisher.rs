@@ -72,7 +72,7 @@ impl Answer {
             refused: number(2) as u64,
             refusal: text(3),
             trouble: text(4),
-            gone: (5..items.len()).map(|i| number(i) as usize - 1).collect(),
+            gone: (5..items.len()).map(|i| (number(i) as usize).saturating_sub(1)).collect(),
         }
     }
 }
@@ -128,9 +128,9 @@ impl Finisher {
         let before = self.flight.len();
         let stale = |item: &Item| item.entry.epoch() != epoch;
         if self.flight.iter().any(stale) {
-            let (gone, left) = std::mem::take(&mut self.flight).into_iter().partition(stale);
+            let flight = std::mem::take(&mut self.flight);
+            let (gone, left): (VecDeque<Item>, _) = flight.into_iter().partition(stale);
             self.flight = left;
-            let gone: VecDeque<Item> = gone;
             gone.into_iter().for_each(|item| settle(item, Outcome::Gone));
             self.lane.settle(before - self.flight.len());
         }
@@ -158,7 +158,7 @@ impl Finisher {
         };
         let sent = if self.alone > 0 { 1 } else { self.flight.len() };
         self.arguments.clear();
-        for item in self.flight.iter_mut().take(sent) {
+        for item in self.flight.iter().take(sent) {
             self.arguments.add(item.entry.id(), &item.finish);
         }
         let arguments = &self.arguments;

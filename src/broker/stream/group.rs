@@ -188,6 +188,9 @@ async fn write_cursor(
     lane: &Lane,
     cursor: Option<&str>,
 ) -> Result<(), Trouble> {
+    if cursor.is_none() {
+        return Ok(());
+    }
     let settings = &lane.settings;
     let call = Call {
         key: &lane.key,

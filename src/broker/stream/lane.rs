@@ -284,6 +284,17 @@ impl Lane {
         }
     }
 
+    /// Empty the line; what was in it is let go unfinished.
+    pub(super) fn abandon(&self) {
+        let items = {
+            let mut out = lock(&self.out);
+            out.bytes = 0;
+            std::mem::take(&mut out.items)
+        };
+        drop(items);
+        self.settled.notify_waiters();
+    }
+
     /// Whether less than 4 MiB of outputs are in line.
     pub(super) fn has_room(&self) -> bool {
         lock(&self.out).bytes < OUTPUTS

@@ -94,6 +94,12 @@ impl Source {
         self.lanes.iter().map(|lane| lane.in_hand()).sum()
     }
 
+    /// Let go of what is in line to be finished: it stays pending. For when [`Self::run`] was ended
+    /// before its time.
+    pub fn abandon(&self) {
+        self.lanes.iter().for_each(|lane| lane.abandon());
+    }
+
     /// Read and finish, whatever happens to Redis meanwhile.
     ///
     /// After `stop` nothing is read any more. Returns when every [`Entry`] was finished or dropped
@@ -101,6 +107,7 @@ impl Source {
     /// begun drops them then. With Redis away that may be never: the caller has a time limit, and
     /// what is left stays pending.
     pub async fn run(self, sink: Arc<dyn Sink>, stop: CancellationToken) {
+        let connector = &self.connector;
         let lanes = self.lanes.iter().map(|lane| {
             let (sink, stop) = (sink.clone(), stop.clone());
             let connector = &self.connector;

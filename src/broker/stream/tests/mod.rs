@@ -4,5 +4,6 @@ mod claims;
 mod finish;
 mod outages;
 mod reading;
+mod speed;
 mod states;
 mod support;

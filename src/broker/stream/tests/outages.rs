@@ -8,17 +8,17 @@ use crate::broker::stream::{Finish, Settings};
 #[tokio::test]
 async fn redis_killed_while_entries_are_in_flight_gets_each_of_them_once() {
     let mut redis = Redis::start(&["appendonly yes", "appendfsync always"]);
-    redis.add("in", numbers(0..6000));
+    redis.add("in", numbers(0..20_000));
     let running = Running::copying(&redis.connection(), settings("me"));
     for part in 1..=5 {
-        until("some are out", || redis.cli::<usize>("XLEN out") >= part * 500).await;
+        until("some are out", || redis.cli::<usize>("XLEN out") >= part * 3_000).await;
         redis.kill();
         redis.start_again();
         loaded(&redis).await;
     }
-    until("all are out", || redis.cli::<usize>("XLEN out") >= 6000).await;
+    until("all are out", || redis.cli::<usize>("XLEN out") >= 20_000).await;
     running.finisher.idle().await;
-    assert_eq!(redis.payloads("out"), numbers(0..6000));
+    assert_eq!(redis.payloads("out"), numbers(0..20_000));
     assert_eq!(redis.pending("in"), 0);
     assert!(running.metrics.stream.reconnects.get() >= 5);
     running.stop().await;
