@@ -74,8 +74,12 @@ impl Reader {
         let held = self.lane.held();
         let held: Vec<String> = held.iter().chain(without).map(EntryId::to_string).collect();
         let mut arguments = vec![
-            settings.group.as_bytes(), settings.consumer.as_bytes(), idle, from,
-            room.as_bytes(), add.as_bytes(),
+            settings.group.as_bytes(),
+            settings.consumer.as_bytes(),
+            idle,
+            from,
+            room.as_bytes(),
+            add.as_bytes(),
         ];
         arguments.extend(held.iter().map(String::as_bytes));
         let keys = [self.lane.key.as_bytes()];

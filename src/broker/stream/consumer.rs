@@ -26,8 +26,9 @@ impl Consumer {
     /// only, and that is logged.
     pub fn of_instance() -> Self {
         let kept = match state_folder() {
-            Some(folder) => Self::in_folder(&folder)
-                .map_err(|error| format!("{}: {error}", folder.display())),
+            Some(folder) => {
+                Self::in_folder(&folder).map_err(|error| format!("{}: {error}", folder.display()))
+            }
             None => Err("neither STATE_DIRECTORY nor XDG_STATE_HOME nor HOME is set".to_owned()),
         };
         kept.unwrap_or_else(|why| {

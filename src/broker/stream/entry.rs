@@ -28,13 +28,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(
-        lane: Arc<Lane>,
-        id: EntryId,
-        epoch: u64,
-        size: usize,
-        attempt: u32,
-    ) -> Self {
+    pub(super) fn new(lane: Arc<Lane>, id: EntryId, epoch: u64, size: usize, attempt: u32) -> Self {
         Entry { lane, id, epoch, size, attempt, finished: false }
     }
 
@@ -170,7 +164,12 @@ impl UnfitKind {
 }
 
 /// Hold an entry that was read, and judge it. `None` when it is held already, or isn't one.
-pub(super) fn take(lane: &Arc<Lane>, id: Node<'_>, fields: Node<'_>, attempt: u32) -> Option<Taken> {
+pub(super) fn take(
+    lane: &Arc<Lane>,
+    id: Node<'_>,
+    fields: Node<'_>,
+    attempt: u32,
+) -> Option<Taken> {
     let text = id.string()?;
     let id = EntryId::parse(text)?;
     let fields = fields.items();
@@ -193,18 +192,21 @@ fn judge(lane: &Lane, fields: &[Node<'_>], delivery: Arc<Delivery>, entry: Entry
     let pairs = || fields.chunks_exact(2).map(|p| (text(p[0]), text(p[1])));
     let place = pairs().position(|(name, _)| name == settings.payload_field.as_bytes());
     let payload = place.map(|place| text(fields[2 * place + 1]));
-    let others = || pairs().enumerate().filter(move |(i, _)| Some(*i) != place).map(|(_, pair)| pair);
+    let others =
+        || pairs().enumerate().filter(move |(i, _)| Some(*i) != place).map(|(_, pair)| pair);
 
     let most = settings.max_deliveries;
     let unfit = match payload {
         _ if entry.attempt() > most.saturating_add(1) => Some((
             UnfitKind::Crash,
-            format!("it was delivered {} times, at last alone, and never finished", entry.attempt() - 1),
+            format!(
+                "it was delivered {} times, at last alone, and never finished",
+                entry.attempt() - 1
+            ),
         )),
-        None => Some((
-            UnfitKind::NoPayload,
-            format!("it has no field {:?}", settings.payload_field),
-        )),
+        None => {
+            Some((UnfitKind::NoPayload, format!("it has no field {:?}", settings.payload_field)))
+        }
         Some(payload) if payload.len() > settings.max_payload => Some((
             UnfitKind::TooLarge,
             format!("{} bytes, max_payload is {}", payload.len(), settings.max_payload),

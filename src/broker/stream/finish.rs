@@ -34,10 +34,25 @@ pub struct Finish {
 /// One output.
 #[derive(Debug)]
 enum Write {
-    Append { key: Arc<str>, maxlen: Option<u64>, payload: (Arc<str>, Vec<u8>), headers: Vec<Header> },
-    Push { key: Arc<str>, payload: Vec<u8> },
-    Publish { channel: Arc<str>, payload: Vec<u8> },
-    Dead { key: Arc<str>, maxlen: Option<u64>, fields: Vec<(Vec<u8>, Vec<u8>)> },
+    Append {
+        key: Arc<str>,
+        maxlen: Option<u64>,
+        payload: (Arc<str>, Vec<u8>),
+        headers: Vec<Header>,
+    },
+    Push {
+        key: Arc<str>,
+        payload: Vec<u8>,
+    },
+    Publish {
+        channel: Arc<str>,
+        payload: Vec<u8>,
+    },
+    Dead {
+        key: Arc<str>,
+        maxlen: Option<u64>,
+        fields: Vec<(Vec<u8>, Vec<u8>)>,
+    },
 }
 
 impl Finish {
@@ -89,7 +104,8 @@ impl Finish {
         if fields.len() > MOST_HEADERS {
             let left_out = fields.len() - MOST_HEADERS;
             tracing::warn!(
-                stream = &*key, left_out,
+                stream = &*key,
+                left_out,
                 "a dead letter has more headers than a script can write; the last are left out"
             );
             fields.truncate(MOST_HEADERS);

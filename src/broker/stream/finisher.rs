@@ -164,8 +164,7 @@ impl Finisher {
         let arguments = &self.arguments;
         let parts = arguments.parts(&call);
         let put = |out: &mut Vec<u8>| arguments.put(&call, out);
-        let answer =
-            self.scripts.run(conn, Script::Finish, parts, put, ANSWER, Answer::of).await;
+        let answer = self.scripts.run(conn, Script::Finish, parts, put, ANSWER, Answer::of).await;
         match answer {
             Ok(answer) => self.answered(answer),
             Err(trouble) => {
@@ -236,7 +235,9 @@ impl Finisher {
             if let Some(held_back) = self.said_refused.admit() {
                 let why = Trouble::refused(&answer.refusal);
                 tracing::warn!(
-                    channel, stream, held_back,
+                    channel,
+                    stream,
+                    held_back,
                     "{} PUBLISH of channel {channel} refused, which is not tried again: {why}",
                     answer.refused
                 );

@@ -19,7 +19,9 @@ use super::trouble::{State, Trouble};
 pub(super) fn cursor_name(key: &str, group: &str) -> Option<String> {
     let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
     match tag {
-        Some((tag, _)) if !tag.is_empty() => Some(format!("handlerd:{{{tag}}}:{key}:{group}:cursor")),
+        Some((tag, _)) if !tag.is_empty() => {
+            Some(format!("handlerd:{{{tag}}}:{key}:{group}:cursor"))
+        }
         _ if key.contains('}') || key.is_empty() => None,
         _ => Some(format!("handlerd:{{{key}}}:{group}:cursor")),
     }
@@ -32,7 +34,6 @@ pub(super) struct Seen {
     pub(super) last: EntryId,
     pub(super) first: Option<EntryId>,
     pub(super) added: Option<u64>,
-    pub(super) max_deleted: Option<EntryId>,
     pub(super) group: Option<Group>,
     cursor: Option<Cursor>,
 }
@@ -84,7 +85,8 @@ pub(super) async fn look(
     keys.extend(cursor.map(str::as_bytes));
     let group = [lane.settings.group.as_bytes()];
     let texts = scripts.call(conn, Script::Look, &keys, &group, ANSWER, |answer| {
-        let text = |node: &crate::broker::resp::Node<'_>| node.string().unwrap_or_default().to_vec();
+        let text =
+            |node: &crate::broker::resp::Node<'_>| node.string().unwrap_or_default().to_vec();
         answer.items().iter().map(text).collect::<Vec<_>>()
     });
     let texts = texts.await?;
@@ -96,20 +98,19 @@ pub(super) async fn look(
         let text = format!("WRONGTYPE it is a {kind}, not a stream");
         return Err(Trouble::new(State::WrongType, text));
     }
-    let group = (text(6) == b"1").then(|| Group {
-        delivered: id(7).unwrap_or_default(),
-        pending: number(8).unwrap_or(0),
-        lag: number(9),
-        read: number(10),
+    let group = (text(5) == b"1").then(|| Group {
+        delivered: id(6).unwrap_or_default(),
+        pending: number(7).unwrap_or(0),
+        lag: number(8),
+        read: number(9),
     });
     Ok(Seen {
         length: number(1).unwrap_or(0),
         last: id(2).unwrap_or_default(),
         first: id(3),
         added: number(4),
-        max_deleted: id(5),
         group,
-        cursor: Cursor::parse(text(11)),
+        cursor: Cursor::parse(text(10)),
     })
 }
 
@@ -140,7 +141,9 @@ pub(super) async fn ensure(
         Ok(()) => {
             let (stream, group) = (&*lane.key, &*lane.settings.group);
             tracing::info!(
-                channel = &*lane.settings.table, stream, group,
+                channel = &*lane.settings.table,
+                stream,
+                group,
                 "stream {stream}: the group {group} was made; it begins after {begin}"
             );
         }
@@ -158,7 +161,8 @@ fn beginning(lane: &Lane, seen: &Seen, known: bool) -> Result<EntryId, Trouble> 
         Some(_) => return Ok(EntryId::default()),
         None if known => {
             tracing::warn!(
-                channel = &*settings.table, stream = &*lane.key,
+                channel = &*settings.table,
+                stream = &*lane.key,
                 "the group had vanished, and it isn't known up to where it was finished: all that \
                  the stream holds comes again"
             );

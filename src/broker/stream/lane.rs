@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::entry::Entry;
 use super::finish::Finish;
@@ -75,7 +76,8 @@ struct Stock {
     given_up: FxHashSet<EntryId>,
     /// Let go unfinished since the stop.
     given_back: Vec<EntryId>,
-    stopping: bool,
+    /// The source's stop.
+    stop: CancellationToken,
 }
 
 #[derive(Default)]
@@ -136,7 +138,7 @@ impl Lane {
             stock.bytes -= size;
             if epoch == stock.epoch {
                 stock.held.remove(&id);
-                match (finished, stock.stopping) {
+                match (finished, stock.stop.is_cancelled()) {
                     (true, _) => {}
                     (false, true) => stock.given_back.push(id),
                     (false, false) => drop(stock.given_up.insert(id)),
@@ -173,9 +175,9 @@ impl Lane {
         ids
     }
 
-    /// From now on, what is let go unfinished is given back.
-    pub(super) fn stop(&self) {
-        lock(&self.stock).stopping = true;
+    /// What is let go unfinished after this stop is given back.
+    pub(super) fn until(&self, stop: &CancellationToken) {
+        lock(&self.stock).stop = stop.clone();
     }
 
     /// The ids to give back.

@@ -2,11 +2,11 @@
 -- say, or what isn't there.
 --
 -- KEYS: the stream, the cursor (where there may be one). ARGV: group.
--- Answers: type, length, last id, first id, entries ever added, highest id ever deleted; whether the
---   group is there (1), its last delivered id, pending, lag, entries read; the cursor.
+-- Answers: type, length, last id, first id, entries ever added; whether the group is there (1), its
+--   last delivered id, pending, lag, entries read; the cursor.
 local stream = KEYS[1]
 local kind = redis.call('TYPE', stream).ok
-local answer = { kind, '', '', '', '', '', '', '', '', '', '', '' }
+local answer = { kind, '', '', '', '', '', '', '', '', '', '' }
 local function table_of(list)
   local about = {}
   for i = 1, #list, 2 do about[list[i]] = list[i + 1] end
@@ -26,20 +26,19 @@ if kind == 'stream' then
   answer[3] = text(about['last-generated-id'])
   answer[4] = first and first[1] or ''
   answer[5] = number(about['entries-added'])
-  answer[6] = text(about['max-deleted-entry-id'])
   for _, found in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
     local group = table_of(found)
     if group.name == ARGV[1] then
-      answer[7] = '1'
-      answer[8] = text(group['last-delivered-id'])
-      answer[9] = number(group.pending)
-      answer[10] = number(group.lag)
-      answer[11] = number(group['entries-read'])
+      answer[6] = '1'
+      answer[7] = text(group['last-delivered-id'])
+      answer[8] = number(group.pending)
+      answer[9] = number(group.lag)
+      answer[10] = number(group['entries-read'])
     end
   end
 end
 if KEYS[2] then
   local cursor = redis.pcall('GET', KEYS[2])
-  answer[12] = type(cursor) == 'string' and cursor or ''
+  answer[11] = type(cursor) == 'string' and cursor or ''
 end
 return answer

@@ -107,8 +107,8 @@ impl Source {
     /// begun drops them then. With Redis away that may be never: the caller has a time limit, and
     /// what is left stays pending.
     pub async fn run(self, sink: Arc<dyn Sink>, stop: CancellationToken) {
-        let connector = &self.connector;
         let lanes = self.lanes.iter().map(|lane| {
+            lane.until(&stop);
             let (sink, stop) = (sink.clone(), stop.clone());
             let connector = &self.connector;
             async move {
@@ -135,7 +135,8 @@ async fn again<F: Future<Output = ()>>(lane: &Lane, what: &str, start: impl Fn()
     while AssertUnwindSafe(start()).catch_unwind().await.is_err() {
         let (channel, stream) = (&*lane.settings.table, &*lane.key);
         tracing::error!(
-            channel, stream,
+            channel,
+            stream,
             "{what} the stream {stream} failed by a fault of handlerd's own and is started again"
         );
         sleep(RESTART_PAUSE).await;

@@ -33,6 +33,9 @@ const BLOCK: Duration = Duration::from_millis(400);
 /// How often what there is to know of the stream is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// After waiting so long for room it is looked at, too.
+const PAUSED: Duration = Duration::from_millis(50);
+
 /// How often the group is searched for consumers that are gone.
 const FORGET: Duration = Duration::from_secs(60);
 
@@ -166,7 +169,8 @@ impl Reader {
         {
             if !std::mem::replace(&mut self.said_no_cursor, true) {
                 tracing::warn!(
-                    channel = &*self.lane.settings.table, stream = &*self.lane.key,
+                    channel = &*self.lane.settings.table,
+                    stream = &*self.lane.key,
                     "the ACL forbids the key {cursor}, which keeps from where the group would have \
                      to be made again: if it vanished, the whole stream would come again"
                 );
@@ -228,10 +232,15 @@ impl Reader {
         let (entries, bytes) = self.lane.credit();
         let next = self.renew.next.min(self.look.next);
         if entries == 0 || bytes == 0 || self.suspects.are_waiting(self.lane.in_hand()) {
+            let began = Instant::now();
             select! {
                 () = self.lane.freed() => {}
                 () = sleep_until(next) => {}
                 () = stop.cancelled() => {}
+            }
+            // What was trimmed off meanwhile can be counted only before the next read.
+            if began.elapsed() >= PAUSED {
+                self.look.now();
             }
             return Ok(());
         }
@@ -247,18 +256,21 @@ impl Reader {
         self.read(conn, room, block.clamp(Duration::from_millis(1), BLOCK)).await
     }
 
-    async fn read(
-        &mut self,
-        conn: &mut Conn,
-        room: usize,
-        block: Duration,
-    ) -> Result<(), Trouble> {
+    async fn read(&mut self, conn: &mut Conn, room: usize, block: Duration) -> Result<(), Trouble> {
         let settings = &self.lane.settings;
         let (count, wait) = (room.to_string(), block.as_millis().max(1).to_string());
         let command: [&[u8]; 11] = [
-            b"XREADGROUP", b"GROUP", settings.group.as_bytes(), settings.consumer.as_bytes(),
-            b"COUNT", count.as_bytes(), b"BLOCK", wait.as_bytes(),
-            b"STREAMS", self.lane.key.as_bytes(), b">",
+            b"XREADGROUP",
+            b"GROUP",
+            settings.group.as_bytes(),
+            settings.consumer.as_bytes(),
+            b"COUNT",
+            count.as_bytes(),
+            b"BLOCK",
+            wait.as_bytes(),
+            b"STREAMS",
+            self.lane.key.as_bytes(),
+            b">",
         ];
         let lane = &self.lane;
         let highest = self.highest;
@@ -307,8 +319,10 @@ impl Reader {
         let (Some(lowest), Some(highest)) = (held.first(), held.last()) else { return Ok(()) };
         let settings = &self.lane.settings;
         let mut arguments = vec![
-            settings.group.as_bytes(), settings.consumer.as_bytes(),
-            lowest.as_bytes(), highest.as_bytes(),
+            settings.group.as_bytes(),
+            settings.consumer.as_bytes(),
+            lowest.as_bytes(),
+            highest.as_bytes(),
         ];
         arguments.extend(held.iter().map(String::as_bytes));
         let keys = [self.lane.key.as_bytes()];
@@ -331,21 +345,24 @@ impl Reader {
     async fn forget_dead(&mut self, conn: &mut Conn) -> Result<(), Trouble> {
         let settings = &self.lane.settings;
         let idle = settings.forget.as_millis().to_string();
-        let arguments =
-            [settings.group.as_bytes(), settings.consumer.as_bytes(), idle.as_bytes()];
+        let arguments = [settings.group.as_bytes(), settings.consumer.as_bytes(), idle.as_bytes()];
         let keys = [self.lane.key.as_bytes()];
-        let removed = self.scripts.call(conn, Script::Forget, &keys, &arguments, ANSWER, |answer| {
-            let name = |node: &Node<'_>| {
-                String::from_utf8_lossy(node.string().unwrap_or_default()).into_owned()
-            };
-            answer.items().iter().map(name).collect::<Vec<_>>()
-        });
+        let removed =
+            self.scripts.call(conn, Script::Forget, &keys, &arguments, ANSWER, |answer| {
+                let name = |node: &Node<'_>| {
+                    String::from_utf8_lossy(node.string().unwrap_or_default()).into_owned()
+                };
+                answer.items().iter().map(name).collect::<Vec<_>>()
+            });
         match removed.await {
             Ok(removed) => {
                 for consumer in removed {
                     let (stream, group) = (&*self.lane.key, &*settings.group);
                     tracing::info!(
-                        channel = &*settings.table, stream, group, consumer,
+                        channel = &*settings.table,
+                        stream,
+                        group,
+                        consumer,
                         "a consumer without pending entries that was long idle is removed"
                     );
                 }
@@ -359,7 +376,6 @@ impl Reader {
 
     /// Wait until nothing is in hand, and give back what was let go without being handled.
     async fn leave(mut self) {
-        self.lane.stop();
         self.suspects.clear();
         let mut until = None;
         loop {

@@ -113,15 +113,15 @@ impl State {
         let mut words = text.split_ascii_whitespace().map(word);
         match words.next().as_deref().map(known) {
             Some(Some(state)) => state,
+            // Redis 7.0 has no code for what a script may not do.
+            _ if text.contains("The user executing the script can't") => State::NoPermission,
             _ => words.find_map(|word| known(&word)).unwrap_or(State::Refused),
         }
     }
 
     fn advice(self) -> &'static str {
         match self {
-            State::Start => {
-                "; set `start` of this channel to \"new\", \"oldest\" or an id"
-            }
+            State::Start => "; set `start` of this channel to \"new\", \"oldest\" or an id",
             State::NoPermission => "; `handlerd check --connect` prints the ACL line that would do",
             State::WrongType => "; use another key, or rename that one",
             State::OutOfMemory => "; it is at its maxmemory: raise it",
@@ -239,7 +239,9 @@ impl Journal {
             let (table, state, doing) = (&*self.table, trouble.state.as_str(), self.doing);
             let stream = printable(self.key.as_bytes(), SHOWN);
             tracing::warn!(
-                channel = table, stream, state,
+                channel = table,
+                stream,
+                state,
                 "stream {stream}: can't {doing}: {trouble}; it is tried until it works"
             );
         }
@@ -254,8 +256,11 @@ impl Journal {
         let (table, doing) = (&*self.table, self.doing);
         let stream = printable(self.key.as_bytes(), SHOWN);
         tracing::info!(
-            channel = table, stream, state = trouble.state.as_str(),
-            "stream {stream}: can {doing} again after {:.1} s", since.elapsed().as_secs_f32()
+            channel = table,
+            stream,
+            state = trouble.state.as_str(),
+            "stream {stream}: can {doing} again after {:.1} s",
+            since.elapsed().as_secs_f32()
         );
     }
 }
@@ -283,6 +288,10 @@ mod tests {
                 State::WrongType,
             ),
             ("ERR The stream has exhausted the last possible ID", State::Exhausted),
+            (
+                "ERR The user executing the script can't run this command or subcommand",
+                State::NoPermission,
+            ),
             ("ERR something new", State::Refused),
             ("", State::Refused),
         ] {

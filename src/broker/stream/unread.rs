@@ -22,12 +22,8 @@ impl Unread {
     /// How many are missing that were not when it was looked at before.
     pub(super) fn trimmed(&mut self, seen: &Seen) -> u64 {
         let Some(group) = &seen.group else { return 0 };
-        let (Some(added), Some(read), Some(deleted)) = (seen.added, group.read, seen.max_deleted)
-        else {
-            return 0;
-        };
-        let all_unread = seen.first.is_none_or(|first| first > group.delivered);
-        if deleted <= group.delivered || !all_unread {
+        let (Some(added), Some(read)) = (seen.added, group.read) else { return 0 };
+        if seen.first.is_some_and(|first| first <= group.delivered) {
             return 0;
         }
         if group.delivered != self.delivered {

@@ -123,14 +123,13 @@ async fn an_exhausted_output_stream_stops_the_rest_in_order() {
 async fn a_publish_that_the_acl_refuses_is_counted_and_not_tried_again() {
     let redis = Redis::start(&["user limited on nopass allkeys allcommands resetchannels &good"]);
     redis.add("in", numbers(0..4));
-    let running =
-        Running::handling(&redis.connection_of("limited"), settings("me"), |message| {
-            let channel = if message.payload == b"1" { "good" } else { "bad" };
-            let payload = message.payload.clone();
-            let mut finish = to_out(message);
-            finish.publish(channel, payload);
-            finish
-        });
+    let running = Running::handling(&redis.connection_of("limited"), settings("me"), |message| {
+        let channel = if message.payload == b"1" { "good" } else { "bad" };
+        let payload = message.payload.clone();
+        let mut finish = to_out(message);
+        finish.publish(channel, payload);
+        finish
+    });
     until("all is acknowledged", || running.metrics.dropped(DropReason::Refused) == 3).await;
     assert_eq!(redis.payloads("out"), numbers(0..4));
     assert_eq!(redis.pending("in"), 0);
@@ -142,13 +141,12 @@ async fn a_publish_that_the_acl_refuses_is_counted_and_not_tried_again() {
 async fn a_forbidden_output_key_or_acknowledgement_leaves_entries_pending_and_nothing_twice() {
     let redis = Redis::start(&["user limited on nopass ~in ~handlerd:* ~out allcommands"]);
     redis.add("in", ["1", "2", "3"]);
-    let running =
-        Running::handling(&redis.connection_of("limited"), settings("me"), |message| {
-            let key = if message.payload == b"2" { "secret" } else { "out" };
-            let mut finish = Finish::new();
-            finish.append(key, &"payload".into(), message, None).unwrap();
-            finish
-        });
+    let running = Running::handling(&redis.connection_of("limited"), settings("me"), |message| {
+        let key = if message.payload == b"2" { "secret" } else { "out" };
+        let mut finish = Finish::new();
+        finish.append(key, &"payload".into(), message, None).unwrap();
+        finish
+    });
     until("refused", || running.state("no_permission") > 3).await;
     assert_eq!(redis.payloads("out"), ["1"]);
     redis.cli::<()>("ACL SETUSER limited ~secret");
@@ -246,7 +244,8 @@ fn a_header_of_the_payloads_name_is_an_error() {
 }
 
 #[tokio::test]
-async fn as_many_headers_as_are_let_through_can_be_written_and_scripts_that_were_flushed_load_again() {
+async fn as_many_headers_as_are_let_through_can_be_written_and_scripts_that_were_flushed_load_again()
+ {
     let redis = Redis::start(&[]);
     let running = Running::handling(&redis.connection(), settings("me"), |message| {
         let headers = vec![("x".to_owned(), b"y".to_vec()); 3_900];
@@ -268,11 +267,9 @@ async fn start_says_where_a_new_group_begins() {
     redis.cli::<String>("XADD in 1-1 payload a");
     redis.cli::<String>("XADD in 1-2 payload b");
     let after = Start::After(crate::broker::stream::EntryId { ms: 1, seq: 1 });
-    for (start, expected) in [
-        (Start::New, vec!["c"]),
-        (after, vec!["b", "c"]),
-        (Start::Oldest, vec!["a", "b", "c"]),
-    ] {
+    for (start, expected) in
+        [(Start::New, vec!["c"]), (after, vec!["b", "c"]), (Start::Oldest, vec!["a", "b", "c"])]
+    {
         let one = Settings { start: Some(start), ..settings("me") };
         let running = Running::copying(&redis.connection(), one);
         until("the group is there", || {

@@ -133,10 +133,7 @@ async fn a_stream_that_was_deleted_begins_anew() {
     let running = Running::start(&redis.connection(), settings("me"));
     let in_hand = running.messages(3).await;
     redis.cli::<u64>("DEL in");
-    until("the group is there again", || {
-        running.metrics.stream.groups_remade.get() == 1
-    })
-    .await;
+    until("the group is there again", || running.metrics.stream.groups_remade.get() == 1).await;
     // Nobody can finish them: they are as lost as if they were trimmed.
     assert_eq!(running.metrics.dropped(crate::telemetry::DropReason::Trimmed), 3);
     drop(in_hand);

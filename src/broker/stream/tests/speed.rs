@@ -30,15 +30,27 @@ async fn bare(redis: &Redis) -> Duration {
     let mut out = Vec::new();
     loop {
         out.clear();
-        resp::command(&mut out, &[
-            b"XREADGROUP", b"GROUP", b"g", b"bare", b"COUNT", count.as_bytes(), b"STREAMS", b"in", b">",
-        ]);
+        resp::command(
+            &mut out,
+            &[
+                b"XREADGROUP",
+                b"GROUP",
+                b"g",
+                b"bare",
+                b"COUNT",
+                count.as_bytes(),
+                b"STREAMS",
+                b"in",
+                b">",
+            ],
+        );
         link.stream.write_all(&out).await.unwrap();
         out.clear();
         let mut written = 0;
         loop {
             if let Some(frame) = reader.next_frame().unwrap() {
-                let Some(entries) = frame.node().items().get(1).map(|entries| entries.items()) else {
+                let Some(entries) = frame.node().items().get(1).map(|entries| entries.items())
+                else {
                     return begin.elapsed();
                 };
                 for entry in entries {
@@ -92,7 +104,9 @@ async fn beside_a_bare_loop() {
         let rate = |took: Duration| ENTRIES as f64 / took.as_secs_f64();
         println!(
             "bare {:.0}/s, source {:.0}/s: {:.2}",
-            rate(bare), rate(source), rate(source) / rate(bare)
+            rate(bare),
+            rate(source),
+            rate(source) / rate(bare)
         );
     }
 }

@@ -126,11 +126,12 @@ impl Redis {
         self.entries(key).into_iter().map(|mut fields| fields.remove(1)).collect()
     }
 
-    /// How many are pending in the group "g".
+    /// How many are pending in the group "g"; endlessly many while there is no group.
     pub(super) fn pending(&self, key: &str) -> u64 {
-        let (n, ..): (u64, redis::Value, redis::Value, redis::Value) =
-            self.cli(&format!("XPENDING {key} g"));
-        n
+        type Summary = (u64, redis::Value, redis::Value, redis::Value);
+        let summary = self.try_ask::<Summary>(&[b"XPENDING", key.as_bytes(), b"g"]);
+        // Before there is a group, nothing has been finished.
+        summary.map_or(u64::MAX, |(pending, ..)| pending)
     }
 
     pub(super) fn connection(&self) -> Connection {
@@ -182,9 +183,14 @@ impl Running {
     pub(super) fn start(connection: &Connection, settings: Settings) -> Self {
         let taken: Arc<Mutex<VecDeque<Taken>>> = Arc::default();
         let sink = taken.clone();
-        Running::with(connection, settings, taken, Arc::new(move |entries: Vec<Taken>| {
-            sink.lock().unwrap().extend(entries);
-        }))
+        Running::with(
+            connection,
+            settings,
+            taken,
+            Arc::new(move |entries: Vec<Taken>| {
+                sink.lock().unwrap().extend(entries);
+            }),
+        )
     }
 
     /// One that appends each payload to "out" at once.
@@ -202,12 +208,17 @@ impl Running {
         settings: Settings,
         handle: impl Fn(Message) -> Finish + Send + Sync + 'static,
     ) -> Self {
-        Running::with(connection, settings, Arc::default(), Arc::new(move |entries: Vec<Taken>| {
-            for taken in entries {
-                let Taken::Message(received, entry) = taken else { panic!("{taken:?}") };
-                entry.finish(handle(received.message));
-            }
-        }))
+        Running::with(
+            connection,
+            settings,
+            Arc::default(),
+            Arc::new(move |entries: Vec<Taken>| {
+                for taken in entries {
+                    let Taken::Message(received, entry) = taken else { panic!("{taken:?}") };
+                    entry.finish(handle(received.message));
+                }
+            }),
+        )
     }
 
     fn with(
