@@ -8,6 +8,7 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses a part of it")]
 
 pub mod handlerd;
+pub mod letters;
 pub mod plugins;
 pub mod process;
 pub mod proxy;

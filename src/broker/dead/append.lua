@@ -11,6 +11,8 @@ if found.err then return refused('XRANGE', found) end
 if #found == 0 then return { 'gone' } end
 
 -- Removes nothing: an id that no entry has. It tells whether the letter can be removed afterwards.
+-- (Redis then counts the script as one that has begun to write, and doesn't stop it at `maxmemory`:
+-- as it should be, because what is appended is what is removed.)
 local removable = redis.pcall('XDEL', KEYS[1], '0-0')
 if type(removable) == 'table' then return refused('XDEL', removable) end
 
@@ -19,6 +21,7 @@ if ARGV[3] == '1' then entry = { ARGV[2], fields[2] } end
 -- handlerd's own fields end with the first of this name; what comes behind it is the message's.
 local at = 3
 while fields[at] and fields[at] ~= 'handlerd-time' do at = at + 2 end
+-- Another entry in the letter's place: the stream was made anew meanwhile.
 if not fields[at] then return { 'gone' } end
 for i = at + 2, #fields do entry[#entry + 1] = fields[i] end
 if #entry == 0 then return { 'empty' } end
