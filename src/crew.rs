@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, ReusableBoxFuture};
 
+use crate::broker::stream::Finisher;
 use crate::broker::writer::Writer;
 use crate::worker::{self, Channel, Desk};
 
@@ -46,6 +47,7 @@ pub struct Crew {
     /// For each kind of chain, for how many turns its channels don't share one.
     alone: Vec<AtomicUsize>,
     writers: Vec<Writer>,
+    finishers: Vec<Finisher>,
     list: Mutex<List>,
     wake: Notify,
     idle: Notify,
@@ -68,7 +70,8 @@ impl Crew {
         let (list, wake, idle) = Default::default();
         let kinds = kinds(&channels);
         let alone = channels.iter().map(|_| AtomicUsize::new(0)).collect();
-        let crew = Arc::new(Crew { channels, kinds, alone, writers, list, wake, idle });
+        let finishers = channels.iter().filter_map(|channel| channel.finisher.clone()).collect();
+        let crew = Arc::new(Crew { channels, kinds, alone, writers, finishers, list, wake, idle });
         for (place, channel) in crew.channels.iter().enumerate() {
             let crew = Arc::downgrade(&crew);
             channel.queue.on_ready(Box::new(move || {
@@ -83,6 +86,12 @@ impl Crew {
     /// Take no messages any more: what waits is handled, and then there is nothing to do.
     pub fn close(&self) {
         self.channels.iter().for_each(|channel| channel.queue.close());
+    }
+
+    /// The same for streams only: what waits of them is given back to its source, and is not lost.
+    pub fn close_streams(&self) {
+        let streams = self.channels.iter().filter(|channel| channel.finisher.is_some());
+        streams.for_each(|channel| channel.queue.close());
     }
 
     /// Drop what still waits, as `shutdown`.
@@ -214,6 +223,7 @@ impl Crew {
     /// What the turns have written goes out.
     fn flush(&self) {
         self.writers.iter().for_each(Writer::flush);
+        self.finishers.iter().for_each(Finisher::flush);
     }
 
     /// A lock whose holder panicked is still good: it is held for single steps only.
@@ -226,8 +236,9 @@ impl Crew {
 fn kinds(channels: &[Arc<Channel>]) -> Vec<usize> {
     let mut known = HashMap::new();
     let kind = |(place, channel): (usize, &Arc<Channel>)| match channel.chain.kind() {
-        Some(kind) => *known.entry(kind).or_insert(place),
-        None => place,
+        // Behind a message that is tried again only those of its own channel may wait.
+        Some(kind) if !channel.may_try_again() => *known.entry(kind).or_insert(place),
+        _ => place,
     };
     channels.iter().enumerate().map(kind).collect()
 }

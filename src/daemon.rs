@@ -16,13 +16,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::connection::Connector;
 use crate::broker::pubsub::{self, Subscription};
+use crate::broker::stream::{self, Taken};
 use crate::broker::writer::Writer;
 use crate::chain::{Chain, Handler, RunLimits};
 use crate::config::{self, Config};
 use crate::crew::Crew;
+use crate::dead_letter;
 use crate::output::Outputs;
 use crate::plugin::{Host, PluginError};
-use crate::queue::{Budget, Queue};
+use crate::policy;
+use crate::queue::{Budget, Queue, Received};
 use crate::service::Stop;
 use crate::telemetry::{Metrics, RateLimit, Totals};
 use crate::worker;
@@ -100,10 +103,21 @@ pub struct Ended {
 
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Totals { received, handled, delivered, dropped, failures, reconnects, gap } =
-            &self.totals;
+        let Totals {
+            received,
+            handled,
+            delivered,
+            dead_letters,
+            dropped,
+            failures,
+            reconnects,
+            gap,
+        } = &self.totals;
         let how = if self.drained { "stopped" } else { "stopped before everything was finished" };
         write!(f, "{how}: {received} received, {handled} handled, {delivered} delivered")?;
+        if *dead_letters > 0 {
+            write!(f, ", {dead_letters} dead letters")?;
+        }
         let lost: u64 = dropped.values().sum();
         write!(f, ", {lost} lost")?;
         listed(f, dropped.iter().map(|(reason, n)| (reason.as_str(), n)))?;
@@ -134,6 +148,10 @@ struct Daemon {
     writers: BTreeMap<Arc<str>, Writer>,
     channels: Vec<Arc<worker::Channel>>,
     subscriptions: Vec<Subscription>,
+    /// Each with the place of its channel.
+    streams: Vec<(usize, stream::Source)>,
+    /// Our name in consumer groups; it is ours as long as this lives.
+    consumer: Option<stream::consumer::Consumer>,
     source: Connector,
 }
 
@@ -141,33 +159,110 @@ impl Daemon {
     fn build(config: &Config, handlers: &Handlers) -> Self {
         let metrics = Arc::new(Metrics::default());
         let budget = Budget::new(config.memory);
-        let writers = writers(config);
-        let mut channels = Vec::new();
-        let mut subscriptions = Vec::new();
+        let source = Connector::new(&config.redis);
+        let mut daemon = Daemon {
+            metrics,
+            writers: writers(config),
+            channels: Vec::new(),
+            subscriptions: Vec::new(),
+            streams: Vec::new(),
+            consumer: None,
+            source,
+        };
         for channel in &config.channels {
-            let counts = metrics.channel(&channel.name);
-            let outputs = Outputs::new(channel, &writers, counts.clone());
-            let away = outputs.away();
-            let queue =
-                Queue::new(channel.workers, channel.queue, channel.overflow, &budget, counts, away);
-            subscriptions.push(Subscription {
+            let counts = daemon.metrics.channel(&channel.name);
+            let outputs = Outputs::new(channel, &daemon.writers, counts.clone());
+            if let config::Source::Stream(stream) = &channel.source {
+                let settings = daemon.stream_settings(config, channel, stream);
+                let source = stream::Source::new(daemon.source.clone(), settings, &counts);
+                let queue = Queue::of_stream(channel.workers, counts);
+                let finisher = Some(source.finisher());
+                let place = daemon.channels.len();
+                daemon.streams.push((place, source));
+                daemon.add(config, channel, handlers, queue, outputs, finisher);
+                continue;
+            }
+            let queue = Queue::new(
+                channel.workers,
+                channel.queue,
+                channel.overflow,
+                &budget,
+                counts,
+                outputs.away(),
+            );
+            daemon.subscriptions.push(Subscription {
                 source: channel.source.clone(),
                 table: channel.name.clone(),
                 max_payload: channel.max_payload,
                 queue: queue.clone(),
             });
-            let shared = worker::Channel {
-                name: channel.name.clone(),
-                queue,
-                chain: chain(config, channel, handlers),
-                outputs,
-                metrics: metrics.clone(),
-                failure_log: RateLimit::new(FAILURE_LOG_PERIOD),
-            };
-            channels.push(Arc::new(shared));
+            daemon.add(config, channel, handlers, queue, outputs, None);
         }
-        let source = Connector::new(&config.redis);
-        Daemon { metrics, writers, channels, subscriptions, source }
+        daemon
+    }
+
+    fn add(
+        &mut self,
+        config: &Config,
+        channel: &config::Channel,
+        handlers: &Handlers,
+        queue: Arc<Queue>,
+        outputs: Outputs,
+        finisher: Option<stream::Finisher>,
+    ) {
+        let payload_field = match &channel.source {
+            config::Source::Stream(stream) => stream.payload_field.clone(),
+            _ => dead_letter::PAYLOAD.into(),
+        };
+        self.channels.push(Arc::new(worker::Channel {
+            name: channel.name.clone(),
+            queue,
+            chain: chain(config, channel, handlers),
+            outputs,
+            finisher,
+            policy: policy::Settings { retries: channel.retries, retry_for: channel.retry_for },
+            graveyard: channel
+                .dead_letter
+                .clone()
+                .map(|stream| worker::Graveyard { stream, maxlen: channel.dead_letter_maxlen }),
+            payload_field,
+            metrics: self.metrics.clone(),
+            failure_log: RateLimit::new(FAILURE_LOG_PERIOD),
+        }));
+    }
+
+    fn stream_settings(
+        &mut self,
+        config: &Config,
+        channel: &config::Channel,
+        source: &config::StreamSource,
+    ) -> stream::Settings {
+        let consumer = match &source.consumer {
+            Some(name) => name.clone(),
+            None => self
+                .consumer
+                .get_or_insert_with(stream::consumer::Consumer::of_instance)
+                .name()
+                .clone(),
+        };
+        // All streams together hold no more than the queues may.
+        let is_stream = |c: &&config::Channel| matches!(c.source, config::Source::Stream(_));
+        let streams = config.channels.iter().filter(is_stream).count();
+        stream::Settings {
+            table: channel.name.clone(),
+            keys: source.keys.clone(),
+            group: source.group.clone(),
+            start: source.start,
+            consumer,
+            batch: source.batch,
+            claim_idle: source.claim_idle,
+            max_deliveries: source.max_deliveries,
+            when_done: source.when_done,
+            payload_field: source.payload_field.clone(),
+            max_payload: channel.max_payload,
+            hold: channel.queue.min(config.memory / streams.max(1)),
+            forget: stream::Settings::FORGET,
+        }
     }
 
     fn start(self) -> Running {
@@ -183,6 +278,15 @@ impl Daemon {
                 writer.clone().run(metrics.clone(), stop.clone())
             }));
         }
+        let sources = usize::from(!self.subscriptions.is_empty()) + self.streams.len();
+        for (place, source) in self.streams.iter().cloned() {
+            let (channel, stop) = (self.channels[place].clone(), stop_sources.clone());
+            let name = format!("the stream of channel {}", channel.name);
+            tasks.spawn(keep_running(Task::Source, name, move || {
+                let channel = channel.clone();
+                source.clone().run(Arc::new(move |taken| take(&channel, taken)), stop.clone())
+            }));
+        }
         let crew = Crew::new(self.channels, self.writers.values().cloned().collect());
         let stop_crew = CancellationToken::new();
         let hands = std::thread::available_parallelism().map_or(1, usize::from);
@@ -194,19 +298,38 @@ impl Daemon {
         }
         let (source, subscriptions) = (self.source, self.subscriptions);
         let (metrics, stop) = (self.metrics.clone(), stop_sources.clone());
-        tasks.spawn(keep_running(Task::Source, "the subscription".to_owned(), move || {
-            pubsub::run(source.clone(), subscriptions.clone(), metrics.clone(), stop.clone())
-        }));
+        if !subscriptions.is_empty() {
+            tasks.spawn(keep_running(Task::Source, "the subscription".to_owned(), move || {
+                pubsub::run(source.clone(), subscriptions.clone(), metrics.clone(), stop.clone())
+            }));
+        }
         Running {
             metrics: self.metrics,
             writers: self.writers,
             crew,
+            sources,
+            streams: self.streams.into_iter().map(|(_, source)| source).collect(),
+            _consumer: self.consumer,
             stop_sources,
             stop_crew,
             stop_writers,
             tasks,
         }
     }
+}
+
+/// Entries that a stream's source hands on.
+fn take(channel: &worker::Channel, taken: Vec<Taken>) {
+    let mut messages = Vec::with_capacity(taken.len());
+    for taken in taken {
+        match taken {
+            Taken::Message(received, entry) => {
+                messages.push(Received { entry: Some(entry), ..received });
+            }
+            Taken::Unfit(unfit) => channel.unfit(unfit),
+        }
+    }
+    channel.queue.push(&mut messages);
 }
 
 fn writers(config: &Config) -> BTreeMap<Arc<str>, Writer> {
@@ -246,6 +369,10 @@ struct Running {
     metrics: Arc<Metrics>,
     writers: BTreeMap<Arc<str>, Writer>,
     crew: Arc<Crew>,
+    /// How many sources there are.
+    sources: usize,
+    streams: Vec<stream::Source>,
+    _consumer: Option<stream::consumer::Consumer>,
     stop_sources: CancellationToken,
     stop_crew: CancellationToken,
     stop_writers: CancellationToken,
@@ -272,6 +399,7 @@ impl Running {
         if !drained {
             self.tasks.shutdown().await;
             self.crew.abandon();
+            self.streams.iter().for_each(stream::Source::abandon);
             self.writers.values().for_each(Writer::abandon);
         }
         tracing::debug!("drained in {:?}", started.elapsed());
@@ -280,6 +408,9 @@ impl Running {
 
     /// Sources, then the crew, then writers: each ends when what feeds it has ended.
     async fn finish(&mut self) {
+        // A stream's source ends when everything that was begun is finished: what waits is given
+        // back to it.
+        self.crew.close_streams();
         self.join(Task::Source).await;
         self.crew.close();
         self.crew.idle().await;
@@ -295,7 +426,7 @@ impl Running {
     /// Wait for all tasks of a kind; those of the kinds before it have ended.
     async fn join(&mut self, kind: Task) {
         let mut left = match kind {
-            Task::Source => 1,
+            Task::Source => self.sources,
             Task::Hand => self.tasks.len() - self.writers.len(),
             Task::Writer => self.tasks.len(),
         };

@@ -50,26 +50,3 @@ pub struct Delivery {
     /// Milliseconds since 1970-01-01 UTC.
     pub received_at: u64,
 }
-
-/// A message that came from a source and waits to be handled.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Received {
-    /// What came.
-    pub message: Message,
-    /// Where from, and when.
-    pub delivery: Arc<Delivery>,
-}
-
-impl Received {
-    /// Bytes of memory that a waiting message is counted with: what it holds, and what holding it
-    /// costs (both structures and the allocator's own bookkeeping), so that a queue of empty
-    /// messages is bounded too.
-    pub fn footprint(&self) -> usize {
-        const ALLOCATIONS: usize = 4 * 16;
-        self.message.size()
-            + self.delivery.redis_channel.len()
-            + std::mem::size_of::<Received>()
-            + std::mem::size_of::<Delivery>()
-            + ALLOCATIONS
-    }
-}

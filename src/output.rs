@@ -1,51 +1,81 @@
-//! Where what leaves a chain goes: PUBLISH, RPUSH, a log line.
+//! Where what leaves a chain goes: PUBLISH, RPUSH, XADD, a log line.
 //!
 //! Outputs are a closed set, so an enum in the configuration and a `match` here. Called by the
-//! workers; hands commands to the writers and never waits for Redis's answer. Routes have been
+//! workers. Of pub/sub messages hands commands to the writers and never waits for Redis's answer; of
+//! an entry of a stream makes what is written in one step with its acknowledgement. Routes have been
 //! judged by the chain before anything comes here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::broker::stream::{AppendError, Finish, can_append};
 use crate::broker::writer::Writer;
-use crate::config::{Channel, NameTemplate, Output, RouteKind, Routes};
+use crate::config::{Channel, NameTemplate, Output, RouteKind, Routes, Source, Target};
+use crate::dead_letter::{DeadLetter, PAYLOAD};
 use crate::message::{Delivery, Message};
 use crate::queue::OutputAway;
-use crate::telemetry::{ChannelMetrics, DropReason, printable};
+use crate::telemetry::{ChannelMetrics, printable};
 
-/// The name of the connection that routes go over.
-const ROUTE_CONNECTION: &str = "redis";
+/// The name of the connection that routes and dead letters go over.
+const OWN: &str = "redis";
 
 /// Bytes of a payload that a log line shows at most.
 const LOGGED_PAYLOAD: usize = 4 << 10;
 
 /// The outputs of one channel, with the writers they need.
 pub struct Outputs {
-    outputs: Vec<Sink>,
-    routes: Option<(Routes, Writer)>,
+    sinks: Vec<Sink>,
+    routes: Routes,
+    /// The writer of routes; none where there are no routes, and of a stream, whose outputs are
+    /// written with the acknowledgement.
+    route_writer: Option<Writer>,
     /// Each writer once, whatever number of outputs share it.
     writers: Vec<Writer>,
+    append: Append,
     metrics: Arc<ChannelMetrics>,
 }
 
 enum Sink {
-    Publish(Writer, NameTemplate),
-    // integration: the writer has no XADD yet.
-    Append,
-    Push(Writer, NameTemplate),
+    Redis(Command, Option<Writer>, NameTemplate),
     Log,
 }
 
+/// By which command.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Command {
+    Publish,
+    Append,
+    Push,
+}
+
+impl From<RouteKind> for Command {
+    fn from(kind: RouteKind) -> Self {
+        match kind {
+            RouteKind::Publish => Command::Publish,
+            RouteKind::Append => Command::Append,
+            RouteKind::Push => Command::Push,
+        }
+    }
+}
+
+/// How a message becomes an entry of a stream.
+struct Append {
+    payload_field: Arc<str>,
+    maxlen: Option<u64>,
+}
+
 impl Outputs {
-    /// The connections that a channel's outputs and routes go over.
+    /// The connections that need a writer for a channel's outputs and routes.
     pub fn connections(channel: &Channel) -> impl Iterator<Item = &str> {
+        let is_stream = matches!(channel.source, Source::Stream(_));
         let targets = channel.outputs.iter().filter_map(|output| match output {
             Output::Publish(target) | Output::Append(target) | Output::Push(target) => {
                 Some(&*target.connection)
             }
             Output::Log => None,
         });
-        targets.chain((!channel.routes.is_empty()).then_some(ROUTE_CONNECTION))
+        let own = !channel.routes.is_empty() || channel.dead_letter.is_some();
+        targets.chain(own.then_some(OWN)).filter(move |_| !is_stream)
     }
 
     /// For one channel. `writers` has every connection of [`Self::connections`].
@@ -54,23 +84,29 @@ impl Outputs {
         writers: &BTreeMap<Arc<str>, Writer>,
         metrics: Arc<ChannelMetrics>,
     ) -> Self {
-        let writer = |connection: &str| writers[connection].clone();
-        let sink = |output: &Output| match output {
-            Output::Publish(target) => {
-                Sink::Publish(writer(&target.connection), target.name.clone())
-            }
-            Output::Append(_) => Sink::Append,
-            Output::Push(target) => Sink::Push(writer(&target.connection), target.name.clone()),
-            Output::Log => Sink::Log,
-        };
         let mut connections: Vec<&str> = Self::connections(channel).collect();
         connections.sort_unstable();
         connections.dedup();
+        let writer = |name: &str| connections.contains(&name).then(|| writers[name].clone());
+        let redis = |command, target: &Target| {
+            Sink::Redis(command, writer(&target.connection), target.name.clone())
+        };
+        let sink = |output: &Output| match output {
+            Output::Publish(target) => redis(Command::Publish, target),
+            Output::Append(target) => redis(Command::Append, target),
+            Output::Push(target) => redis(Command::Push, target),
+            Output::Log => Sink::Log,
+        };
+        let payload_field = match &channel.source {
+            Source::Stream(stream) => stream.payload_field.clone(),
+            Source::Subscribe(_) | Source::Pattern(_) => PAYLOAD.into(),
+        };
         Outputs {
-            outputs: channel.outputs.iter().map(sink).collect(),
-            routes: (!channel.routes.is_empty())
-                .then(|| (channel.routes.clone(), writer(ROUTE_CONNECTION))),
-            writers: connections.into_iter().map(writer).collect(),
+            sinks: channel.outputs.iter().map(sink).collect(),
+            routes: channel.routes.clone(),
+            route_writer: writer(OWN),
+            writers: connections.iter().copied().filter_map(writer).collect(),
+            append: Append { payload_field, maxlen: channel.maxlen },
             metrics,
         }
     }
@@ -89,13 +125,59 @@ impl Outputs {
     }
 
     /// Hand over what came out of one run through the chain.
-    pub fn send(&self, delivery: &Delivery, messages: &[Message]) {
+    ///
+    /// # Errors
+    /// When a message can't be an entry of a stream; then nothing was handed over.
+    pub fn send(&self, delivery: &Delivery, messages: &[Message]) -> Result<(), AppendError> {
+        self.check(messages)?;
         for message in messages {
-            match &message.route {
-                Some(route) => self.route(route, message),
-                None => self.outputs.iter().for_each(|sink| self.write(sink, delivery, message)),
-            }
+            self.each(delivery, message, |command, writer, name| {
+                let Some(writer) = writer else { return };
+                match command {
+                    Command::Publish => writer.publish(name, &message.payload, &self.metrics),
+                    Command::Push => writer.push(name, &message.payload, &self.metrics),
+                    Command::Append => {
+                        let Append { payload_field, maxlen } = &self.append;
+                        let payload = [payload_field.as_bytes(), &message.payload];
+                        let headers = message.headers.iter();
+                        let headers = headers.flat_map(|(name, value)| [name.as_bytes(), value]);
+                        let fields = payload.into_iter().chain(headers);
+                        writer.append(name, *maxlen, fields, &self.metrics);
+                    }
+                }
+            });
         }
+        Ok(())
+    }
+
+    /// What is to be written for an entry of a stream, together with its acknowledgement. What goes
+    /// to the log does so now.
+    ///
+    /// # Errors
+    /// When a message can't be an entry of a stream; then nothing was logged.
+    pub fn finish(&self, delivery: &Delivery, messages: &[Message]) -> Result<Finish, AppendError> {
+        self.check(messages)?;
+        let mut finish = Finish::new();
+        for message in messages {
+            self.each(delivery, message, |command, _, name| match command {
+                Command::Publish => finish.publish(name, message.payload.clone()),
+                Command::Push => finish.push(name, message.payload.clone()),
+                Command::Append => {
+                    let Append { payload_field, maxlen } = &self.append;
+                    let appended = finish.append(name, payload_field, message.clone(), *maxlen);
+                    debug_assert!(appended.is_ok(), "it was checked");
+                }
+            });
+        }
+        Ok(finish)
+    }
+
+    /// Store a dead letter of a pub/sub message.
+    pub fn bury(&self, stream: &str, maxlen: Option<u64>, letter: &DeadLetter) {
+        let Some(writer) = &self.route_writer else { return };
+        let fields = letter.fields();
+        let fields = fields.iter().flat_map(|(name, value)| [*name, &**value]);
+        writer.append(stream, maxlen, fields, &self.metrics);
     }
 
     /// Wake the writers: what was handed over goes out now.
@@ -103,42 +185,52 @@ impl Outputs {
         self.writers.iter().for_each(Writer::flush);
     }
 
-    fn write(&self, sink: &Sink, delivery: &Delivery, message: &Message) {
-        match sink {
-            Sink::Publish(writer, name) => {
-                let name = name.fill(&delivery.redis_channel);
-                writer.publish(&name, &message.payload, &self.metrics);
+    /// Where a message goes, one after the other; what goes to the log is logged.
+    fn each(
+        &self,
+        delivery: &Delivery,
+        message: &Message,
+        mut to: impl FnMut(Command, Option<&Writer>, &str),
+    ) {
+        if let Some(route) = &message.route {
+            match self.routes.resolve(route) {
+                Some(kind) => to(kind.into(), self.route_writer.as_ref(), route),
+                None => debug_assert!(false, "the chain lets no message out without a permit"),
             }
-            // integration: XADD with headers and `maxlen`; until then what is not sent is counted.
-            Sink::Append => self.metrics.lost(DropReason::Refused, 1),
-            Sink::Push(writer, name) => {
-                let name = name.fill(&delivery.redis_channel);
-                writer.push(&name, &message.payload, &self.metrics);
-            }
-            Sink::Log => {
-                let payload = printable(&message.payload, LOGGED_PAYLOAD);
-                let redis_channel = printable(delivery.redis_channel.as_bytes(), LOGGED_PAYLOAD);
-                tracing::info!(
-                    target: "handlerd::output",
-                    channel = &*delivery.table, %redis_channel, "{payload}"
-                );
-                self.metrics.delivered.add(1);
+            return;
+        }
+        for sink in &self.sinks {
+            match sink {
+                Sink::Redis(command, writer, name) => {
+                    to(*command, writer.as_ref(), &name.fill(&delivery.redis_channel));
+                }
+                Sink::Log => self.log(delivery, message),
             }
         }
     }
 
-    fn route(&self, route: &str, message: &Message) {
-        let resolved = self.routes.as_ref().map(|(routes, writer)| (routes.resolve(route), writer));
-        match resolved {
-            Some((Some(RouteKind::Publish), writer)) => {
-                writer.publish(route, &message.payload, &self.metrics);
-            }
-            // integration: as above.
-            Some((Some(RouteKind::Append), _)) => self.metrics.lost(DropReason::Refused, 1),
-            Some((Some(RouteKind::Push), writer)) => {
-                writer.push(route, &message.payload, &self.metrics);
-            }
-            _ => debug_assert!(false, "the chain lets no message out with a route of no permit"),
+    fn check(&self, messages: &[Message]) -> Result<(), AppendError> {
+        let appends = |sink: &Sink| matches!(sink, Sink::Redis(Command::Append, ..));
+        let all = self.sinks.iter().any(appends);
+        let routed = !self.routes.append.is_empty();
+        if !all && !routed {
+            return Ok(());
         }
+        let appended = |message: &&Message| match &message.route {
+            Some(route) => self.routes.resolve(route) == Some(RouteKind::Append),
+            None => all,
+        };
+        let mut appended = messages.iter().filter(appended);
+        appended.try_for_each(|message| can_append(&self.append.payload_field, message))
+    }
+
+    fn log(&self, delivery: &Delivery, message: &Message) {
+        let payload = printable(&message.payload, LOGGED_PAYLOAD);
+        let redis_channel = printable(delivery.redis_channel.as_bytes(), LOGGED_PAYLOAD);
+        tracing::info!(
+            target: "handlerd::output",
+            channel = &*delivery.table, %redis_channel, "{payload}"
+        );
+        self.metrics.delivered.add(1);
     }
 }

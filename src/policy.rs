@@ -9,6 +9,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBuilder};
 
 use crate::chain::FailureKind;
+pub use crate::config::Retries;
 
 /// The pause before the second try, at least. Each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -19,15 +20,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Tries after which the pause has long stopped growing; counting further would only take time.
 const GROWN_UP: u32 = 20;
-
-/// `retries`: how often a message may be tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retries {
-    /// So many times after the first try.
-    Times(u32),
-    /// As often as it takes.
-    Forever,
-}
 
 /// `retries` and `retry_for` of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,9 +8,35 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
+use crate::broker::stream::Entry;
 use crate::config::Overflow;
-use crate::message::Received;
+use crate::message::{Delivery, Message};
 use crate::telemetry::{ChannelMetrics, DropReason};
+
+/// A message that came from a source and waits to be handled.
+#[derive(Debug)]
+pub struct Received {
+    /// What came.
+    pub message: Message,
+    /// Where from, and when.
+    pub delivery: Arc<Delivery>,
+    /// The hold on it, where it is an entry of a stream: it comes again unless it is finished.
+    pub entry: Option<Entry>,
+}
+
+impl Received {
+    /// Bytes of memory that a waiting message is counted with: what it holds, and what holding it
+    /// costs (both structures and the allocator's own bookkeeping), so that a queue of empty
+    /// messages is bounded too.
+    pub fn footprint(&self) -> usize {
+        const ALLOCATIONS: usize = 4 * 16;
+        self.message.size()
+            + self.delivery.redis_channel.len()
+            + std::mem::size_of::<Received>()
+            + std::mem::size_of::<Delivery>()
+            + ALLOCATIONS
+    }
+}
 
 /// Most messages and bytes that a worker takes at once. Enough to make a lock and a wake-up cheap
 /// for each; few enough that what a slow handler has in hand stays small beside the queue.
@@ -75,6 +101,8 @@ pub struct Queue {
     budget: Arc<Budget>,
     metrics: Arc<ChannelMetrics>,
     output_away: OutputAway,
+    /// Nothing is lost with what is dropped here: its source has it still, and gives it again.
+    kept_by_source: bool,
 }
 
 /// Tells whether a Redis that the channel writes to is away: then what overflows does so for that.
@@ -115,9 +143,26 @@ impl Queue {
             budget: budget.clone(),
             metrics,
             output_away,
+            kept_by_source: false,
         });
         lock(&budget.queues).push(Arc::downgrade(&queue));
         queue
+    }
+
+    /// A queue for a stream, whose source never has more in hand than may wait: nothing is dropped.
+    pub fn of_stream(workers: usize, metrics: Arc<ChannelMetrics>) -> Arc<Self> {
+        Arc::new(Queue {
+            waiting: Mutex::default(),
+            bytes: AtomicUsize::new(0),
+            ready: OnceLock::new(),
+            workers,
+            limit: usize::MAX,
+            overflow: Overflow::DropNewest,
+            budget: Budget::new(usize::MAX),
+            metrics,
+            output_away: Box::new(|| false),
+            kept_by_source: true,
+        })
     }
 
     /// Say who is told that a turn is to be had; once, before any message comes.
@@ -146,7 +191,7 @@ impl Queue {
         let turn = {
             let mut waiting = lock(&self.waiting);
             if waiting.closed {
-                self.metrics.lost(DropReason::Shutdown, messages.len() as u64);
+                self.lost(messages.len() as u64);
                 messages.clear();
                 return;
             }
@@ -274,9 +319,19 @@ impl Queue {
         self.bytes.store(waiting.bytes, Relaxed);
     }
 
-    /// Take nothing in any more. What waits can still be taken out.
+    /// Take nothing in any more. What waits can still be taken out; of a stream it is given back.
     pub fn close(&self) {
-        lock(&self.waiting).closed = true;
+        if self.kept_by_source {
+            self.abandon();
+        } else {
+            lock(&self.waiting).closed = true;
+        }
+    }
+
+    fn lost(&self, messages: u64) {
+        if !self.kept_by_source {
+            self.metrics.lost(DropReason::Shutdown, messages);
+        }
     }
 
     /// Drop what still waits, as `shutdown`.
@@ -288,7 +343,7 @@ impl Queue {
         waiting.bytes = 0;
         waiting.closed = true;
         self.settle(&waiting, before);
-        self.metrics.lost(DropReason::Shutdown, left);
+        self.lost(left);
     }
 }
 
@@ -346,7 +401,7 @@ impl Drop for Batch {
     fn drop(&mut self) {
         let left = self.messages.len() as u64 + self.in_hand;
         if let (Some(queue), true) = (&self.queue, left > 0) {
-            queue.metrics.lost(DropReason::Shutdown, left);
+            queue.lost(left);
         }
         self.finish();
     }
@@ -373,6 +428,7 @@ mod tests {
                 attempt: 1,
                 received_at: 0,
             }),
+            entry: None,
         }
     }
 

@@ -105,8 +105,6 @@ pub struct StreamMetrics {
     pub reconnects: Count,
     /// Times that a vanished group was made again.
     pub groups_remade: Count,
-    /// `handlerd_dead_letters_total`, those of this stream's entries.
-    pub dead_letters: Count,
     /// `handlerd_stream_lag`: entries that the group has not read yet, one for each stream.
     lag: Mutex<BTreeMap<Arc<str>, u64>>,
     /// `handlerd_stream_pending`: entries read by the group and not finished, one for each stream.
@@ -154,6 +152,8 @@ pub struct ChannelMetrics {
     pub handled: Count,
     /// `handlerd_messages_delivered_total`: writes that Redis acknowledged, and log lines.
     pub delivered: Count,
+    /// `handlerd_dead_letters_total`: messages that were given up and handed to their stream.
+    pub dead_letters: Count,
     /// Milliseconds without a confirmed subscription, for `handlerd_subscription_gap_seconds_total`.
     pub gap_ms: Count,
     /// Of a stream source.
@@ -208,6 +208,7 @@ impl Metrics {
             totals.received += channel.received.get();
             totals.handled += channel.handled.get();
             totals.delivered += channel.delivered.get();
+            totals.dead_letters += channel.dead_letters.get();
             totals.gap = totals.gap.max(Duration::from_millis(channel.gap_ms.get()));
             for reason in DropReason::ALL {
                 let n = channel.dropped(reason);
@@ -272,6 +273,8 @@ pub struct Totals {
     pub handled: u64,
     /// Writes that Redis acknowledged, and log lines.
     pub delivered: u64,
+    /// Messages that became dead letters.
+    pub dead_letters: u64,
     /// Losses by reason; a reason without any is absent.
     pub dropped: BTreeMap<DropReason, u64>,
     /// Handlers' failures by kind; a kind without any is absent.

@@ -1,18 +1,23 @@
 //! A channel's turn: takes messages from its queue, has them pass the chain, and hands what comes
-//! out to the outputs.
+//! out to the outputs; what fails is tried again, or given up.
 //!
 //! Called by the crew, for as many turns at a time as the channel has workers; one keeps the order.
 //! A message's failure is counted and logged here and never ends anything.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::chain::{Chain, Convoy, Failure, Transit};
-use crate::message::{Delivery, Received};
+use crate::broker::stream::{AppendError, Entry, Finish, Finisher, Unfit, UnfitKind};
+use crate::chain::{Chain, Convoy, Failure, FailureKind, Transit};
+use crate::dead_letter::{Blame, DeadLetter};
+use crate::message::{Delivery, Message};
 use crate::output::Outputs;
-use crate::queue::{Batch, Queue};
+use crate::policy::{self, Verdict};
+use crate::queue::{Batch, Queue, Received};
 use crate::telemetry::{DropReason, Metrics, RateLimit, printable};
 
 /// Bytes of a failure's reason that a log line shows at most.
@@ -28,10 +33,27 @@ pub struct Channel {
     pub chain: Chain,
     /// Where what comes out goes.
     pub outputs: Outputs,
+    /// What finishes the entries of a stream; none for pub/sub.
+    pub finisher: Option<Finisher>,
+    /// When a message is tried again.
+    pub policy: policy::Settings,
+    /// Where what is given up is kept.
+    pub graveyard: Option<Graveyard>,
+    /// The field that the payload of a stream's entries is in.
+    pub payload_field: Arc<str>,
     /// Where failures are counted.
     pub metrics: Arc<Metrics>,
     /// A broken handler can't fill the log.
     pub failure_log: RateLimit,
+}
+
+/// The stream of a channel's dead letters.
+#[derive(Clone)]
+pub struct Graveyard {
+    /// Its key, on the connection `[redis]`.
+    pub stream: Arc<str>,
+    /// About how many are kept; `None` keeps all.
+    pub maxlen: Option<u64>,
 }
 
 /// Messages and bytes that one turn takes, more or less.
@@ -43,17 +65,27 @@ const MOST_BYTES: usize = 256 << 10;
 pub struct Desk {
     batches: Vec<Batch>,
     convoy: Convoy,
+    kept: VecDeque<Kept>,
     /// Messages that the last turn handled.
     pub handled: usize,
+}
+
+/// What is kept of a message while it is on its way.
+#[derive(Default)]
+struct Kept {
+    /// As it came, where it may be tried again or become a dead letter.
+    original: Option<Message>,
+    entry: Option<Entry>,
 }
 
 /// Handle messages of some channels whose chains are alike: a batch of each, as long as there is
 /// room. What comes out is written, and goes out when `flush` is called: here that is done only
 /// when a handler takes its time, which must not hold back what others have finished before it.
 pub async fn turn(channels: &[&Channel], desk: &mut Desk, flush: impl Fn()) {
-    let Desk { batches, convoy, handled } = desk;
+    let Desk { batches, convoy, kept, handled } = desk;
     *handled = 0;
     convoy.clear();
+    kept.clear();
     let (mut taken, mut bytes) = (0, 0);
     while taken < channels.len() && convoy.len() < MOST && bytes < MOST_BYTES {
         if taken == batches.len() {
@@ -62,19 +94,26 @@ pub async fn turn(channels: &[&Channel], desk: &mut Desk, flush: impl Fn()) {
         let batch = &mut batches[taken];
         channels[taken].queue.take(batch);
         bytes += batch.bytes();
-        let transit = |received: Received| Transit::new(received.delivery, received.message);
-        convoy.extend(batch.drain().map(transit));
+        let keeps = channels[taken].keeps_messages();
+        convoy.extend(batch.drain().map(|received| {
+            let Received { message, delivery, entry } = received;
+            kept.push_back(Kept { original: keeps.then(|| message.clone()), entry });
+            Transit::new(delivery, message)
+        }));
         taken += 1;
     }
     let mut waited = false;
     let mut of = 0;
     while let Some(arrived) = advance(&channels[0].chain, convoy, &flush, &mut waited).await {
-        for transit in arrived.iter() {
+        for transit in arrived.iter_mut() {
             while batches[of].is_done() {
                 of += 1;
             }
-            channels[of].outputs.room().await;
-            channels[of].arrived(transit);
+            let kept = kept.pop_front().unwrap_or_default();
+            if kept.entry.is_none() {
+                channels[of].outputs.room().await;
+            }
+            channels[of].arrived(transit, kept, &flush).await;
             batches[of].done(1);
         }
         *handled += arrived.len();
@@ -108,29 +147,187 @@ async fn advance<'c>(
 }
 
 impl Channel {
-    fn arrived(&self, transit: &Transit) {
-        match &transit.outcome {
-            Ok(messages) => {
-                self.outputs.send(&transit.delivery, messages);
-                self.queue.metrics().handled.add(1);
-            }
-            Err(failure) => self.failed(&transit.delivery, failure),
+    /// Whether messages are kept until they are done with.
+    fn keeps_messages(&self) -> bool {
+        self.may_try_again() || self.graveyard.is_some()
+    }
+
+    /// Whether a message that fails may be tried again: then those behind it wait.
+    pub fn may_try_again(&self) -> bool {
+        self.policy.retries != policy::Retries::Times(0)
+    }
+
+    /// What was handed over goes out now.
+    pub fn flush(&self) {
+        self.outputs.flush();
+        if let Some(finisher) = &self.finisher {
+            finisher.flush();
         }
     }
 
-    fn failed(&self, delivery: &Delivery, failure: &Failure) {
-        self.metrics.failure(&failure.handler, failure.kind);
-        self.queue.metrics().lost(DropReason::Failed, 1);
+    /// A message has come to the end of its way, or has failed on it.
+    async fn arrived(&self, transit: &mut Transit, mut kept: Kept, flush: &impl Fn()) {
+        let (mut tries, mut failing) = (0, None);
+        loop {
+            let failure = match &transit.outcome {
+                Ok(messages) => {
+                    match self.hand_over(&transit.delivery, messages, &mut kept).await {
+                        Ok(()) => {
+                            self.queue.metrics().handled.add(1);
+                            return;
+                        }
+                        Err(error) => self.not_appended(&error),
+                    }
+                }
+                Err(failure) => failure.clone(),
+            };
+            self.metrics.failure(&failure.handler, failure.kind);
+            // Tries in this place: those of earlier deliveries are the affair of `max_deliveries`.
+            tries += 1;
+            let since = failing.get_or_insert_with(Instant::now).elapsed();
+            let Some(pause) = self.pause(&transit.delivery, &failure, tries, since) else {
+                self.give_up(&transit.delivery, kept, failure);
+                return;
+            };
+            self.say(&transit.delivery, &failure, "a message failed and is tried again");
+            flush();
+            tokio::time::sleep(pause).await;
+            let Delivery { attempt, .. } = *transit.delivery;
+            let again =
+                Delivery { attempt: attempt.saturating_add(1), ..(*transit.delivery).clone() };
+            transit.delivery = Arc::new(again);
+            let message = kept.original.clone().unwrap_or_default();
+            transit.outcome = self.chain.run_observed(&transit.delivery, message, |_, _| {}).await;
+        }
+    }
+
+    async fn hand_over(
+        &self,
+        delivery: &Delivery,
+        messages: &[Message],
+        kept: &mut Kept,
+    ) -> Result<(), AppendError> {
+        if kept.entry.is_none() {
+            return self.outputs.send(delivery, messages);
+        }
+        let finish = self.outputs.finish(delivery, messages)?;
+        if let Some(entry) = kept.entry.take() {
+            entry.room().await;
+            entry.finish(finish);
+        }
+        Ok(())
+    }
+
+    /// How long to wait before the next try; `None` when there is none.
+    fn pause(
+        &self,
+        delivery: &Delivery,
+        failure: &Failure,
+        tries: u32,
+        since: Duration,
+    ) -> Option<Duration> {
+        let seed = std::ptr::from_ref(delivery).addr() as u64 ^ delivery.received_at;
+        match self.policy.decide(failure.kind, tries, since, seed) {
+            Verdict::Again { pause } => Some(pause),
+            Verdict::GiveUp => None,
+        }
+    }
+
+    fn not_appended(&self, error: &AppendError) -> Failure {
+        Failure {
+            handler: "outputs".into(),
+            kind: FailureKind::Output,
+            reason: format!("it can't be appended to a stream: {error}"),
+        }
+    }
+
+    /// A message will not be tried any more: a dead letter, or lost.
+    fn give_up(&self, delivery: &Delivery, kept: Kept, failure: Failure) {
+        let Kept { original, entry } = kept;
+        let Some(graveyard) = &self.graveyard else {
+            self.queue.metrics().lost(DropReason::Failed, 1);
+            self.say(delivery, &failure, "a message was dropped, its handler failed");
+            if let Some(entry) = entry {
+                entry.finish(Finish::new());
+            }
+            return;
+        };
+        self.say(delivery, &failure, "a message becomes a dead letter");
+        let original = original.unwrap_or_default();
+        let blame = Blame::from(failure);
+        let letter = DeadLetter::new(original, delivery, &self.payload_field, blame, now());
+        self.bury(graveyard, letter, entry);
+    }
+
+    fn bury(&self, graveyard: &Graveyard, letter: DeadLetter, entry: Option<Entry>) {
+        let Graveyard { stream, maxlen } = graveyard;
+        let Some(entry) = entry else {
+            self.queue.metrics().dead_letters.add(1);
+            self.outputs.bury(stream, *maxlen, &letter);
+            return;
+        };
+        let fields = letter.fields();
+        let owned = fields.iter().map(|(name, value)| (name.to_vec(), value.to_vec()));
+        let mut finish = Finish::new();
+        finish.dead_letter(stream.clone(), owned.collect(), *maxlen);
+        entry.finish(finish);
+    }
+
+    /// An entry of the stream that can't be handled.
+    pub fn unfit(&self, unfit: Unfit) {
+        let Unfit { kind, reason, payload, headers, delivery, entry } = unfit;
+        self.queue.metrics().received.add(1);
+        if let Some(suppressed) = self.failure_log.admit() {
+            tracing::warn!(
+                channel = &*self.name,
+                kind = kind.as_str(),
+                stream = %printable(delivery.redis_channel.as_bytes(), LOGGED_REASON),
+                id = delivery.id.as_deref(),
+                suppressed,
+                "an entry can't be handled: {reason}"
+            );
+        }
+        match &self.graveyard {
+            Some(graveyard) => {
+                let blame = Blame { handler: None, kind: kind.as_str().into(), reason };
+                let message = Message { payload, ..Message::default() };
+                let mut letter =
+                    DeadLetter::new(message, &delivery, &self.payload_field, blame, now());
+                letter.headers = headers;
+                self.bury(graveyard, letter, Some(entry));
+            }
+            None => {
+                let reason = match kind {
+                    UnfitKind::TooLarge => DropReason::TooLarge,
+                    UnfitKind::Name => DropReason::Name,
+                    UnfitKind::NoPayload | UnfitKind::Crash => DropReason::Failed,
+                };
+                self.queue.metrics().lost(reason, 1);
+                entry.finish(Finish::new());
+            }
+        }
+        self.flush();
+    }
+
+    fn say(&self, delivery: &Delivery, failure: &Failure, what: &str) {
         if let Some(suppressed) = self.failure_log.admit() {
             tracing::warn!(
                 channel = &*self.name,
                 handler = &*failure.handler,
                 kind = failure.kind.as_str(),
                 redis_channel = %printable(delivery.redis_channel.as_bytes(), LOGGED_REASON),
+                id = delivery.id.as_deref(),
+                attempt = delivery.attempt,
                 suppressed,
-                "a message was dropped, its handler failed: {}",
+                "{what}: {}",
                 printable(failure.reason.as_bytes(), LOGGED_REASON)
             );
         }
     }
+}
+
+/// Milliseconds since 1970.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_millis().try_into().unwrap_or(u64::MAX)
 }

@@ -13,10 +13,15 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Append a command: its name and its arguments.
 pub fn command(out: &mut Vec<u8>, parts: &[&[u8]]) {
-    number(out, b'*', parts.len());
+    array(out, parts.len());
     for part in parts {
         bulk(out, part);
     }
+}
+
+/// Begin a command of so many parts, its name included.
+pub fn array(out: &mut Vec<u8>, parts: usize) {
+    number(out, b'*', parts);
 }
 
 /// Append one argument of a command.

@@ -15,14 +15,13 @@ use thiserror::Error;
 use tokio::task::JoinSet;
 
 use super::connection::{ConnectError, Connector, Link};
+use crate::config::EntryId;
 use crate::dead_letter::{DeadLetter, Field, NotADeadLetter};
 use crate::telemetry::printable;
 
-mod id;
 mod pages;
 mod replay;
 
-pub use id::EntryId;
 pub use pages::Pages;
 pub use replay::{Errand, Kept, Outcome, Target};
 

@@ -1,6 +1,7 @@
 //! A stream's dead letters, page by page.
 
-use super::{DeadError, DeadLetters, EntryId, Found};
+use super::{DeadError, DeadLetters, Found};
+use crate::config::EntryId;
 
 /// Entries of a page at most.
 const LARGEST_PAGE: usize = 500;
@@ -66,7 +67,7 @@ mod tests {
 
     fn page(sizes: &[usize]) -> Vec<Found> {
         let found = |size: &usize| Found {
-            id: EntryId { milliseconds: 1, sequence: 1 },
+            id: EntryId { ms: 1, seq: 1 },
             letter: Ok(DeadLetter {
                 payload: vec![0; *size],
                 headers: Vec::new(),

@@ -3,7 +3,8 @@
 use redis::Value;
 use thiserror::Error;
 
-use super::{DeadError, DeadLetters, EntryId, bytes, list, shown, words};
+use super::{DeadError, DeadLetters, bytes, list, shown, words};
+use crate::config::EntryId;
 use crate::dead_letter::{DeadLetter, NO_PAYLOAD, Origin, PAYLOAD};
 
 const APPEND: &str = include_str!("append.lua");

@@ -11,8 +11,8 @@ use rustc_hash::{FxBuildHasher, FxHasher};
 
 use super::Subscription;
 use super::roster::{NameId, Roster};
-use crate::message::{Delivery, Message, Received};
-use crate::queue::Queue;
+use crate::message::{Delivery, Message};
+use crate::queue::{Queue, Received};
 use crate::telemetry::DropReason;
 
 /// Names only of our own configuration are put in, so nobody can make them collide.
@@ -236,6 +236,7 @@ fn put(
     sink.batch.push(Received {
         message: Message { payload, ..Message::default() },
         delivery: target.delivery.clone(),
+        entry: None,
     });
 }
 

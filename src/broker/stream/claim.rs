@@ -2,11 +2,11 @@
 
 use super::conn::{ANSWER, Conn};
 use super::entry::{Taken, take};
-use super::id::EntryId;
 use super::reader::{Own, Reader};
 use super::script::Script;
 use super::trouble::Trouble;
 use crate::broker::resp::Node;
+use crate::config::EntryId;
 use crate::telemetry::DropReason;
 
 /// What a claim brought.

@@ -6,10 +6,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 
 use super::finish::{Finish, MOST_HEADERS};
-use super::id::EntryId;
 use super::lane::{Item, Lane, Outcome};
 use crate::broker::resp::Node;
-use crate::message::{Delivery, Message, Received};
+use crate::config::EntryId;
+use crate::message::{Delivery, Message};
+use crate::queue::Received;
 
 /// Bytes that holding an entry costs beside what it holds.
 const OVERHEAD: usize = 256;
@@ -230,7 +231,7 @@ fn judge(lane: &Lane, fields: &[Node<'_>], delivery: Arc<Delivery>, entry: Entry
             let name = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
             let headers = others().map(|(n, value)| (name(n), value.to_vec())).collect();
             let message = Message { payload, headers, route: None };
-            Taken::Message(Received { message, delivery }, entry)
+            Taken::Message(Received { message, delivery, entry: None }, entry)
         }
     }
 }

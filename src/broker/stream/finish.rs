@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::id::EntryId;
 use crate::broker::resp::bulk;
+use crate::config::EntryId;
 use crate::message::{Header, Message};
 
 /// Fields that an entry which is written may have beside its payload. Lua hands the fields over on

@@ -211,7 +211,7 @@ impl Finisher {
                 settle(item, Outcome::Gone);
             } else {
                 delivered += item.finish.outputs();
-                self.lane.metrics.stream.dead_letters.add(item.finish.dead_letters());
+                self.lane.metrics.dead_letters.add(item.finish.dead_letters());
                 settle(item, Outcome::Done);
             }
         }

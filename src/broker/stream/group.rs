@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use super::conn::{ANSWER, Conn};
 use super::finish::{Arguments, Call};
-use super::id::EntryId;
 use super::lane::Lane;
 use super::script::{Script, Scripts};
 use super::settings::Start;
 use super::trouble::{State, Trouble};
+use crate::config::EntryId;
 
 /// The name of the cursor: in a Cluster it lies in the stream's slot. `None` where no name does,
 /// because the stream's has a `}` and no `{tag}`.

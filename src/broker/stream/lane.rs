@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::entry::Entry;
 use super::finish::Finish;
-use super::id::EntryId;
 use super::settings::Settings;
+use crate::config::EntryId;
 use crate::telemetry::ChannelMetrics;
 
 /// Batches that may be in hand: one that is read, one that is handled, one that is finished, and one

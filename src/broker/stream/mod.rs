@@ -35,7 +35,6 @@ mod entry;
 mod finish;
 mod finisher;
 mod group;
-mod id;
 mod lane;
 mod reader;
 mod script;
@@ -47,7 +46,6 @@ mod unread;
 
 pub use entry::{Entry, Taken, Unfit, UnfitKind};
 pub use finish::{AppendError, Finish, MOST_HEADERS, can_append};
-pub use id::EntryId;
 pub use lane::Outcome;
 pub use settings::{Settings, Start, WhenDone};
 pub use trouble::State;

@@ -15,7 +15,6 @@ use super::Sink;
 use super::conn::{ANSWER, Conn};
 use super::entry::{Taken, take};
 use super::group::{self, cursor_name, may_use_cursor};
-use super::id::EntryId;
 use super::lane::Lane;
 use super::script::{Script, Scripts};
 use super::suspects::Suspects;
@@ -24,6 +23,7 @@ use super::trouble::{Journal, State, Trouble};
 use super::unread::Unread;
 use crate::broker::connection::Connector;
 use crate::broker::resp::Node;
+use crate::config::EntryId;
 use crate::telemetry::DropReason;
 
 /// How long a read waits in Redis for entries. A stop waits for it, and a dead connection is found

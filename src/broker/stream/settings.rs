@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::id::EntryId;
+pub use crate::config::{Start, WhenDone};
 
 /// A source of one `[channels.NAME]`.
 #[derive(Clone, Debug)]
@@ -61,24 +61,4 @@ impl Settings {
             forget: Self::FORGET,
         }
     }
-}
-
-/// Where a new group begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// With what comes from now on.
-    New,
-    /// With the oldest entry there is.
-    Oldest,
-    /// With the first entry after this id.
-    After(EntryId),
-}
-
-/// What becomes of an entry that is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WhenDone {
-    /// It stays in the stream.
-    Ack,
-    /// It is deleted, unless another group reads the stream.
-    Delete,
 }

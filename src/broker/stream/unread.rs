@@ -4,7 +4,7 @@
 //! Each daemon that looks while they are missing counts them.
 
 use super::group::Seen;
-use super::id::EntryId;
+use crate::config::EntryId;
 
 #[derive(Default)]
 pub(super) struct Unread {

@@ -23,6 +23,8 @@ pub enum Kind {
     Publish,
     /// RPUSH.
     Push,
+    /// XADD.
+    Append,
     /// PING: nobody's.
     Ping,
 }
@@ -33,15 +35,18 @@ impl Kind {
         match self {
             Kind::Publish => "PUBLISH",
             Kind::Push => "RPUSH",
+            Kind::Append => "XADD",
             Kind::Ping => "PING",
         }
     }
 
+    /// The command's name as it is sent.
     fn head(self) -> &'static [u8] {
         match self {
-            Kind::Publish => b"*3\r\n$7\r\nPUBLISH\r\n",
-            Kind::Push => b"*3\r\n$5\r\nRPUSH\r\n",
-            Kind::Ping => PING,
+            Kind::Publish => b"$7\r\nPUBLISH\r\n",
+            Kind::Push => b"$5\r\nRPUSH\r\n",
+            Kind::Append => b"$4\r\nXADD\r\n",
+            Kind::Ping => b"$4\r\nPING\r\n",
         }
     }
 }
@@ -79,16 +84,24 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Append a command. Copies the payload once.
-    pub fn append(&mut self, kind: Kind, name: &[u8], payload: &[u8], from: &Arc<ChannelMetrics>) {
+    /// Append a command: its name, the key or channel, and what follows. Copies a payload once.
+    pub fn append<'p>(
+        &mut self,
+        kind: Kind,
+        name: &[u8],
+        parts: impl ExactSizeIterator<Item = &'p [u8]> + Clone,
+        from: &Arc<ChannelMetrics>,
+    ) {
         /// Length, sigil and line ends of one argument.
         const FRAME: usize = 25;
         let before = self.bytes.len();
         let head = kind.head();
-        self.bytes.reserve(head.len() + name.len() + payload.len() + 2 * FRAME);
+        let payload: usize = parts.clone().map(|part| part.len() + FRAME).sum();
+        self.bytes.reserve(head.len() + name.len() + payload + 2 * FRAME);
+        resp::array(&mut self.bytes, 2 + parts.len());
         self.bytes.extend_from_slice(head);
         resp::bulk(&mut self.bytes, name);
-        resp::bulk(&mut self.bytes, payload);
+        parts.for_each(|part| resp::bulk(&mut self.bytes, part));
         let bytes = self.bytes.len() - before;
 
         let name = &name[..name.len().min(NAME_KEPT)];
@@ -290,6 +303,10 @@ mod tests {
     use super::*;
     use crate::telemetry::DropReason;
 
+    fn one(part: &[u8]) -> std::array::IntoIter<&[u8], 1> {
+        [part].into_iter()
+    }
+
     fn delivered(from: &ChannelMetrics, n: u64) {
         from.delivered.add(n);
     }
@@ -303,11 +320,11 @@ mod tests {
         let [a, b] = [Arc::<ChannelMetrics>::default(), Arc::default()];
         let mut batch = Batch::default();
         for _ in 0..5 {
-            batch.append(Kind::Publish, b"x", b"1", &a);
+            batch.append(Kind::Publish, b"x", one(b"1"), &a);
         }
-        batch.append(Kind::Publish, b"xx", b"1", &a);
-        batch.append(Kind::Publish, b"xx", b"1", &b);
-        batch.append(Kind::Push, b"xx", b"1", &b);
+        batch.append(Kind::Publish, b"xx", one(b"1"), &a);
+        batch.append(Kind::Publish, b"xx", one(b"1"), &b);
+        batch.append(Kind::Push, b"xx", one(b"1"), &b);
         assert_eq!(batch.runs.len(), 4);
 
         let mut outbox = Outbox::default();
@@ -339,7 +356,7 @@ mod tests {
             let from = Arc::<ChannelMetrics>::default();
             let mut batch = Batch::default();
             for payload in payloads {
-                batch.append(Kind::Publish, b"name", payload, &from);
+                batch.append(Kind::Publish, b"name", one(payload), &from);
             }
             let mut outbox = Outbox::default();
             outbox.take(&mut batch);
@@ -362,7 +379,7 @@ mod tests {
         let from = Arc::<ChannelMetrics>::default();
         let mut batch = Batch::default();
         for payload in [b"1", b"2", b"3"] {
-            batch.append(Kind::Push, b"list", payload, &from);
+            batch.append(Kind::Push, b"list", one(payload), &from);
         }
         let command = batch.len() / 3;
         let mut outbox = Outbox::default();

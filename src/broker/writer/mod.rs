@@ -1,4 +1,4 @@
-//! The way out to one Redis: PUBLISH and RPUSH, pipelined over one connection.
+//! The way out to one Redis: PUBLISH, RPUSH and XADD, pipelined over one connection.
 //!
 //! [`Writer`] is what outputs hold: it appends commands to a buffer and never waits. Its task
 //! ([`Writer::run`], started by the daemon) exchanges that buffer for the one that was sent last,
@@ -113,16 +113,43 @@ impl Writer {
 
     /// Append a PUBLISH. Never waits; goes out after [`Self::flush`], or when 64 KiB wait.
     pub fn publish(&self, channel: &str, payload: &[u8], from: &Arc<ChannelMetrics>) {
-        self.append(Kind::Publish, channel, payload, from);
+        self.put(Kind::Publish, channel, [payload].into_iter(), from);
     }
 
     /// Append an RPUSH. Never waits; goes out after [`Self::flush`], or when 64 KiB wait.
     pub fn push(&self, list: &str, payload: &[u8], from: &Arc<ChannelMetrics>) {
-        self.append(Kind::Push, list, payload, from);
+        self.put(Kind::Push, list, [payload].into_iter(), from);
     }
 
-    fn append(&self, kind: Kind, name: &str, payload: &[u8], from: &Arc<ChannelMetrics>) {
-        if self.shared.append(kind, name, payload, from) >= BLOCK {
+    /// Append an XADD of these fields, names and values in turn, to a stream that is kept at about
+    /// `maxlen` entries. Never waits; goes out after [`Self::flush`], or when 64 KiB wait.
+    pub fn append<'f>(
+        &self,
+        stream: &str,
+        maxlen: Option<u64>,
+        fields: impl Iterator<Item = &'f [u8]>,
+        from: &Arc<ChannelMetrics>,
+    ) {
+        let length = maxlen.map(|length| length.to_string());
+        let mut parts: Vec<&[u8]> = Vec::with_capacity(16);
+        if let Some(length) = &length {
+            parts.extend([b"MAXLEN".as_slice(), b"~", length.as_bytes()]);
+        }
+        parts.push(b"*");
+        for field in fields {
+            parts.push(field);
+        }
+        self.put(Kind::Append, stream, parts.into_iter(), from);
+    }
+
+    fn put<'p>(
+        &self,
+        kind: Kind,
+        name: &str,
+        parts: impl ExactSizeIterator<Item = &'p [u8]> + Clone,
+        from: &Arc<ChannelMetrics>,
+    ) {
+        if self.shared.append(kind, name, parts, from) >= BLOCK {
             self.flush();
         }
     }
@@ -190,13 +217,19 @@ impl Writer {
 
 impl Shared {
     /// Answers how many bytes wait.
-    fn append(&self, kind: Kind, name: &str, payload: &[u8], from: &Arc<ChannelMetrics>) -> usize {
+    fn append<'p>(
+        &self,
+        kind: Kind,
+        name: &str,
+        parts: impl ExactSizeIterator<Item = &'p [u8]> + Clone,
+        from: &Arc<ChannelMetrics>,
+    ) -> usize {
         let mut front = lock(&self.front);
         if front.closed {
             from.lost(DropReason::Shutdown, 1);
             return 0;
         }
-        front.batch.append(kind, name.as_bytes(), payload, from);
+        front.batch.append(kind, name.as_bytes(), parts, from);
         front.appended += 1;
         let waiting = front.batch.len();
         if waiting >= BUFFER_LIMIT {

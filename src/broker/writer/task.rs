@@ -274,7 +274,7 @@ pub async fn second_opinion(connector: &Connector, oldest: &Oldest) -> Option<Li
     let rehearsed: [&[u8]; 3] = [command, &oldest.name, b""];
     let commands: &[&[&[u8]]] = match oldest.kind {
         Kind::Ping => &[&[b"PING"]],
-        Kind::Publish | Kind::Push => &[&[b"MULTI"], &rehearsed, &[b"DISCARD"]],
+        Kind::Publish | Kind::Push | Kind::Append => &[&[b"MULTI"], &rehearsed, &[b"DISCARD"]],
     };
     timeout(FIRST_ANSWER, link.ask(commands)).await.ok()?.ok()?;
     Some(link)

@@ -6,9 +6,9 @@ use std::path::Path;
 use super::select::{Filters, by_filters, by_ids};
 use super::table::Table;
 use super::{Place, count, fault};
-use crate::broker::dead::EntryId;
 use crate::cli::console::Out;
 use crate::cli::exit::{Code, Fault, Outcome};
+use crate::config::EntryId;
 
 /// Remove dead letters for good.
 ///

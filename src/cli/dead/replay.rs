@@ -8,9 +8,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::select::{Filters, Selected, by_filters, by_ids};
 use super::table::{Table, named};
 use super::{Desk, Place, count, fault};
-use crate::broker::dead::{EntryId, Errand, Kept, Outcome as Sent, Target};
+use crate::broker::dead::{Errand, Kept, Outcome as Sent, Target};
 use crate::cli::console::{self, Out};
 use crate::cli::exit::{Code, Fault, Outcome};
+use crate::config::EntryId;
 
 /// Send dead letters back to where they came from.
 ///

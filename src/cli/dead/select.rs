@@ -3,10 +3,11 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{Desk, fault};
-use crate::broker::dead::{EntryId, Found};
+use crate::broker::dead::Found;
 use crate::cli::console;
 use crate::cli::exit::{Code, Fault};
 use crate::cli::show::escaped;
+use crate::config::EntryId;
 use crate::dead_letter::{DeadLetter, NotADeadLetter};
 
 /// Entries that are no dead letters of which each is told; more are counted.

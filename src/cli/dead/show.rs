@@ -5,9 +5,9 @@ use std::path::Path;
 use super::Place;
 use super::select::by_ids;
 use super::table::{as_json, full};
-use crate::broker::dead::EntryId;
 use crate::cli::console::Out;
 use crate::cli::exit::{Code, Outcome};
+use crate::config::EntryId;
 
 /// Show everything of a dead letter.
 #[derive(Debug, clap::Args)]

@@ -22,8 +22,7 @@ pub(super) fn of_channels(config: &Config, names: &[String]) -> Result<Vec<Strin
 }
 
 fn keeper(channel: &crate::config::Channel) -> Keeper<'_> {
-    // The configuration has no key for it yet.
-    (&channel.name, None)
+    (&channel.name, channel.dead_letter.as_deref())
 }
 
 /// The streams, none twice; or what there isn't.

@@ -93,12 +93,28 @@ impl fmt::Display for Start {
 }
 
 /// The id of an entry of a stream: they are in order of time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryId {
     /// Milliseconds since 1970, as Redis counts them.
     pub ms: u64,
     /// The number within that millisecond.
     pub seq: u64,
+}
+
+impl EntryId {
+    /// An id as Redis sends it.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        std::str::from_utf8(text).ok()?.parse().ok()
+    }
+
+    /// The one right before it: a group that has that delivered begins with this one.
+    pub fn before(self) -> Self {
+        match self.seq.checked_sub(1) {
+            Some(seq) => EntryId { seq, ..self },
+            None if self.ms == 0 => self,
+            None => EntryId { ms: self.ms - 1, seq: u64::MAX },
+        }
+    }
 }
 
 impl fmt::Display for EntryId {
@@ -281,5 +297,21 @@ mod tests {
         let parse = |text: &str| text.parse::<EntryId>().expect(text);
         assert!(parse("9-9") < parse("10") && parse("10-1") < parse("10-2"));
         assert_eq!(Start::After(parse("7")).to_string(), "7-0");
+    }
+
+    #[test]
+    fn ids_are_read_and_compared_as_redis_does() {
+        let id = |text: &str| EntryId::parse(text.as_bytes());
+        assert_eq!(id("12-3"), Some(EntryId { ms: 12, seq: 3 }));
+        assert_eq!(id("12"), Some(EntryId { ms: 12, seq: 0 }));
+        let last = "18446744073709551615-18446744073709551615";
+        assert_eq!(id(last).map(|id| id.to_string()).as_deref(), Some(last));
+        for bad in ["", "-", "1-", "-1", "a", "1-2-3", "+1", "18446744073709551616", "$", " 1"] {
+            assert_eq!(id(bad), None, "{bad}");
+        }
+        assert!(id("9-0") < id("10-0") && id("10-2") < id("10-10"));
+        assert_eq!(id("5-1").map(EntryId::before), id("5"));
+        assert_eq!(id("5").map(EntryId::before), Some(EntryId { ms: 4, seq: u64::MAX }));
+        assert_eq!(EntryId::default().before(), EntryId::default());
     }
 }

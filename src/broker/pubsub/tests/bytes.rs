@@ -11,8 +11,7 @@ use crate::broker::pubsub::roster::Roster;
 use crate::broker::pubsub::router::Router;
 use crate::broker::resp::FrameReader;
 use crate::config::{Overflow, Source};
-use crate::message::Received;
-use crate::queue::{Batch, Budget, Queue};
+use crate::queue::{Batch, Budget, Queue, Received};
 use crate::telemetry::DropReason;
 
 struct Bench {

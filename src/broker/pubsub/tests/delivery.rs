@@ -53,7 +53,7 @@ async fn patterns_bring_the_name_and_drop_one_that_is_not_utf8() {
         redis.publish("room.2", "one");
         redis.publish("room.1", "both");
         let seen = running.channels[0].take(3).await;
-        let what = |m: &crate::message::Received| {
+        let what = |m: &crate::queue::Received| {
             let payload = String::from_utf8(m.message.payload.clone()).unwrap();
             (payload, m.delivery.redis_channel.to_string(), m.delivery.pattern.clone().unwrap())
         };

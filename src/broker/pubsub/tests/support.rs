@@ -13,8 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::connection::Connector;
 use crate::broker::pubsub::{Subscription, run};
 use crate::config::{Address, Connection, Overflow, Password, Source, TlsFiles};
-use crate::message::Received;
-use crate::queue::{Batch, Budget, Queue};
+use crate::queue::{Batch, Budget, Queue, Received};
 use crate::telemetry::{ChannelMetrics, DropReason, Metrics};
 
 /// Nothing in these tests takes longer unless it is broken.

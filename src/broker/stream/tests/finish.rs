@@ -223,7 +223,7 @@ async fn appends_keep_to_their_length() {
         finish.dead_letter("dead", vec![(b"payload".to_vec(), message.payload)], Some(20));
         finish
     });
-    until("all is done", || running.metrics.stream.dead_letters.get() == 500).await;
+    until("all is done", || running.metrics.dead_letters.get() == 500).await;
     let (out, dead): (usize, usize) = (redis.cli("XLEN out"), redis.cli("XLEN dead"));
     assert!((50..70).contains(&out) && (20..40).contains(&dead), "{out} {dead}");
     assert_eq!(redis.payloads("out").last().unwrap(), "499");
@@ -266,7 +266,7 @@ async fn start_says_where_a_new_group_begins() {
     let redis = Redis::start(&[]);
     redis.cli::<String>("XADD in 1-1 payload a");
     redis.cli::<String>("XADD in 1-2 payload b");
-    let after = Start::After(crate::broker::stream::EntryId { ms: 1, seq: 1 });
+    let after = Start::After(crate::config::EntryId { ms: 1, seq: 1 });
     for (start, expected) in
         [(Start::New, vec!["c"]), (after, vec!["b", "c"]), (Start::Oldest, vec!["a", "b", "c"])]
     {

@@ -76,7 +76,7 @@ async fn what_cant_be_handled_is_handed_on_with_the_reason() {
         unfit.entry.finish(finish);
     }
     until("they are dead letters", || redis.cli::<usize>("XLEN dead") == 3).await;
-    assert_eq!(running.metrics.stream.dead_letters.get(), 3);
+    assert_eq!(running.metrics.dead_letters.get(), 3);
     running.stop().await;
 }
 

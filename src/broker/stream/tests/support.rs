@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::connection::Connector;
 use crate::broker::stream::{Entry, Finish, Finisher, Settings, Sink, Source, Start, Taken};
 use crate::config::{Address, Connection, Password, Secret, TlsFiles};
-use crate::message::{Message, Received};
+use crate::message::Message;
+use crate::queue::Received;
 use crate::telemetry::{ChannelMetrics, Metrics};
 
 /// Nothing in these tests takes longer unless it is broken.
