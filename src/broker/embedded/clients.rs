@@ -10,6 +10,9 @@ use super::outbox::Closed;
 use super::reply::{Reply, error, number, simple, string, text};
 use super::session::{Session, Silence};
 
+/// Longest text that a client may say of itself, in bytes. Redis has no limit of its own.
+const LONGEST_TEXT: usize = 256;
+
 pub(super) fn client(session: &mut Session, arguments: &[Bytes]) -> Option<Reply> {
     let (name, rest) = arguments.split_first()?;
     let own = session.client.clone();
@@ -55,6 +58,9 @@ pub(super) fn describe(
     what: &str,
     change: fn(&mut Texts, Bytes),
 ) -> Reply {
+    if value.len() > LONGEST_TEXT {
+        return error(format!("ERR {what} cannot have more than {LONGEST_TEXT} bytes."));
+    }
     if !value.iter().all(u8::is_ascii_graphic) {
         return error(format!("ERR {what} cannot contain spaces, newlines or special characters."));
     }
