@@ -188,6 +188,12 @@ impl Hub {
         Some(published)
     }
 
+    /// Do something while no message is handed out.
+    pub fn between_messages(&self, what: impl FnOnce()) {
+        let _state = self.lock();
+        what();
+    }
+
     /// Cut off the client that takes most: there is no memory for what another one wants.
     pub fn relieve(&self) {
         relieve(&self.lock().clients);
