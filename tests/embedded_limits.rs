@@ -4,9 +4,11 @@
 mod support;
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 
 use support::embedded::{Raw, answers, broker};
-use support::wait_until;
+use support::handlerd::folder_with;
+use support::{Run, wait_until};
 
 /// A command as clients send it.
 fn command(words: &[&[u8]]) -> Vec<u8> {
@@ -152,4 +154,32 @@ fn what_clients_say_of_themselves_is_short() {
     }
     let refused = answers(port, &command(&[b"HELLO", b"3", b"SETNAME", &long]));
     assert!(refused.starts_with("-ERR Client names cannot have more"), "{refused}");
+}
+
+#[test]
+fn one_client_too_many_is_told_so() {
+    let port = support::redis_server::free_port();
+    let (dir, _) = folder_with(&format!(
+        "[redis]\nurl = \"embedded\"\nlisten = \"127.0.0.1:{port}\"\n\
+         [channels.chat]\nhandlers = []\nlog = true\n"
+    ));
+    // All but 200 of the open files are for clients.
+    let program = format!("ulimit -n 210; exec {} run", env!("CARGO_BIN_EXE_handlerd"));
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
+    let daemon = Run::program("sh", &["-c", &program])
+        .dir(dir.path())
+        .env("XDG_CACHE_HOME", cache.to_str().expect("a path in UTF-8"))
+        .spawn();
+    wait_until("the broker", || daemon.stderr().contains("subscribed to 1 of 1"));
+    let mut clients: Vec<Raw> = Vec::new();
+    let refused = (0..20).find_map(|_| {
+        let mut raw = Raw::connect(port);
+        raw.send("PING\r\n");
+        let line = raw.line();
+        clients.push(raw);
+        (line != "+PONG\r\n").then_some(line)
+    });
+    assert_eq!(refused.as_deref(), Some("-ERR max number of clients reached\r\n"));
+    daemon.signal(rustix::process::Signal::TERM);
+    daemon.wait().expect(0);
 }
