@@ -145,6 +145,18 @@ fn an_empty_plugin_folder_is_listed_with_what_to_do() {
 }
 
 #[test]
+fn what_is_said_of_a_cache_that_can_not_be_used_helps() {
+    let dir = folder(CHANNELS);
+    std::fs::write(dir.path().join("file"), "").expect("a file");
+    let no_folder = dir.path().join("file/cache").display().to_string();
+    for variable in ["XDG_CACHE_HOME", "CACHE_DIRECTORY"] {
+        let tried = Run::new(&["try", "chat", "foo"]).dir(dir.path()).env(variable, &no_folder);
+        let stderr = tried.output().expect(0).stderr;
+        assert!(stderr.contains(&format!("start it with {variable}=FOLDER")), "{stderr}");
+    }
+}
+
+#[test]
 fn colours_are_for_terminals_only() {
     let dir = folder(CHANNELS);
     for arguments in
