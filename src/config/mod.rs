@@ -25,6 +25,7 @@ mod glob;
 mod handler;
 mod keys;
 mod load;
+pub mod matcher;
 pub mod pattern;
 mod plugins;
 mod quantity;
