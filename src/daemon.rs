@@ -85,11 +85,11 @@ pub fn chain(config: &Config, channel: &config::Channel, handlers: &Handlers) ->
 }
 
 /// Run until a signal asks for an end, and drain. Whatever happens meanwhile is lived with.
-pub async fn run(config: Config, handlers: Handlers, mut stop: Stop) -> Ended {
+pub async fn run(config: Config, handlers: Handlers, stop: &mut Stop) -> Ended {
     let running = Daemon::build(&config, &handlers).start();
     let signal = stop.next().await;
     tracing::info!("{signal}: no more messages are taken; what was taken is finished");
-    running.drain(config.drain_timeout, &mut stop).await
+    running.drain(config.drain_timeout, stop).await
 }
 
 /// How a run ended.

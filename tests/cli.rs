@@ -109,6 +109,54 @@ fn a_plugin_that_can_not_be_used_is_refused_and_its_channels_named() {
 }
 
 #[test]
+fn the_help_of_each_verb_lists_the_codes_that_it_ends_with() {
+    let empty = tempfile::tempdir().expect("a folder");
+    let all = run(empty.path(), &["--help"]).expect(0).text();
+    assert!(
+        ["64", "70", "74"].iter().all(|code| all.split_whitespace().any(|w| w == *code)),
+        "{all}"
+    );
+    for (verb, codes) in [
+        (&["run"][..], &["0", "69", "70", "78"][..]),
+        (&["check"], &["0", "69", "78"]),
+        (&["try"], &["0", "1", "65", "66", "78"]),
+        (&["test"], &["0", "1", "65", "66"]),
+        (&["send"], &["0", "64", "66", "69", "78"]),
+        (&["listen"], &["0", "64", "69", "78"]),
+        (&["plugin", "new"], &["0", "64", "73", "78"]),
+        (&["plugin", "list"], &["0", "65", "66", "78"]),
+        (&["plugin", "inspect"], &["0", "65", "66"]),
+    ] {
+        let help = run(empty.path(), &[verb, &["--help"]].concat()).expect(0).text();
+        let (_, list) = help.split_once("Exit codes: ").expect("a list");
+        for code in codes {
+            let is_listed = list.split_whitespace().any(|word| word == *code);
+            assert!(is_listed, "{verb:?} can end with {code}: {list}");
+        }
+        assert!(list.contains("of every verb"), "{verb:?}: {list}");
+    }
+}
+
+#[test]
+fn an_empty_plugin_folder_is_listed_with_what_to_do() {
+    let empty = tempfile::tempdir().expect("a folder");
+    let text = run(empty.path(), &["plugin", "list", "."]).expect(0).text();
+    assert!(text.contains("no plugins in .") && text.contains("plugin new NAME"), "{text}");
+}
+
+#[test]
+fn what_is_said_of_a_cache_that_can_not_be_used_helps() {
+    let dir = folder(CHANNELS);
+    std::fs::write(dir.path().join("file"), "").expect("a file");
+    let no_folder = dir.path().join("file/cache").display().to_string();
+    for variable in ["XDG_CACHE_HOME", "CACHE_DIRECTORY"] {
+        let tried = Run::new(&["try", "chat", "foo"]).dir(dir.path()).env(variable, &no_folder);
+        let stderr = tried.output().expect(0).stderr;
+        assert!(stderr.contains(&format!("start it with {variable}=FOLDER")), "{stderr}");
+    }
+}
+
+#[test]
 fn colours_are_for_terminals_only() {
     let dir = folder(CHANNELS);
     for arguments in

@@ -64,7 +64,8 @@ fn the_python_program_of_the_readme_works_with_it() {
     let readme = readme();
     let (_, rest) = readme.split_once("```python\n").expect("README.md has a Python program");
     let (program, rest) = rest.split_once("```").expect("it ends");
-    let (_, rest) = rest.split_once("$ python3 chat.py\n").expect("README.md shows how it is run");
+    let (_, rest) =
+        rest.split_once("$ venv/bin/python chat.py\n").expect("README.md shows how it is run");
     let (expected, _) = rest.split_once("```").expect("it ends");
     assert!(program.contains("port=6379"), "{program}");
     let file = daemon.dir().join("chat.py");

@@ -54,6 +54,8 @@ fn installed() -> TempDir {
     let script: Vec<&str> = script.lines().filter(own).collect();
     let script = script
         .join("\n")
+        // The group is made by systemd-sysusers.
+        .replace(" -g handlerd ", " ")
         .replace("target/release/handlerd", env!("CARGO_BIN_EXE_handlerd"))
         .replace(" /usr/", &format!(" {there}/usr/"))
         .replace("/etc/", &format!("{there}/etc/"))
@@ -156,6 +158,9 @@ fn the_password_is_read_under_the_name_that_the_unit_gives_it() {
     // With a folder before it, the unit would not start where there is no such file.
     assert!(!name.contains('/'), "{name}");
     assert!(read("systemd/README.md").contains(&format!("/etc/credstore/{name})")), "{name}");
+
+    let check = format!("-p LoadCredential={credential} ");
+    assert!(read("systemd/README.md").contains(&check), "the check lacks {check}");
 
     let redis = support::Redis::with("requirepass sesame");
     let credentials = tempfile::tempdir().expect("a folder");

@@ -20,7 +20,7 @@ use crate::daemon::{self, HandlerError};
   handlerd check --connect
 
 Exit codes: 0 it would run, 78 the configuration or a plugin is wrong, 69 (with --connect) a Redis
-can't be used.")]
+can't be used; and those of every verb, see handlerd --help.")]
 pub struct Args {
     /// Also connect to each Redis: its version, and what its ACL permits, without side effects
     #[arg(long)]
@@ -36,7 +36,7 @@ pub fn main(args: Args, config: Option<&Path>) -> Outcome {
     let refused = loaded.err().unwrap_or_default();
     let mut out = Out::text();
     print_ways(&config, &refused, &mut out)?;
-    let plugins_are_good = refused.is_empty();
+    let refusal = (!refused.is_empty()).then(|| load::refusal_code(&refused));
     refused.into_iter().for_each(|error| console::error(load::refusal(error)));
     let mut unusable = Vec::new();
     if args.connect {
@@ -52,8 +52,8 @@ pub fn main(args: Args, config: Option<&Path>) -> Outcome {
         let bad = report.connections.iter().filter(|connection| !connection.problems.is_empty());
         unusable.extend(bad.map(|bad| format!("{} ({})", way::shown(&bad.name), bad.address)));
     }
-    if !plugins_are_good {
-        return Ok(Code::Config);
+    if let Some(code) = refusal {
+        return Ok(code);
     }
     if !unusable.is_empty() {
         let unusable = unusable.join(", ");

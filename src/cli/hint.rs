@@ -1,9 +1,9 @@
 //! What to type into another terminal to try a daemon with the embedded broker.
 
-use std::ffi::OsStr;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
+use super::show::{shell_path, shell_word};
 use super::{load, way};
 use crate::broker::embedded::{Broker, dialled};
 use crate::config::pattern::Pattern;
@@ -13,26 +13,22 @@ use crate::config::{Channel, Config, Output, Source};
 /// to send to and something published.
 pub fn commands(config: &Config, broker: &Broker) -> Option<String> {
     let (channel, name) = config.channels.iter().find_map(|c| Some((c, sample(&c.source)?)))?;
-    let (send, listen) = if broker.is_findable() {
+    let output = output(channel, &name);
+    let cli = redis_cli(broker.address());
+    let subscribe = output.as_deref().map(|name| format!("{cli} subscribe {}", shell_word(name)));
+    let (send, listen, or) = if broker.is_findable() {
         let own = own_command(&config.file);
-        (format!("{own} send"), format!("{own} listen"))
+        let listen = output.as_deref().map(|name| format!("{own} listen {}", own_word(name)));
+        let or = subscribe.map(|subscribe| format!(" (or: {subscribe})"));
+        (format!("{own} send {}", own_word(&name)), listen, or.unwrap_or_default())
     } else {
         // `send` and `listen` would reach the other daemon of this configuration.
-        let cli = redis_cli(broker.address());
-        (format!("{cli} publish"), format!("{cli} subscribe"))
+        (format!("{cli} publish {}", shell_word(&name)), subscribe, String::new())
     };
-    let send = format!("{send} {} 'hello'", quoted(&name));
-    Some(match output(channel, &name) {
-        None => format!("try: {send}"),
-        Some(output) => {
-            let output = quoted(&output);
-            let cli = redis_cli(broker.address());
-            let or = if broker.is_findable() {
-                format!(" (or: {cli} subscribe {output})")
-            } else {
-                String::new()
-            };
-            format!("try, in two other terminals: {listen} {output}{or}, and: {send}")
+    Some(match listen {
+        None => format!("try: {send} 'hello'"),
+        Some(listen) => {
+            format!("try, in two other terminals: {listen}{or}, and: {send} 'hello'")
         }
     })
 }
@@ -63,33 +59,27 @@ fn output(channel: &Channel, name: &str) -> Option<String> {
 /// How this program was called, with the configuration where it isn't found by itself.
 fn own_command(config: &Path) -> String {
     let program = std::env::args_os().next().unwrap_or_else(|| "handlerd".into());
-    let program = quoted_path(&program);
+    let program = shell_path(program);
     if load::is_usual(config) {
         return program;
     }
-    format!("{program} --config {}", quoted_path(config.as_os_str()))
+    format!("{program} --config {}", shell_path(config))
+}
+
+/// A name for one of this program's verbs, to which one that begins with `-` would be an option.
+fn own_word(name: &str) -> String {
+    let dashes = if name.starts_with('-') { "-- " } else { "" };
+    format!("{dashes}{}", shell_word(name))
 }
 
 fn redis_cli(address: SocketAddr) -> String {
     let address = dialled(address);
     let host = match address.ip() {
-        ip if ip.is_loopback() && ip.is_ipv4() => String::new(),
+        // Where it goes by itself: to no other address of this machine, where a Redis may be.
+        ip if ip == Ipv4Addr::LOCALHOST => String::new(),
         ip => format!(" -h {ip}"),
     };
     format!("redis-cli{host} -p {}", address.port())
-}
-
-fn quoted_path(path: &OsStr) -> String {
-    quoted(&path.to_string_lossy())
-}
-
-/// A word for a shell.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-/:@%+=,".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", way::shown(word).replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
@@ -97,11 +87,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_quoted_for_a_shell() {
-        for (word, expected) in
-            [("chat.out", "chat.out"), ("a b", "'a b'"), ("", "''"), ("it's", r"'it'\''s'")]
+    fn names_are_words_and_no_options() {
+        for (name, own, other) in
+            [("chat", "chat", "chat"), ("a b", "'a b'", "'a b'"), ("-x", "-- -x", "-x")]
         {
-            assert_eq!(quoted(word), expected);
+            assert_eq!((own_word(name), shell_word(name)), (own.to_owned(), other.to_owned()));
+        }
+    }
+
+    #[test]
+    fn redis_cli_is_told_every_host_but_its_own_default() {
+        for (address, expected) in [
+            ("127.0.0.1:6379", "redis-cli -p 6379"),
+            ("0.0.0.0:6380", "redis-cli -p 6380"),
+            ("127.0.0.2:6379", "redis-cli -h 127.0.0.2 -p 6379"),
+            ("[::1]:6379", "redis-cli -h ::1 -p 6379"),
+        ] {
+            assert_eq!(redis_cli(address.parse().unwrap()), expected);
         }
     }
 

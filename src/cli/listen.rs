@@ -21,7 +21,8 @@ use crate::broker::shell::{self, Heard};
   handlerd listen --pattern 'room.*' --json
   handlerd listen images --raw --count 1 > picture.png
 
-Exit codes: 0 --count is reached, 69 Redis can't be reached at first, or refuses.")]
+Exit codes: 0 --count is reached, 64 --url is none, 69 Redis can't be reached at first, or refuses,
+78 the configuration is wrong or missing; and those of every verb, see handlerd --help.")]
 pub struct Args {
     /// Redis channels
     #[arg(value_name = "REDIS_CHANNEL", required_unless_present = "patterns")]

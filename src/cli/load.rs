@@ -121,11 +121,12 @@ pub fn host() -> Result<Arc<Host>, Fault> {
 /// Every handler of the configuration, loaded and set up.
 ///
 /// # Errors
-/// Exit code 78, with every handler that can't be had.
+/// The code of [`refusal_code`], with every handler that can't be had.
 pub async fn handlers(config: &Config, host: &Arc<Host>) -> Result<Handlers, Fault> {
     daemon::load_handlers(config, host).await.map_err(|errors| {
+        let code = refusal_code(&errors);
         errors.into_iter().for_each(|error| console::error(refusal(error)));
-        Fault::said(Code::Config)
+        Fault::said(code)
     })
 }
 
@@ -139,12 +140,24 @@ pub fn refusal(HandlerError { handler, error }: HandlerError) -> String {
     format!("{whose}{}", with_causes(&anyhow::Error::new(error)))
 }
 
+/// What handlers that can't be had are the fault of: 78 is the configuration's and the plugins', and
+/// will be so at the next start. 70 is the machine's alone, where the next start may go better: a
+/// service manager tries again.
+pub fn refusal_code(errors: &[HandlerError]) -> Code {
+    let of_machine = errors.iter().all(|refused| is_of_the_machine(&refused.error));
+    if of_machine { Code::Software } else { Code::Config }
+}
+
+fn is_of_the_machine(error: &PluginError) -> bool {
+    matches!(error, PluginError::Cache { .. } | PluginError::Engine { .. })
+}
+
 /// A plugin file that was named on the command line can't be used.
 pub fn plugin_fault(error: PluginError) -> Fault {
     let code = match &error {
         PluginError::Read { .. } | PluginError::NotAFile { .. } => Code::NoInput,
         PluginError::Setup { .. } => Code::Config,
-        PluginError::Cache { .. } | PluginError::Engine { .. } => Code::Software,
+        error if is_of_the_machine(error) => Code::Software,
         _ => Code::Data,
     };
     Fault::new(code, error)
@@ -157,4 +170,23 @@ pub fn plugin_fault(error: PluginError) -> Fault {
 pub fn runtime() -> Result<Runtime, Fault> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.enable_all().thread_name("handlerd").build().or_exit(Code::Software)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_faults_of_the_machine_may_be_gone_at_the_next_start() {
+        let of_machine = || PluginError::Cache { reason: "the disk is full".into() };
+        let of_file =
+            || PluginError::NotAPlugin { file: "x.wasm".into(), reason: "it is empty".into() };
+        let code = |errors: Vec<PluginError>| {
+            let refused = |error| HandlerError { handler: "x".into(), error };
+            refusal_code(&errors.into_iter().map(refused).collect::<Vec<_>>())
+        };
+        assert_eq!(code(vec![of_machine(), of_machine()]), Code::Software);
+        assert_eq!(code(vec![of_file()]), Code::Config);
+        assert_eq!(code(vec![of_machine(), of_file()]), Code::Config);
+    }
 }

@@ -38,7 +38,11 @@ use crate::plugin::compile;
   handlerd                               run with ./config.toml, else /etc/handlerd/config.toml
   handlerd check                         is the configuration right?
   handlerd try chat 'hello'              what would become of this message?
-  handlerd --config my.toml run")]
+  handlerd --config my.toml run
+
+Exit codes are those of sysexits(3). Each verb's --help lists its own; those of every verb are 64 the
+command line makes no sense, 70 a fault of the machine or of handlerd, 74 the output can't be
+written.")]
 struct Cli {
     /// The configuration [default: ./config.toml, else /etc/handlerd/config.toml]
     #[arg(long, global = true, value_name = "FILE")]

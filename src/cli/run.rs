@@ -19,8 +19,9 @@ use crate::{daemon, telemetry};
 #[command(after_help = "Example:
   handlerd run --config /etc/handlerd/config.toml
 
-Exit codes: 0 stopped by a signal, 69 the embedded broker finds no port, 78 the configuration or a
-plugin is wrong.")]
+Exit codes: 0 stopped by a signal, 69 the embedded broker finds no port, 70 the machine has no room
+for compiled plugins, 78 the configuration or a plugin is wrong or missing; and those of every verb,
+see handlerd --help.")]
 pub struct Args {}
 
 /// Run.
@@ -42,8 +43,9 @@ async fn run(mut config: Config) -> Outcome {
     let host = load::host()?;
     let handlers = tokio::select! {
         loaded = daemon::load_handlers(&config, &host) => loaded.map_err(|errors| {
+            let code = load::refusal_code(&errors);
             errors.into_iter().for_each(|refused| error!("{}", load::refusal(refused)));
-            Fault::said(Code::Config)
+            Fault::said(code)
         })?,
         signal = stop.next() => {
             info!("{signal}: stopped before the plugins were loaded");
@@ -51,9 +53,12 @@ async fn run(mut config: Config) -> Outcome {
         }
     };
     let broker = start_broker(&mut config).await?;
-    let ended = daemon::run(config, handlers, stop).await;
+    let ended = daemon::run(config, handlers, &mut stop).await;
     if let Some(broker) = broker {
-        broker.stop().await;
+        tokio::select! {
+            () = broker.stop() => {}
+            signal = stop.next() => warn!("{signal} again: the embedded broker's clients are left"),
+        }
     }
     info!("{ended}");
     Ok(Code::Success)

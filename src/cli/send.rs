@@ -17,7 +17,9 @@ use crate::broker::shell;
   handlerd send chat 'hello'
   handlerd send --url redis://127.0.0.1:6379 images --file picture.png
 
-Exit codes: 0 it was published, 66 the file can't be read, 69 Redis can't be reached or refuses.")]
+Exit codes: 0 it was published, 64 --url is none, 66 the file can't be read, 69 Redis can't be
+reached or refuses, 78 the configuration is wrong or missing; and those of every verb, see
+handlerd --help.")]
 pub struct Args {
     /// The Redis channel
     #[arg(value_name = "REDIS_CHANNEL")]

@@ -1,5 +1,9 @@
 //! Messages for people and for programs.
 
+use std::ffi::OsStr;
+use std::fmt::Write;
+use std::os::unix::ffi::OsStrExt;
+
 use serde_json::{Value as Json, json};
 
 use crate::message::{Header, Message};
@@ -92,9 +96,73 @@ pub fn meant<'n>(wrong: &str, names: impl Iterator<Item = &'n str>) -> String {
     }
 }
 
+/// A word as a shell reads it, with nothing in it that moves a cursor or forges a line.
+pub fn shell_word(word: impl AsRef<[u8]>) -> String {
+    let word = word.as_ref();
+    let is_plain = |c: char| c.is_alphanumeric() || "._-/:@%+,".contains(c);
+    match std::str::from_utf8(word) {
+        Ok(text) if !text.is_empty() && text.chars().all(is_plain) => return text.to_owned(),
+        // A backslash is only one there, and `printable` doubles it.
+        Ok(text) if escaped(word) == text.replace('\\', r"\\") => {
+            return format!("'{}'", text.replace('\'', r"'\''"));
+        }
+        _ => {}
+    }
+    let mut shown = String::from("$'");
+    for byte in word {
+        // Writing to a String doesn't fail.
+        let _ = match byte {
+            b'\'' | b'\\' => write!(shown, "\\{}", char::from(*byte)),
+            b' '..=b'~' => write!(shown, "{}", char::from(*byte)),
+            _ => write!(shown, "\\x{byte:02x}"),
+        };
+    }
+    shown + "'"
+}
+
+/// A path as a shell reads it. One that begins with `-` would be an option.
+pub fn shell_path(path: impl AsRef<OsStr>) -> String {
+    let word = shell_word(path.as_ref().as_bytes());
+    if path.as_ref().as_bytes().starts_with(b"-") { format!("./{word}") } else { word }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_are_shown_as_a_shell_reads_them() {
+        for (word, shown) in [
+            ("chat.out", "chat.out"),
+            ("../a-b/c_d.1", "../a-b/c_d.1"),
+            ("räume", "räume"),
+            ("", "''"),
+            ("my plugins", "'my plugins'"),
+            ("it's", r"'it'\''s'"),
+            (r"a\b", r"'a\b'"),
+            ("a=b", "'a=b'"),
+            ("it's\n\u{202e}", r"$'it\'s\x0a\xe2\x80\xae'"),
+        ] {
+            assert_eq!(shell_word(word), shown);
+        }
+        assert_eq!(shell_word(b"\xff a"), r"$'\xff a'");
+        assert_eq!(shell_path("-x"), "./-x");
+        assert_eq!(shell_path("- x"), "./'- x'");
+        assert_eq!(shell_path("a/-x"), "a/-x");
+    }
+
+    #[test]
+    fn a_shell_reads_them_so() {
+        for word in
+            ["a\\b \\\\n", "it's", "tab\t'\\x41'", "$HOME `id` \"!\"", "é\u{200b}", "\u{1b}[2J"]
+        {
+            let script = format!("printf %s {}", shell_word(word));
+            let bash = std::process::Command::new("bash").args(["-c", &script]).output();
+            // Where there is one.
+            let Ok(output) = bash else { return };
+            assert_eq!(String::from_utf8_lossy(&output.stdout), word, "{script}");
+        }
+    }
 
     #[test]
     fn a_message_is_shown_with_what_it_carries() {

@@ -35,7 +35,8 @@ use crate::{daemon, telemetry};
   tail -n 100 messages.txt | handlerd try chat --json
 
 Exit codes: 0 it went through, 1 a message failed, 65 the file is no plugin, 66 a file can't be
-read, 78 the configuration, a plugin in it or a setting is wrong.")]
+read, 78 the configuration, a plugin in it or a setting is wrong; and those of every verb, see
+handlerd --help.")]
 pub struct Args {
     /// A channel of the configuration, or a plugin file
     #[arg(value_name = "NAME|FILE.wasm")]
@@ -45,7 +46,8 @@ pub struct Args {
     /// Take the message's bytes from a file
     #[arg(long, value_name = "FILE", conflicts_with = "payload")]
     file: Option<PathBuf>,
-    /// The Redis channel that the message is said to have come on
+    /// The Redis channel that the message is said to have come on [default: the first that the
+    /// channel's source names, or one that its pattern matches; for a plugin file "test"]
     #[arg(long, value_name = "REDIS_CHANNEL")]
     channel: Option<String>,
     /// A header of the message; may be repeated

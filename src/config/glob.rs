@@ -4,7 +4,7 @@
 //! Redis's own matcher (`stringmatchlen` in its `util.c`) reads a pattern and a name side by side;
 //! here its reading of the pattern is done once, down to its oddities (see [`class`]), into steps
 //! that each take one byte of a set, or any number of any bytes. Both questions are then answered
-//! exactly, by walking the two automata side by side. Used by `pattern` and `circle`.
+//! exactly, by walking the two automata side by side. Used by `pattern`, `matcher` and `circle`.
 
 use std::collections::{HashSet, VecDeque};
 

@@ -152,6 +152,8 @@ const LATER: &[(Table, &str, &str)] = &[
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -175,11 +177,53 @@ mod tests {
         }
     }
 
+    /// The keys that the reference shows, each with the table that it stands in; commented out or
+    /// not.
+    fn shown(text: &str) -> HashSet<(&'static str, String)> {
+        let mut found = HashSet::new();
+        let mut table = Table::Root;
+        for line in text.lines().map(|line| line.strip_prefix("# ").unwrap_or(line)) {
+            if let Some(head) = line.strip_prefix('[') {
+                let name = head.split(['.', ']']).next().unwrap_or_default();
+                found.insert((Table::Root.title(), name.to_owned()));
+                table = match name {
+                    "redis" | "connections" => Table::Connection,
+                    "plugins" => Table::Plugins,
+                    "handlers" => Table::Handler,
+                    "channels" => Table::Channel,
+                    "limits" => Table::Limits,
+                    "daemon" => Table::Daemon,
+                    "log" => Table::Log,
+                    other => panic!("what is [{other}]?"),
+                };
+            } else if let Some((key, _)) = line.split_once(" = ") {
+                found.insert((table.title(), key.to_owned()));
+            }
+            // Tables within a line, also in what is said about it.
+            for (key, inner) in [
+                ("tls", Table::Tls),
+                ("routes", Table::Routes),
+                ("publish", Table::PublishTarget),
+                ("push", Table::PushTarget),
+            ] {
+                let Some((_, inside)) = line.split_once(&format!("{key} = {{ ")) else { continue };
+                let (inside, _) = inside.split_once(" }").expect("it ends");
+                let keys = inside.split(" = ").filter_map(|part| part.rsplit(' ').next());
+                found.extend(keys.map(|key| (inner.title(), key.to_owned())));
+            }
+        }
+        found
+    }
+
     #[test]
-    fn every_key_is_in_the_reference() {
+    fn every_key_is_in_the_reference_below_its_table() {
         let text = std::fs::read_to_string(format!("{ROOT}/config.toml")).expect("it is there");
-        for key in Table::ALL.into_iter().flat_map(Table::keys) {
-            assert!(stands_in(&text, key), "config.toml doesn't show `{key}`");
+        let shown = shown(&text);
+        for table in Table::ALL {
+            for key in table.keys() {
+                let is_shown = shown.contains(&(table.title(), (*key).to_owned()));
+                assert!(is_shown, "config.toml doesn't show `{key}` in {}", table.title());
+            }
         }
     }
 

@@ -26,6 +26,7 @@ mod groups;
 mod handler;
 mod keys;
 mod load;
+pub mod matcher;
 pub mod pattern;
 mod plugins;
 mod quantity;

@@ -1,38 +1,35 @@
 //! Redis's patterns, everywhere the same: `*` spans everything, `?` one byte, `[a-c]`, `[^a]`, `\x`;
 //! braces are literal. Bytes are what counts, not characters.
 
-use std::fmt::Write;
+use std::fmt;
 use std::sync::Arc;
 
-use regex::bytes::{Regex, RegexBuilder};
 use thiserror::Error;
 
-use super::glob::{ByteSet, Glob, Step};
+use super::glob::Glob;
+use super::matcher::Matcher;
+
+/// Longest pattern, in bytes, and longest name where there is a limit: Redis itself has hardly one.
+pub const LONGEST: usize = 4096;
 
 /// A pattern as Redis's `PSUBSCRIBE` reads it.
-///
-/// It is a regular expression inside: matching takes time in proportion to the name, whatever name
-/// a plugin thinks of.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Pattern {
     text: Arc<str>,
     glob: Arc<Glob>,
-    regex: Regex,
+    matcher: Arc<Matcher>,
 }
 
 /// A pattern is too long to be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("the pattern takes too much memory to match")]
-pub struct PatternError;
-
-/// Bytes that a compiled pattern may take.
-const MOST_MEMORY: usize = 4 << 20;
+#[error("a pattern has {0} bytes; at most {most} are allowed", most = LONGEST)]
+pub struct PatternError(usize);
 
 impl Pattern {
-    /// Read a pattern. Every text is one.
+    /// Read a pattern. Every text of at most [`LONGEST`] bytes is one.
     ///
     /// # Errors
-    /// When it is so long that matching it would take too much memory.
+    /// When it is longer.
     pub fn new(text: &str) -> Result<Self, PatternError> {
         Pattern::of_bytes(text.as_bytes())
     }
@@ -42,15 +39,13 @@ impl Pattern {
     /// # Errors
     /// As [`Pattern::new`].
     pub fn of_bytes(pattern: &[u8]) -> Result<Self, PatternError> {
+        if pattern.len() > LONGEST {
+            return Err(PatternError(pattern.len()));
+        }
         let glob = Glob::of_pattern(pattern);
-        let regex = RegexBuilder::new(&expression(&glob))
-            .unicode(false)
-            .dot_matches_new_line(true)
-            .size_limit(MOST_MEMORY)
-            .build()
-            .map_err(|_| PatternError)?;
+        let matcher = Arc::new(Matcher::new(&glob));
         let text = String::from_utf8_lossy(pattern).into();
-        Ok(Pattern { text, glob: Arc::new(glob), regex })
+        Ok(Pattern { text, glob: Arc::new(glob), matcher })
     }
 
     /// As it was written.
@@ -65,16 +60,18 @@ impl Pattern {
 
     /// The same for a name that isn't UTF-8.
     pub fn matches_bytes(&self, name: &[u8]) -> bool {
-        // Redis's matcher ends where the name does: a `*` doesn't match nothing from the start.
-        if name.is_empty() {
-            return self.text.is_empty();
-        }
-        self.regex.is_match(name)
+        self.matcher.matches(name)
     }
 
     /// Whether there is a name that both match.
     pub fn overlaps(&self, other: &Pattern) -> bool {
         self.glob.meets(&other.glob)
+    }
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pattern").field(&self.text).finish()
     }
 }
 
@@ -85,32 +82,6 @@ impl PartialEq for Pattern {
 }
 
 impl Eq for Pattern {}
-
-/// The pattern as a regular expression over bytes.
-fn expression(glob: &Glob) -> String {
-    let mut text = String::from(r"\A");
-    for step in glob.steps() {
-        match step {
-            Step::Many => text.push_str(".*"),
-            Step::One(set) if *set == ByteSet::ALL => text.push('.'),
-            Step::One(set) => {
-                text.push('[');
-                let mut bytes = (0..=u8::MAX).filter(|byte| set.has(*byte)).peekable();
-                // Nothing is what is neither of all bytes.
-                if bytes.peek().is_none() {
-                    text.push_str(r"^\x00-\xFF");
-                }
-                for byte in bytes {
-                    // Writing to a String doesn't fail.
-                    let _ = write!(text, r"\x{byte:02X}");
-                }
-                text.push(']');
-            }
-        }
-    }
-    text.push_str(r"\z");
-    text
-}
 
 #[cfg(test)]
 mod tests {
@@ -149,10 +120,10 @@ mod tests {
     }
 
     #[test]
-    fn long_patterns_are_compiled_or_refused() {
-        for text in ["*a".repeat(2000), "[^a]".repeat(1000), "?".repeat(4096), "[".repeat(4096)] {
-            let Ok(pattern) = Pattern::new(&text) else { continue };
-            assert!(!pattern.matches("b"));
+    fn long_patterns_are_taken_up_to_the_limit() {
+        for text in ["*a".repeat(2048), "[^a]".repeat(1024), "?".repeat(4096), "[".repeat(4096)] {
+            assert!(!Pattern::new(&text).expect("not too long").matches("b"));
+            assert_eq!(Pattern::new(&(text + "x")), Err(PatternError(4097)));
         }
     }
 }

@@ -50,9 +50,13 @@ impl Cache {
             Ok(()) => return Ok(Cache { dir, _temporary: None, environment }),
             Err(reason) => reason,
         };
+        // systemd's folder goes before the user's (`Host::default_cache_dir`).
+        let by_systemd = std::env::var_os("CACHE_DIRECTORY").is_some();
+        let variable = if by_systemd { "CACHE_DIRECTORY" } else { "XDG_CACHE_HOME" };
         tracing::warn!(
-            "compiled plugins can't be kept in {}: {reason}; they are compiled at every start. Start \
-             it with XDG_CACHE_HOME=FOLDER, a folder that this user can write to",
+            "compiled plugins can't be kept in {}: {reason}; they are compiled at every start. Make \
+             that folder this user's own (chown), or start it with {variable}=FOLDER, a folder that \
+             this user can write to",
             dir.display()
         );
         let temporary = tempfile::Builder::new()

@@ -108,6 +108,16 @@ fn it_works_as_it_stands() {
 }
 
 #[test]
+fn the_example_of_a_sum_can_not_be_taken_for_a_files() {
+    // That of a plugin would be wrong as soon as the plugin is built anew.
+    let text = text();
+    let (_, rest) = text.split_once("# sha256 = \"").expect("an example");
+    let (sum, rest) = rest.split_once('"').expect("it ends");
+    assert_eq!((sum.len(), sum.trim_matches('0')), (64, ""));
+    assert!(rest.lines().next().is_some_and(|line| line.contains("sha256sum")), "{rest}");
+}
+
+#[test]
 fn what_is_commented_out_is_the_default_or_a_valid_example() {
     let found = uncommented(&text());
     assert!(found.len() > 45, "only {} keys were found", found.len());

@@ -133,6 +133,11 @@ impl Handlerd {
         self.process.memory("VmRSS")
     }
 
+    /// Memory that it has reserved for itself, resident or not, in bytes.
+    pub fn reserved(&self) -> u64 {
+        self.process.memory("VmData")
+    }
+
     /// Most resident memory so far, in bytes.
     pub fn peak_rss(&self) -> u64 {
         self.process.memory("VmHWM")

@@ -61,7 +61,8 @@ impl Process {
         let _ = self.child.wait();
     }
 
-    /// A size in bytes of `/proc/PID/status`: `VmRSS` (resident now) or `VmHWM` (at most so far).
+    /// A size in bytes of `/proc/PID/status`: `VmRSS` (resident now), `VmHWM` (at most so far) or
+    /// `VmData` (reserved now).
     pub fn memory(&self, field: &str) -> u64 {
         let file = format!("/proc/{}/status", self.id());
         let status = std::fs::read_to_string(file).expect("a running process has a status");

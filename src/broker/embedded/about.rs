@@ -5,7 +5,7 @@ use std::fmt::Write;
 use bytes::Bytes;
 
 use super::clients::describe;
-use super::command::{COMMANDS, SHOWN, find, listed, lower, unknown_subcommand, wrong_number};
+use super::command::{COMMANDS, SHOWN, find, integer, listed, lower, unknown_subcommand};
 use super::reply::{Protocol, Reply, array, error, map, number, simple, string, text};
 use super::session::Session;
 use crate::telemetry::printable;
@@ -17,10 +17,13 @@ const REDIS_VERSION: &str = "7.2.0";
 pub(super) fn hello(session: &mut Session, arguments: &[Bytes]) -> Option<Reply> {
     let mut protocol = session.client.protocol();
     if let Some(version) = arguments.first() {
-        protocol = match version.as_ref() {
-            b"2" => Protocol::Resp2,
-            b"3" => Protocol::Resp3,
-            _ => return Some(error("NOPROTO unsupported protocol version")),
+        protocol = match integer(version) {
+            Some(2) => Protocol::Resp2,
+            Some(3) => Protocol::Resp3,
+            Some(_) => return Some(error("NOPROTO unsupported protocol version")),
+            None => {
+                return Some(error("ERR Protocol version is not an integer or out of range"));
+            }
         };
     }
     let mut name = None;
@@ -49,9 +52,8 @@ pub(super) fn hello(session: &mut Session, arguments: &[Bytes]) -> Option<Reply>
             return Some(set);
         }
     }
-    session.client.speak(protocol);
     let id = usize::try_from(session.client.id).unwrap_or(usize::MAX);
-    Some(map([
+    let reply = map([
         ("server", string("handlerd")),
         ("version", string(REDIS_VERSION)),
         ("proto", Reply::Number { data: protocol.number(), attributes: None }),
@@ -59,7 +61,14 @@ pub(super) fn hello(session: &mut Session, arguments: &[Bytes]) -> Option<Reply>
         ("mode", string("standalone")),
         ("role", string("master")),
         ("modules", array(Vec::new())),
-    ]))
+    ]);
+    // A message that is on its way to this client in the old protocol is in front of the answer.
+    let server = session.server.clone();
+    server.hub.between_messages(|| {
+        session.client.speak(protocol);
+        session.answer(reply);
+    });
+    None
 }
 
 /// `AUTH [user] password`: there is no password, so one user, with any.
@@ -70,7 +79,8 @@ pub(super) fn auth(_: &mut Session, arguments: &[Bytes]) -> Option<Reply> {
              you sure your configuration is correct?",
         ),
         [user, _] => refusal(user).unwrap_or_else(|| simple("OK")),
-        _ => wrong_number("auth"),
+        // More of them: their number is right for Redis, and their meaning isn't.
+        _ => error("ERR syntax error"),
     })
 }
 

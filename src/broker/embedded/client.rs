@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::outbox::Outbox;
+use super::budget::Budget;
+use super::outbox::{Closed, Outbox, SMALL};
 use super::reply::{Protocol, Reply, encode};
 
 /// One connection.
@@ -25,6 +26,9 @@ pub(super) struct Client {
     /// Names and patterns that it is subscribed to.
     pub channels: AtomicUsize,
     pub patterns: AtomicUsize,
+    /// Bytes of the command that it is in the midst of sending, as they are charged.
+    pub unread: AtomicUsize,
+    budget: Budget,
     since: Instant,
     resp3: AtomicBool,
     texts: Mutex<Texts>,
@@ -44,14 +48,16 @@ pub(super) struct Texts {
 }
 
 impl Client {
-    pub fn new(id: u64, address: String, server_address: String) -> Self {
+    pub fn new(id: u64, address: String, server_address: String, budget: &Budget) -> Self {
         Client {
             id,
             address,
             server_address,
-            outbox: Outbox::default(),
+            outbox: Outbox::new(budget),
             channels: AtomicUsize::new(0),
             patterns: AtomicUsize::new(0),
+            unread: AtomicUsize::new(0),
+            budget: budget.clone(),
             since: Instant::now(),
             resp3: AtomicBool::new(false),
             texts: Mutex::default(),
@@ -85,12 +91,25 @@ impl Client {
     /// for it.
     pub fn send(&self, reply: Reply) {
         match encode(reply, self.protocol()) {
-            Ok(bytes) => drop(self.outbox.push([bytes])),
+            Ok(bytes) => self.push(bytes),
             Err(error) => {
                 tracing::error!("an answer of the embedded broker can't be encoded: {error}");
-                self.outbox.close(super::outbox::Closed::Killed);
+                self.outbox.close(Closed::Killed);
             }
         }
+    }
+
+    fn push(&self, answer: Bytes) {
+        let answer = if answer.len() <= SMALL { Some(answer) } else { self.budget.hold(answer) };
+        match answer {
+            Some(answer) => drop(self.outbox.push([answer])),
+            None => self.outbox.close(Closed::NoMemory),
+        }
+    }
+
+    /// Bytes that are kept for it alone, or that it has not read yet.
+    pub fn takes(&self) -> usize {
+        self.outbox.bytes() + self.unread.load(Relaxed)
     }
 
     /// A line of `CLIENT LIST`, without its end. Fields that mean nothing here are left out.

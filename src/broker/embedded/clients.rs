@@ -5,10 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::client::{Client, Texts};
-use super::command::{lower, unknown_subcommand};
+use super::command::{SHOWN, integer, lower, unknown_subcommand};
 use super::outbox::Closed;
 use super::reply::{Reply, error, number, simple, string, text};
 use super::session::{Session, Silence};
+use crate::telemetry::printable;
+
+/// Longest text that a client may say of itself, in bytes. Redis has no limit of its own.
+const LONGEST_TEXT: usize = 256;
 
 pub(super) fn client(session: &mut Session, arguments: &[Bytes]) -> Option<Reply> {
     let (name, rest) = arguments.split_first()?;
@@ -55,6 +59,9 @@ pub(super) fn describe(
     what: &str,
     change: fn(&mut Texts, Bytes),
 ) -> Reply {
+    if value.len() > LONGEST_TEXT {
+        return error(format!("ERR {what} cannot have more than {LONGEST_TEXT} bytes."));
+    }
     if !value.iter().all(u8::is_ascii_graphic) {
         return error(format!("ERR {what} cannot contain spaces, newlines or special characters."));
     }
@@ -76,10 +83,10 @@ fn list(session: &Session, filters: &[Bytes]) -> Reply {
             b"normal" => lines(&|client| !client.is_subscribed()),
             b"pubsub" => lines(&Client::is_subscribed),
             b"master" | b"replica" | b"slave" => lines(&|_| false),
-            _ => error("ERR Unknown client type"),
+            _ => unknown_type(kind),
         },
         [word, ids @ ..] if word.eq_ignore_ascii_case(b"id") && !ids.is_empty() => {
-            let ids: Option<Vec<i64>> = ids.iter().map(|id| parse(id)).collect();
+            let ids: Option<Vec<i64>> = ids.iter().map(|id| integer(id)).collect();
             match ids {
                 Some(ids) => lines(&|client| ids.contains(&id(client))),
                 None => error("ERR Invalid client ID"),
@@ -89,8 +96,8 @@ fn list(session: &Session, filters: &[Bytes]) -> Reply {
     }
 }
 
-fn parse(number: &[u8]) -> Option<i64> {
-    std::str::from_utf8(number).ok()?.parse().ok()
+fn unknown_type(kind: &[u8]) -> Reply {
+    error(format!("ERR Unknown client type '{}'", printable(kind, SHOWN)))
 }
 
 fn set_silence(session: &mut Session, mode: &[u8]) -> Option<Reply> {
@@ -119,7 +126,8 @@ fn kill(session: &mut Session, chosen: impl Fn(&Client) -> bool) -> usize {
     chosen.len()
 }
 
-/// `CLIENT KILL [ID id] [ADDR ip:port] [LADDR ip:port] [TYPE type] [SKIPME yes/no]`
+/// `CLIENT KILL [ID id] [ADDR ip:port] [LADDR ip:port] [TYPE type] [USER name]
+/// [SKIPME yes/no]`
 fn kill_by(session: &mut Session, filters: &[Bytes]) -> Reply {
     type Filter = Box<dyn Fn(&Client) -> bool>;
     let own = session.client.id;
@@ -129,7 +137,7 @@ fn kill_by(session: &mut Session, filters: &[Bytes]) -> Reply {
         let [word, value] = pair else { return error("ERR syntax error") };
         let (word, value) = (lower(word), value.clone());
         wanted.push(match (word.as_slice(), lower(&value).as_slice()) {
-            (b"id", _) => match parse(&value) {
+            (b"id", _) => match integer(&value) {
                 Some(number) if number > 0 => Box::new(move |client| id(client) == number),
                 _ => return error("ERR client-id should be greater than 0"),
             },
@@ -137,6 +145,14 @@ fn kill_by(session: &mut Session, filters: &[Bytes]) -> Reply {
             (b"laddr", _) => Box::new(move |client| client.server_address.as_bytes() == value),
             (b"type", b"normal") => Box::new(|client| !client.is_subscribed()),
             (b"type", b"pubsub") => Box::new(Client::is_subscribed),
+            (b"type", b"master" | b"replica" | b"slave") => Box::new(|_| false),
+            (b"type", _) => return unknown_type(&value),
+            // There is one user only.
+            (b"user", _) if value == "default" => Box::new(|_| true),
+            (b"user", _) => {
+                let user = printable(&value, SHOWN);
+                return error(format!("ERR No such user '{user}'"));
+            }
             (b"skipme", choice @ (b"yes" | b"no")) => {
                 skip_me = choice == b"yes";
                 continue;

@@ -123,6 +123,12 @@ pub(super) fn lower(argument: &[u8]) -> Vec<u8> {
     argument.to_ascii_lowercase()
 }
 
+/// A whole number, written as Redis wants it: without a plus sign or zeros in front.
+pub(super) fn integer(argument: &[u8]) -> Option<i64> {
+    let text = std::str::from_utf8(argument).ok()?;
+    text.parse().ok().filter(|number: &i64| number.to_string() == text)
+}
+
 fn ping(session: &mut Session, arguments: &[Bytes]) -> Option<Reply> {
     let text = match arguments {
         [] => None,
@@ -140,10 +146,9 @@ fn echo(_: &mut Session, arguments: &[Bytes]) -> Option<Reply> {
 }
 
 fn select(_: &mut Session, arguments: &[Bytes]) -> Option<Reply> {
-    let number = arguments.first().and_then(|number| std::str::from_utf8(number).ok());
-    Some(match number.map(str::parse::<i64>) {
-        Some(Ok(0)) => simple("OK"),
-        Some(Ok(_)) => error("ERR DB index is out of range"),
+    Some(match arguments.first().and_then(|number| integer(number)) {
+        Some(0) => simple("OK"),
+        Some(_) => error("ERR DB index is out of range"),
         _ => error("ERR value is not an integer or out of range"),
     })
 }

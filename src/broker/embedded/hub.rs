@@ -8,18 +8,33 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::budget::{Budget, LIMIT, SUBSCRIPTIONS};
 use super::client::Client;
+use super::outbox::Closed;
 use super::reply::Protocol;
 use crate::broker::resp;
-use crate::config::pattern::Pattern;
+use crate::config::matcher::Matcher;
 
 /// Clients by their ids.
 type Clients = BTreeMap<u64, Arc<Client>>;
 
 /// All clients, and what they are subscribed to.
-#[derive(Default)]
 pub(super) struct Hub {
+    /// For all that clients take together.
+    pub memory: Budget,
+    /// For what they are subscribed to.
+    pub subscriptions: Budget,
     state: Mutex<State>,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        Hub {
+            memory: Budget::new(LIMIT - SUBSCRIPTIONS),
+            subscriptions: Budget::new(SUBSCRIPTIONS),
+            state: Mutex::default(),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -31,7 +46,7 @@ struct State {
 }
 
 struct Patterned {
-    pattern: Pattern,
+    matcher: Matcher,
     heads: Heads,
     clients: Clients,
 }
@@ -85,7 +100,7 @@ impl Hub {
     pub fn enter(&self, address: String, server_address: String) -> Arc<Client> {
         let mut state = self.lock();
         state.last_id += 1;
-        let client = Arc::new(Client::new(state.last_id, address, server_address));
+        let client = Arc::new(Client::new(state.last_id, address, server_address, &self.memory));
         state.clients.insert(client.id, client.clone());
         client
     }
@@ -123,10 +138,10 @@ impl Hub {
     }
 
     /// Subscribe to a pattern. The confirmation must wait in the outbox already.
-    pub fn subscribe_pattern(&self, client: &Arc<Client>, text: &Bytes, pattern: Pattern) {
+    pub fn subscribe_pattern(&self, client: &Arc<Client>, text: &Bytes, matcher: Matcher) {
         let heads = Heads::of_pattern(text);
         let mut state = self.lock();
-        let new = || Patterned { pattern, heads, clients: Clients::new() };
+        let new = || Patterned { matcher, heads, clients: Clients::new() };
         let entry = state.patterns.entry(text.clone()).or_insert_with(new);
         entry.clients.insert(client.id, client.clone());
     }
@@ -142,12 +157,24 @@ impl Hub {
         }
     }
 
-    /// Hand a message to all who are subscribed: by its name first, then by patterns.
-    pub fn publish(&self, publisher: u64, channel: &[u8], payload: &[u8]) -> Published {
+    /// Hand a message to all who are subscribed: by its name first, then by patterns. `None` when
+    /// there is no memory to keep it in.
+    pub fn publish(&self, publisher: u64, channel: &[u8], payload: &[u8]) -> Option<Published> {
+        let state = self.lock();
+        let head = Heads::CHANNEL;
+        let named = state.channels.get(channel).map(|clients| (&head, clients));
+        let matching = state.patterns.values().filter(|entry| entry.matcher.matches(channel));
+        let matching = matching.map(|entry| (&entry.heads, &entry.clients));
+        let mut receivers = named.into_iter().chain(matching).peekable();
         let mut published = Published { receivers: 0, own: Vec::new() };
-        let mut tail = None;
-        let mut deliver = |heads: &Heads, clients: &Clients| {
-            let tail = tail.get_or_insert_with(|| tail_of(channel, payload));
+        if receivers.peek().is_none() {
+            return Some(published);
+        }
+        let Some(tail) = self.memory.hold(tail_of(channel, payload)) else {
+            relieve(&state.clients);
+            return None;
+        };
+        for (heads, clients) in receivers {
             for client in clients.values() {
                 let message = [heads.for_client(client), tail.clone()];
                 if client.id == publisher {
@@ -157,25 +184,26 @@ impl Hub {
                     published.receivers += 1;
                 }
             }
-        };
-        let state = self.lock();
-        if let Some(clients) = state.channels.get(channel) {
-            deliver(&Heads::CHANNEL, clients);
         }
-        for entry in state.patterns.values() {
-            if entry.pattern.matches_bytes(channel) {
-                deliver(&entry.heads, &entry.clients);
-            }
-        }
-        published
+        Some(published)
+    }
+
+    /// Do something while no message is handed out.
+    pub fn between_messages(&self, what: impl FnOnce()) {
+        let _state = self.lock();
+        what();
+    }
+
+    /// Cut off the client that takes most: there is no memory for what another one wants.
+    pub fn relieve(&self) {
+        relieve(&self.lock().clients);
     }
 
     /// Names that somebody is subscribed to, sorted; those that match, where a pattern is given.
-    pub fn channels(&self, pattern: Option<&Pattern>) -> Vec<Bytes> {
-        let state = self.lock();
-        let matches = |name: &&Bytes| pattern.is_none_or(|pattern| pattern.matches_bytes(name));
-        let mut names: Vec<Bytes> = state.channels.keys().filter(matches).cloned().collect();
-        drop(state);
+    pub fn channels(&self, pattern: Option<&Matcher>) -> Vec<Bytes> {
+        let mut names: Vec<Bytes> = self.lock().channels.keys().cloned().collect();
+        // Nobody waits for this one.
+        names.retain(|name| pattern.is_none_or(|pattern| pattern.matches(name)));
         names.sort();
         names
     }
@@ -192,6 +220,12 @@ impl Hub {
     }
 }
 
+fn relieve(clients: &Clients) {
+    if let Some(client) = clients.values().max_by_key(|client| client.takes()) {
+        client.outbox.close(Closed::TookMost);
+    }
+}
+
 /// Channel and payload, encoded once for all receivers: both protocols write strings alike.
 fn tail_of(channel: &[u8], payload: &[u8]) -> Bytes {
     /// The headers of two strings, with room to spare.
@@ -200,4 +234,27 @@ fn tail_of(channel: &[u8], payload: &[u8]) -> Bytes {
     resp::bulk(&mut tail, channel);
     resp::bulk(&mut tail, payload);
     tail.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_nothing_more_fits_a_message_is_refused_and_who_takes_most_goes() {
+        let hub = Hub { memory: Budget::new(4000), ..Hub::default() };
+        let enter = |name: &'static str| {
+            let client = hub.enter(name.to_owned(), String::new());
+            hub.subscribe(&client, &name.into());
+            client
+        };
+        let (slow, quick) = (enter("slow"), enter("quick"));
+        let publish = |name: &str| {
+            hub.publish(0, name.as_bytes(), &[b'x'; 2000]).map(|published| published.receivers)
+        };
+        assert_eq!(publish("slow"), Some(1));
+        assert_eq!(publish("quick"), None);
+        assert_eq!((slow.outbox.closed(), quick.outbox.closed()), (Some(Closed::TookMost), None));
+        assert_eq!(publish("quick"), Some(1));
+    }
 }

@@ -5,6 +5,9 @@
 //! and the usual client libraries ask for; keeps nothing, asks for no password, and never waits for
 //! a client: one that doesn't read is cut off.
 //!
+//! It shares the daemon's memory, so what it takes is bounded: 32 MiB may wait for a client, 8 MiB
+//! may be what it is subscribed to, and 256 MiB is what all of them take together (`budget`).
+//!
 //! ```text
 //! Broker: start, stop                                  this file
 //!   place: a free port, the local socket               place.rs
@@ -16,6 +19,7 @@
 //!     hub: who is subscribed to what; publishing       hub.rs
 //!       client: what others see of a session           client.rs
 //!         outbox: what waits for a client              outbox.rs
+//!     budget: what all clients may take together       budget.rs
 //! ```
 
 use std::net::SocketAddr;
@@ -29,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::telemetry::RateLimit;
 
 mod about;
+mod budget;
 mod client;
 mod clients;
 mod command;

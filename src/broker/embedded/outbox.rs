@@ -13,6 +13,8 @@ use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 use tokio::sync::Notify;
 
+use super::budget::{Budget, Charge};
+
 /// Bytes that may wait for one client, what keeps them included. Redis's default hard limit for
 /// subscribers (`client-output-buffer-limit pubsub 32mb 8mb 60`); its soft one there is none of.
 pub(super) const LIMIT: usize = 32 << 20;
@@ -20,34 +22,52 @@ pub(super) const LIMIT: usize = 32 << 20;
 /// What a piece takes beside its bytes, which it may share with other clients.
 const PIECE: usize = size_of::<Bytes>();
 
+/// What is charged for a piece: its place in a queue that grows by doubling, and the bytes of one
+/// that is too small ([`SMALL`]) to be charged by itself, with what the allocator adds to them.
+const PLACE: usize = 2 * PIECE + 96;
+
+/// Answers of so many bytes are charged with their places.
+pub(super) const SMALL: usize = 64;
+
 /// Pieces that one system call writes.
 const AT_ONCE: usize = 128;
 
 /// Why a client is no longer written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Closed {
-    /// It didn't read, and more than [`LIMIT`] waited.
-    TooSlow,
+    /// More than [`LIMIT`] waited: it reads too slowly, or asked for too much at once.
+    TooMuch,
+    /// All clients together take what they may, and it wanted more.
+    NoMemory,
+    /// Another one wanted more then, and it took most.
+    TookMost,
     /// Another client killed it.
     Killed,
 }
 
 /// What waits for one client.
-#[derive(Default)]
 pub(super) struct Outbox {
     state: Mutex<State>,
     ready: Notify,
 }
 
-#[derive(Default)]
 struct State {
     pieces: VecDeque<Bytes>,
     /// Of `pieces`, and of what a [`Writer`] has taken and not yet written.
     bytes: usize,
+    /// For the places of the same.
+    places: Charge,
     closed: Option<Closed>,
 }
 
 impl Outbox {
+    /// An empty one, whose places are charged to this.
+    pub fn new(budget: &Budget) -> Self {
+        let places = budget.charge();
+        let state = State { pieces: VecDeque::new(), bytes: 0, places, closed: None };
+        Outbox { state: Mutex::new(state), ready: Notify::new() }
+    }
+
     /// Put pieces in that belong together; `false` when the client is or has now been cut off.
     pub fn push<const N: usize>(&self, pieces: [Bytes; N]) -> bool {
         let mut state = self.lock();
@@ -55,15 +75,21 @@ impl Outbox {
             return false;
         }
         state.bytes += pieces.iter().map(|piece| piece.len() + PIECE).sum::<usize>();
-        let fits = state.bytes <= LIMIT;
-        if fits {
-            state.pieces.extend(pieces);
+        let places = state.places.bytes() + N * PLACE;
+        let refused = if state.bytes > LIMIT {
+            Some(Closed::TooMuch)
+        } else if !state.places.resize(places) {
+            Some(Closed::NoMemory)
         } else {
-            close(&mut state, Closed::TooSlow);
+            state.pieces.extend(pieces);
+            None
+        };
+        if let Some(reason) = refused {
+            close(&mut state, reason);
         }
         drop(state);
         self.ready.notify_one();
-        fits
+        refused.is_none()
     }
 
     /// Give up everything that waits, and let the session end. The first reason stays.
@@ -139,6 +165,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
 
     fn written(&mut self, mut written: usize, outbox: &Outbox) {
         let mut done = written;
+        let mut places = 0;
         while let Some(first) = self.taken.front_mut() {
             if written < first.len() {
                 first.advance(written);
@@ -146,10 +173,14 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
             }
             written -= first.len();
             done += PIECE;
+            places += PLACE;
             self.taken.pop_front();
         }
         let mut state = outbox.lock();
         state.bytes = state.bytes.saturating_sub(done);
+        let places = state.places.bytes().saturating_sub(places);
+        // Less always fits.
+        state.places.resize(places);
     }
 
     /// The connection, to be closed.
@@ -184,7 +215,8 @@ mod tests {
 
     #[tokio::test]
     async fn everything_is_written_in_order_and_counted() {
-        let outbox = Outbox::default();
+        let budget = Budget::new(1 << 20);
+        let outbox = Outbox::new(&budget);
         let numbers: Vec<Bytes> = (0..1000).map(|n| format!("{n},").into()).collect();
         for pair in numbers.chunks(2) {
             assert!(outbox.push([pair[0].clone(), pair[1].clone()]));
@@ -194,11 +226,12 @@ mod tests {
         writer.flush(&outbox).await.unwrap();
         assert_eq!(writer.into_inner(), numbers.concat());
         assert_eq!(outbox.bytes(), 0);
+        assert!(budget.charge().resize(1 << 20), "something is still charged");
     }
 
     #[tokio::test]
     async fn who_does_not_read_is_cut_off_at_the_limit() {
-        let outbox = Outbox::default();
+        let outbox = Outbox::new(&Budget::new(1 << 20));
         let (mine, _theirs) = tokio::io::duplex(1000);
         let mut writer = Writer::new(mine);
         let piece = Bytes::from(vec![b'x'; 1 << 20]);
@@ -213,7 +246,19 @@ mod tests {
         let (written, fitted) = tokio::join!(writer.run(&outbox), fill);
         assert!(written.is_ok());
         assert_eq!(fitted, LIMIT / (piece.len() + PIECE));
-        assert_eq!(outbox.closed(), Some(Closed::TooSlow));
+        assert_eq!(outbox.closed(), Some(Closed::TooMuch));
         assert!(!outbox.push([piece.clone()]));
+    }
+
+    #[tokio::test]
+    async fn small_pieces_are_charged_too() {
+        let budget = Budget::new(1000 * PLACE);
+        let (one, other) = (Outbox::new(&budget), Outbox::new(&budget));
+        let piece = || [Bytes::from_static(b":1")];
+        assert!((0..600).all(|_| one.push(piece())));
+        assert_eq!((0..600).filter(|_| other.push(piece())).count(), 400);
+        assert_eq!((one.closed(), other.closed()), (None, Some(Closed::NoMemory)));
+        drop(other);
+        assert!((0..400).all(|_| one.push(piece())));
     }
 }

@@ -2,18 +2,25 @@
 
 use bytes::Bytes;
 
+use super::budget::LIMIT;
 use super::command::{lower, unknown_subcommand};
 use super::reply::{Reply, array, error, number, string};
 use super::session::Session;
-use crate::config::pattern::Pattern;
-
-/// Longest pattern, in bytes, as in the configuration. Redis has no limit; here patterns are
-/// compiled, and what that takes grows with them.
-const LONGEST_PATTERN: usize = 4096;
+use crate::config::matcher::Matcher;
+use crate::config::pattern::LONGEST;
 
 pub(super) fn publish(session: &mut Session, arguments: &[Bytes]) -> Option<Reply> {
     let [channel, payload] = arguments else { return None };
-    let published = session.hub().publish(session.client.id, channel, payload);
+    if let Err(refusal) = check("a channel's name", channel) {
+        return Some(error(refusal));
+    }
+    let Some(published) = session.hub().publish(session.client.id, channel, payload) else {
+        return Some(error(format!(
+            "OOM the message isn't published: the clients of handlerd's embedded broker take \
+             {} MiB, more than which they may not",
+            LIMIT >> 20
+        )));
+    };
     session.answer(number(published.receivers));
     for message in published.own {
         session.client.outbox.push(message);
@@ -22,18 +29,19 @@ pub(super) fn publish(session: &mut Session, arguments: &[Bytes]) -> Option<Repl
 }
 
 pub(super) fn subscribe(session: &mut Session, channels: &[Bytes]) -> Option<Reply> {
-    channels.iter().for_each(|channel| session.subscribe(channel));
-    None
+    let subscribe = |channel: &Bytes| {
+        check("a channel's name", channel)?;
+        session.subscribe(channel)
+    };
+    channels.iter().try_for_each(subscribe).err().map(error)
 }
 
 pub(super) fn psubscribe(session: &mut Session, patterns: &[Bytes]) -> Option<Reply> {
-    for text in patterns {
-        match compile(text) {
-            Ok(pattern) => session.subscribe_pattern(text, pattern),
-            Err(refusal) => return Some(error(refusal)),
-        }
-    }
-    None
+    let subscribe = |pattern: &Bytes| {
+        check("a pattern", pattern)?;
+        session.subscribe_pattern(pattern)
+    };
+    patterns.iter().try_for_each(subscribe).err().map(error)
 }
 
 pub(super) fn unsubscribe(session: &mut Session, channels: &[Bytes]) -> Option<Reply> {
@@ -46,15 +54,14 @@ pub(super) fn punsubscribe(session: &mut Session, patterns: &[Bytes]) -> Option<
     None
 }
 
-/// The pattern, or the text of the error.
-fn compile(pattern: &[u8]) -> Result<Pattern, String> {
-    if pattern.len() > LONGEST_PATTERN {
-        return Err(format!(
-            "ERR a pattern has {} bytes; handlerd's embedded broker takes {LONGEST_PATTERN}",
-            pattern.len()
-        ));
+/// The text of the error for what is too long, as in the configuration. Redis has no limit; here looking for
+/// those who are subscribed takes time in proportion to it, and nobody else publishes meanwhile.
+fn check(what: &str, name: &[u8]) -> Result<(), String> {
+    let length = name.len();
+    if length <= LONGEST {
+        return Ok(());
     }
-    Pattern::of_bytes(pattern).map_err(|refused| format!("ERR {refused}"))
+    Err(format!("ERR {what} has {length} bytes; handlerd's embedded broker takes {LONGEST}"))
 }
 
 pub(super) fn pubsub(session: &mut Session, arguments: &[Bytes]) -> Option<Reply> {
@@ -63,8 +70,8 @@ pub(super) fn pubsub(session: &mut Session, arguments: &[Bytes]) -> Option<Reply
     let names = |names: Vec<Bytes>| array(names.into_iter().map(string).collect());
     Some(match (lower(name).as_slice(), rest) {
         (b"channels", []) => names(hub.channels(None)),
-        (b"channels", [pattern]) => match compile(pattern) {
-            Ok(pattern) => names(hub.channels(Some(&pattern))),
+        (b"channels", [pattern]) => match check("a pattern", pattern) {
+            Ok(()) => names(hub.channels(Some(&Matcher::of_pattern(pattern)))),
             Err(refusal) => error(refusal),
         },
         (b"numsub", channels) => {

@@ -13,8 +13,10 @@ use redis_protocol::resp2::decode::decode_bytes;
 use redis_protocol::resp2::types::BytesFrame;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// Most arguments of one command, as in Redis.
-const MOST_ARGUMENTS: i64 = 1 << 20;
+use super::budget::{Budget, Charge};
+
+/// Most arguments of one command. Redis takes 1 << 20; here what is made of so many must stay small.
+const MOST_ARGUMENTS: i64 = 1 << 16;
 
 /// Longest argument, in bytes. Redis takes 512 MiB; here two of them must fit into what may wait
 /// for one client (`outbox::LIMIT`).
@@ -45,9 +47,10 @@ fn garbage<T>(what: impl Into<String>) -> Result<T, Garbage> {
 }
 
 /// What a client sent and nobody has handled yet.
-#[derive(Default)]
 pub(super) struct Requests {
     buffer: BytesMut,
+    /// For `buffer`, where it is larger than every client's may be.
+    charge: Charge,
     /// How far the array at the front of `buffer` has been checked; `None` before its first line.
     array: Option<Checked>,
 }
@@ -61,14 +64,37 @@ struct Checked {
 }
 
 impl Requests {
+    /// Nothing yet; long commands are charged to this.
+    pub fn new(budget: &Budget) -> Self {
+        Requests { buffer: BytesMut::new(), charge: budget.charge(), array: None }
+    }
+
     /// Wait for bytes and keep them; 0 is the end of the stream.
     ///
     /// Cancel safe: when dropped before it is done, nothing has been read.
+    ///
+    /// # Errors
+    /// Those of the connection, and `OutOfMemory` where no more may be kept.
     pub async fn fill(&mut self, from: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
         // A long command comes in ever larger pieces.
         let room = self.buffer.len().clamp(READ_SIZE, LONGEST_LINE);
+        let needed = self.buffer.len() + room;
+        // A buffer that grows may double.
+        let charged = if needed <= 2 * READ_SIZE { 0 } else { 2 * needed };
+        if charged < self.charge.bytes() {
+            // It would go on using the memory of the long command that is done.
+            self.buffer = BytesMut::from(&self.buffer[..]);
+        }
+        if !self.charge.resize(charged) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
         self.buffer.reserve(room);
         from.read_buf(&mut self.buffer).await
+    }
+
+    /// Bytes that are charged.
+    pub fn charged(&self) -> usize {
+        self.charge.bytes()
     }
 
     /// The next whole command, its name first; `None` until more bytes have come.
@@ -271,7 +297,7 @@ mod tests {
     /// What comes out of these bytes when they come in pieces of `size`: the commands, and how the
     /// stream ended.
     async fn read(bytes: &[u8], size: usize) -> (Vec<Vec<Bytes>>, Result<usize, Garbage>) {
-        let mut requests = Requests::default();
+        let mut requests = Requests::new(&Budget::new(1 << 30));
         let mut commands = Vec::new();
         for mut piece in bytes.chunks(size) {
             while !piece.is_empty() {
@@ -307,7 +333,7 @@ mod tests {
             (&b"*a\r\n"[..], "invalid multibulk length"),
             (b"*+1\r\n", "invalid multibulk length"),
             (b"*\r\n", "invalid multibulk length"),
-            (b"*1048577\r\n", "invalid multibulk length"),
+            (b"*65537\r\n", "invalid multibulk length"),
             (b"*1\r\n:1\r\n", "expected '$', got ':'"),
             (b"*1\r\n\r\n", "expected '$', got '\\r'"),
             (b"*1\r\n$-1\r\n", "invalid bulk length"),
@@ -339,9 +365,36 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_allocated_for_what_is_only_announced() {
-        let mut requests = Requests::default();
-        requests.fill(&mut &b"*1048576\r\n$16777216\r\n"[..]).await.unwrap();
+        let mut requests = Requests::new(&Budget::new(0));
+        requests.fill(&mut &b"*65536\r\n$16777216\r\n"[..]).await.unwrap();
         assert_eq!(requests.next(), Ok(None));
         assert!(requests.buffer.capacity() <= 2 * READ_SIZE);
+    }
+
+    #[tokio::test]
+    async fn half_a_long_command_is_charged_and_given_back() {
+        let budget = Budget::new(4 << 20);
+        let (mut one, mut other) = (Requests::new(&budget), Requests::new(&budget));
+        let half = [b"*1\r\n$2000000\r\n".as_slice(), &[b'x'; 1_500_000]].concat();
+        let take = async |requests: &mut Requests, mut bytes: &[u8]| {
+            while !bytes.is_empty() {
+                requests.fill(&mut bytes).await?;
+                assert_eq!(requests.next(), Ok(None));
+            }
+            io::Result::Ok(())
+        };
+        take(&mut one, &half).await.unwrap();
+        assert!(one.charged() > half.len());
+        let refused = take(&mut other, &half).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::OutOfMemory);
+        drop(other);
+        let mut rest = &[b'x'; 500_002][..];
+        while !rest.is_empty() {
+            one.fill(&mut rest).await.unwrap();
+        }
+        assert_eq!(one.next().unwrap().unwrap()[0].len(), 2_000_000);
+        one.fill(&mut &b"PING"[..]).await.unwrap();
+        assert_eq!(one.charged(), 0);
+        assert!(one.buffer.capacity() <= 2 * READ_SIZE);
     }
 }

@@ -159,11 +159,13 @@ fn set_up(stream: &TcpStream) -> io::Result<()> {
 
 /// Tell a client that there are too many; one that can't be told at once isn't waited for.
 fn refuse(guest: Guest) {
-    let answer = b"-ERR max number of clients reached\r\n";
-    let _ = match guest {
-        Guest::Tcp(stream, _) => stream.try_write(answer),
-        Guest::Local(stream) => stream.try_write(answer),
+    // Not by `try_write`: that believes that nothing can be written until the runtime has had a
+    // look at the new connection.
+    let socket = match &guest {
+        Guest::Tcp(stream, _) => socket2::SockRef::from(stream),
+        Guest::Local(stream) => socket2::SockRef::from(stream),
     };
+    let _ = socket.send(b"-ERR max number of clients reached\r\n");
 }
 
 fn report(ended: Result<(), tokio::task::JoinError>) {

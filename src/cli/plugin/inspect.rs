@@ -15,7 +15,8 @@ use crate::plugin::Inspection;
 #[command(after_help = "Example:
   handlerd plugin inspect plugins/redact.wasm
 
-Exit codes: 0 it can be used, 65 it can't, 66 it can't be read.")]
+Exit codes: 0 it can be used, 65 it can't, 66 it can't be read; and those of every verb, see
+handlerd --help.")]
 pub struct Args {
     /// The plugin
     #[arg(value_name = "FILE.wasm")]

@@ -18,7 +18,8 @@ use crate::plugin::{Host, Inspection};
   handlerd plugin list
   handlerd plugin list ./plugins --json
 
-Exit codes: 0 all can be used, 65 one can't, 66 the folder can't be read.")]
+Exit codes: 0 all can be used, 65 one can't, 66 the folder can't be read, 78 the configuration is
+wrong or missing; and those of every verb, see handlerd --help.")]
 pub struct Args {
     /// The folder [default: that of the configuration]
     #[arg(value_name = "DIR")]
@@ -114,7 +115,11 @@ fn used_by(config: &Config, file: &Path) -> Vec<Arc<str>> {
 
 fn print(dir: &Path, rows: &[Row], out: &mut Out) -> Result<(), Fault> {
     if rows.is_empty() {
-        return out.line(format_args!("{DIM}there are no plugins in {}{DIM:#}", dir.display()));
+        return out.line(format_args!(
+            "{DIM}there are no plugins in {}; `handlerd plugin new NAME` begins one, and handlerd's \
+             repository has some in `plugins`{DIM:#}",
+            dir.display()
+        ));
     }
     let width = rows.iter().map(|row| escaped(row.name.as_bytes()).chars().count()).max();
     let width = width.unwrap_or_default().max("NAME".len());

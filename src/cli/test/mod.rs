@@ -45,7 +45,8 @@ A case:
 A message in `out` is a string or { payload = \"…\" or payload_hex = \"…\", headers = […],
 route = \"…\" }; headers are compared where they are given, and a route must be given.
 
-Exit codes: 0 all passed, 1 one failed, 65 a file of cases is wrong, 66 there is nothing to test.")]
+Exit codes: 0 all passed, 1 one failed, 65 a file of cases is wrong, 66 there is nothing to test;
+and those of every verb, see handlerd --help.")]
 pub struct Args {
     /// A folder of plugins, or one plugin or its cases
     #[arg(value_name = "DIR|FILE", default_value = "plugins")]

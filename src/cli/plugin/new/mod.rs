@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use crate::cli::console::{NAME, Out};
 use crate::cli::exit::{Code, Fault, Outcome};
 use crate::cli::load;
+use crate::cli::show::shell_path;
 use crate::config::Config;
 
 mod rust;
@@ -22,7 +23,8 @@ mod rust;
   handlerd plugin new shout
   handlerd plugin new shout --dir ../plugins/shout
 
-Exit codes: 0 it is made, 64 the name can't be one, 73 the folder is there already or can't be made.")]
+Exit codes: 0 it is made, 64 the name can't be one, 73 the folder is there already or can't be made,
+78 the configuration that --config names is wrong; and those of every verb, see handlerd --help.")]
 pub struct Args {
     /// Of the plugin: small letters, digits, - and _
     #[arg(value_name = "NAME")]
@@ -119,17 +121,17 @@ fn print(name: &str, dir: &Path, files: &[File], plugin_dir: Option<&Path>) -> O
         out.line(format_args!("  {}", file.path))?;
     }
     out.line(format_args!("  sdk/ ({sdk} files: what handlerd has for plugins in Rust)"))?;
-    let shown = shell_word(dir);
+    let shown = shell_path(dir);
     let here = std::env::current_dir().unwrap_or_default();
     let copy = match plugin_dir {
         Some(plugins) => {
-            let plugins = shell_word(plugins.strip_prefix(&here).unwrap_or(plugins));
+            let plugins = shell_path(plugins.strip_prefix(&here).unwrap_or(plugins));
             format!("  cp {shown}/{name}.wasm {plugins}/\n\nand then")
         }
         None => format!("\nThen copy {shown}/{name}.wasm into the plugin folder, and"),
     };
     let program = std::env::args_os().next().map_or("handlerd".into(), PathBuf::from);
-    let program = shell_word(&program);
+    let program = shell_path(&program);
     out.line(format_args!(
         "
 Go on with:
@@ -140,34 +142,4 @@ Go on with:
   handlers = [\"{name}\"]"
     ))?;
     Ok(Code::Success)
-}
-
-/// A path as a shell reads it. One that begins with `-` would be an option.
-fn shell_word(path: &Path) -> String {
-    let path = path.to_string_lossy();
-    let path = if path.starts_with('-') { format!("./{path}") } else { path.into_owned() };
-    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
-    if !path.is_empty() && path.chars().all(plain) {
-        return path;
-    }
-    format!("'{}'", path.replace('\'', r"'\''"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_shown_as_a_shell_reads_them() {
-        for (path, shown) in [
-            ("shout", "shout"),
-            ("../a-b/c_d.1", "../a-b/c_d.1"),
-            ("my plugins", "'my plugins'"),
-            ("it's", r"'it'\''s'"),
-            ("-x", "./-x"),
-            ("räume", "räume"),
-        ] {
-            assert_eq!(shell_word(Path::new(path)), shown);
-        }
-    }
 }
