@@ -4,7 +4,6 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use redis::streams::StreamRangeReply;
 use support::{Handlerd, Redis, wait_until};
 
 const ORDERS: &str = r#"
@@ -32,12 +31,8 @@ fn add<'p>(redis: &Redis, key: &str, payloads: impl Iterator<Item = &'p str>) {
 }
 
 fn entries(redis: &Redis, key: &str) -> Vec<BTreeMap<String, String>> {
-    let range: StreamRangeReply = redis.run(&["XRANGE", key, "-", "+"]);
-    let text = |value: &redis::Value| redis::from_redis_value_ref::<String>(value).expect("text");
-    let entry = |id: &redis::streams::StreamId| {
-        id.map.iter().map(|(name, value)| (name.clone(), text(value))).collect()
-    };
-    range.ids.iter().map(entry).collect()
+    let range: Vec<(String, BTreeMap<String, String>)> = redis.run(&["XRANGE", key, "-", "+"]);
+    range.into_iter().map(|(_, fields)| fields).collect()
 }
 
 fn payloads(redis: &Redis, key: &str) -> Vec<String> {
