@@ -111,6 +111,11 @@ impl Outputs {
         }
     }
 
+    /// Whether every writer takes more.
+    pub fn has_room(&self) -> bool {
+        self.writers.iter().all(Writer::has_room)
+    }
+
     /// Wait until every writer takes more.
     pub async fn room(&self) {
         for writer in self.writers.iter().filter(|writer| !writer.has_room()) {

@@ -328,6 +328,11 @@ impl Queue {
         }
     }
 
+    /// Whether nothing is taken in any more.
+    pub fn is_closed(&self) -> bool {
+        lock(&self.waiting).closed
+    }
+
     fn lost(&self, messages: u64) {
         if !self.kept_by_source {
             self.metrics.lost(DropReason::Shutdown, messages);
@@ -377,6 +382,13 @@ impl Batch {
         if self.is_done() {
             self.finish();
         }
+    }
+
+    /// The messages in hand go back to their source: nothing became of them.
+    pub fn give_back(&mut self) {
+        self.messages.clear();
+        self.in_hand = 0;
+        self.finish();
     }
 
     /// Bytes of the messages that were taken, until they are done with.

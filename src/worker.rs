@@ -110,13 +110,20 @@ pub async fn turn(channels: &[&Channel], desk: &mut Desk, flush: impl Fn()) {
                 of += 1;
             }
             let kept = kept.pop_front().unwrap_or_default();
-            if kept.entry.is_none() {
+            if kept.entry.is_none() && !channels[of].outputs.has_room() {
+                waited = true;
                 channels[of].outputs.room().await;
             }
-            channels[of].arrived(transit, kept, &flush).await;
+            channels[of].arrived(transit, kept, &flush, &mut waited).await;
             batches[of].done(1);
         }
         *handled += arrived.len();
+        // What is not begun yet of a stream that is being stopped goes back to it.
+        if channels[0].is_stopping_stream() {
+            kept.clear();
+            batches.iter_mut().for_each(Batch::give_back);
+            break;
+        }
     }
     if waited {
         flush();
@@ -157,6 +164,11 @@ impl Channel {
         self.policy.retries != policy::Retries::Times(0)
     }
 
+    /// Whether it is a stream's, and nothing more of that is to be begun.
+    fn is_stopping_stream(&self) -> bool {
+        self.finisher.is_some() && self.queue.is_closed()
+    }
+
     /// What was handed over goes out now.
     pub fn flush(&self) {
         self.outputs.flush();
@@ -166,12 +178,19 @@ impl Channel {
     }
 
     /// A message has come to the end of its way, or has failed on it.
-    async fn arrived(&self, transit: &mut Transit, mut kept: Kept, flush: &impl Fn()) {
+    async fn arrived(
+        &self,
+        transit: &mut Transit,
+        mut kept: Kept,
+        flush: &impl Fn(),
+        waited: &mut bool,
+    ) {
         let (mut tries, mut failing) = (0, None);
         loop {
             let failure = match &transit.outcome {
                 Ok(messages) => {
-                    match self.hand_over(&transit.delivery, messages, &mut kept).await {
+                    let handed = self.hand_over(&transit.delivery, messages, &mut kept, waited);
+                    match handed.await {
                         Ok(()) => {
                             self.queue.metrics().handled.add(1);
                             return;
@@ -191,7 +210,10 @@ impl Channel {
             };
             self.say(&transit.delivery, &failure, "a message failed and is tried again");
             flush();
-            tokio::time::sleep(pause).await;
+            *waited = true;
+            if !self.sleep(pause).await {
+                return;
+            }
             let Delivery { attempt, .. } = *transit.delivery;
             let again =
                 Delivery { attempt: attempt.saturating_add(1), ..(*transit.delivery).clone() };
@@ -201,18 +223,38 @@ impl Channel {
         }
     }
 
+    /// Wait before the next try; `false` when the message goes back to its stream instead, because
+    /// that is being stopped.
+    async fn sleep(&self, pause: Duration) -> bool {
+        const LOOK: Duration = Duration::from_millis(100);
+        let until = Instant::now() + pause;
+        while !self.is_stopping_stream() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            // Of pub/sub there is nothing to look for.
+            tokio::time::sleep(if self.finisher.is_some() { left.min(LOOK) } else { left }).await;
+        }
+        false
+    }
+
     async fn hand_over(
         &self,
         delivery: &Delivery,
         messages: &[Message],
         kept: &mut Kept,
+        waited: &mut bool,
     ) -> Result<(), AppendError> {
         if kept.entry.is_none() {
             return self.outputs.send(delivery, messages);
         }
         let finish = self.outputs.finish(delivery, messages)?;
         if let Some(entry) = kept.entry.take() {
-            entry.room().await;
+            if !entry.has_room() {
+                *waited = true;
+                entry.room().await;
+            }
             entry.finish(finish);
         }
         Ok(())
