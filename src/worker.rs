@@ -250,6 +250,10 @@ impl Channel {
             return self.outputs.send(delivery, messages);
         }
         let finish = self.outputs.finish(delivery, messages)?;
+        if self.outputs.go_abroad() {
+            *waited = true;
+            self.outputs.send_abroad(delivery, messages).await;
+        }
         if let Some(entry) = kept.entry.take() {
             if !entry.has_room() {
                 *waited = true;
