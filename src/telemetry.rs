@@ -37,11 +37,13 @@ pub enum DropReason {
     Unknown,
     /// Left over when the time for stopping was up.
     Shutdown,
+    /// Trimmed off its stream before it was finished.
+    Trimmed,
 }
 
 impl DropReason {
     /// All of them, in the order of the enum.
-    pub const ALL: [DropReason; 9] = [
+    pub const ALL: [DropReason; 10] = [
         DropReason::Overflow,
         DropReason::Memory,
         DropReason::RedisAway,
@@ -51,6 +53,7 @@ impl DropReason {
         DropReason::Refused,
         DropReason::Unknown,
         DropReason::Shutdown,
+        DropReason::Trimmed,
     ];
 
     /// The word for logs and metrics.
@@ -65,6 +68,7 @@ impl DropReason {
             DropReason::Refused => "refused",
             DropReason::Unknown => "unknown",
             DropReason::Shutdown => "shutdown",
+            DropReason::Trimmed => "trimmed",
         }
     }
 }
@@ -85,6 +89,62 @@ impl Count {
     }
 }
 
+/// What is counted of a stream source beside what is counted of every channel.
+#[derive(Debug, Default)]
+pub struct StreamMetrics {
+    /// Entries that were claimed from a consumer that didn't finish them.
+    pub claimed: Count,
+    /// Entries that came again: taken up after a restart or a lost connection, claimed, or read
+    /// again by a group that had vanished and was made again.
+    pub redelivered: Count,
+    /// Entries of which another was the first to finish them; nothing was written for them here.
+    pub finished_elsewhere: Count,
+    /// Entries that were given back unhandled at an orderly stop.
+    pub given_back: Count,
+    /// Connections for reading that were made again.
+    pub reconnects: Count,
+    /// Times that a vanished group was made again.
+    pub groups_remade: Count,
+    /// `handlerd_dead_letters_total`, those of this stream's entries.
+    pub dead_letters: Count,
+    /// `handlerd_stream_lag`: entries that the group has not read yet, one for each stream.
+    lag: Mutex<BTreeMap<Arc<str>, u64>>,
+    /// `handlerd_stream_pending`: entries read by the group and not finished, one for each stream.
+    pending: Mutex<BTreeMap<Arc<str>, u64>>,
+    states: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+impl StreamMetrics {
+    /// Something could not be done, for the reason of this name: count the try.
+    pub fn state(&self, name: &'static str) {
+        *lock(&self.states).entry(name).or_default() += 1;
+    }
+
+    /// Tries that failed, by the reason's name.
+    pub fn states(&self) -> BTreeMap<&'static str, u64> {
+        lock(&self.states).clone()
+    }
+
+    /// What was seen of one stream.
+    pub fn seen(&self, stream: &Arc<str>, pending: u64, lag: Option<u64>) {
+        lock(&self.pending).insert(stream.clone(), pending);
+        match lag {
+            Some(lag) => lock(&self.lag).insert(stream.clone(), lag),
+            None => lock(&self.lag).remove(stream),
+        };
+    }
+
+    /// Entries not finished, over all streams of the channel.
+    pub fn pending(&self) -> u64 {
+        lock(&self.pending).values().sum()
+    }
+
+    /// Entries not read, over all streams of the channel, as far as Redis says it.
+    pub fn lag(&self) -> u64 {
+        lock(&self.lag).values().sum()
+    }
+}
+
 /// The counters of one `[channels.NAME]`.
 #[derive(Debug, Default)]
 pub struct ChannelMetrics {
@@ -96,6 +156,8 @@ pub struct ChannelMetrics {
     pub delivered: Count,
     /// Milliseconds without a confirmed subscription, for `handlerd_subscription_gap_seconds_total`.
     pub gap_ms: Count,
+    /// Of a stream source.
+    pub stream: StreamMetrics,
     dropped: [Count; DropReason::ALL.len()],
 }
 

@@ -9,4 +9,5 @@ pub mod probe;
 pub mod pubsub;
 pub mod resp;
 pub mod shell;
+pub mod stream;
 pub mod writer;

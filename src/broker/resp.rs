@@ -230,9 +230,45 @@ impl<'a> Frame<'a> {
         }
     }
 
+    /// The whole of it, for a reply whose lists hold lists.
+    pub fn node(&self) -> Node<'_> {
+        Node { bytes: self.bytes, frame: &self.frame }
+    }
+
     /// Whether this is an out-of-band push (RESP3).
     pub fn is_push(&self) -> bool {
         matches!(self.frame, RangeFrame::Push { .. })
+    }
+}
+
+/// A part of a reply, of any kind.
+#[derive(Clone, Copy)]
+pub struct Node<'a> {
+    bytes: &'a [u8],
+    frame: &'a RangeFrame,
+}
+
+impl<'a> Node<'a> {
+    /// Its bytes where it is a string.
+    pub fn string(self) -> Option<&'a [u8]> {
+        string(self.bytes, self.frame)
+    }
+
+    /// Its value where it is a number.
+    pub fn integer(self) -> Option<i64> {
+        integer(self.frame)
+    }
+
+    /// Its items where it is an array or a map (key, value, key, value); else none.
+    pub fn items(self) -> Vec<Node<'a>> {
+        let node = |frame: &'a RangeFrame| Node { bytes: self.bytes, frame };
+        match self.frame {
+            RangeFrame::Array { data, .. } => data.iter().map(node).collect(),
+            RangeFrame::Map { data, .. } => {
+                data.iter().flat_map(|(k, v)| [node(k), node(v)]).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 }
 

@@ -1,0 +1,97 @@
+//! A connection on which one thing is asked at a time, each under a time limit.
+//!
+//! After any trouble of kind `redis_away` the connection is of no use: an answer may still be on its
+//! way. The owner drops it then.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+use super::trouble::{State, Trouble};
+use crate::broker::connection::{Connector, Stream};
+use crate::broker::resp::{self, FrameReader, Node};
+
+/// How long an answer may take, beside the time that a read waits by itself. What was asked may be
+/// asked again without harm, so a slow Redis costs work and nothing else.
+pub(super) const ANSWER: Duration = Duration::from_secs(2);
+
+/// Bytes that an answer may have. A batch of entries, each as large as Redis takes it, would have
+/// more; batches become smaller as entries become larger.
+const LONGEST_ANSWER: usize = 1 << 30;
+
+/// An open connection.
+pub(super) struct Conn {
+    stream: Stream,
+    reader: FrameReader,
+    out: Vec<u8>,
+}
+
+impl Conn {
+    pub(super) async fn open(connector: &Connector) -> Result<Self, Trouble> {
+        let link = connector.connect().await?;
+        let reader = FrameReader::with_limit(LONGEST_ANSWER);
+        Ok(Conn { stream: link.stream, reader, out: Vec::new() })
+    }
+
+    /// Ask, and read the answer by `read`. An error that Redis answers is trouble.
+    pub(super) async fn ask<T>(
+        &mut self,
+        command: &[&[u8]],
+        limit: Duration,
+        read: impl FnOnce(Node<'_>) -> T,
+    ) -> Result<T, Trouble> {
+        self.out.clear();
+        resp::command(&mut self.out, command);
+        self.sent(limit, read).await
+    }
+
+    /// The same for a command that `write` puts on the wire itself.
+    pub(super) async fn ask_raw<T>(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>),
+        limit: Duration,
+        read: impl FnOnce(Node<'_>) -> T,
+    ) -> Result<T, Trouble> {
+        const KEEP: usize = 1 << 20;
+        self.out.clear();
+        self.out.shrink_to(KEEP);
+        write(&mut self.out);
+        self.sent(limit, read).await
+    }
+
+    async fn sent<T>(
+        &mut self,
+        limit: Duration,
+        read: impl FnOnce(Node<'_>) -> T,
+    ) -> Result<T, Trouble> {
+        match timeout(limit, self.exchange(read)).await {
+            Ok(answer) => answer?,
+            Err(_) => {
+                let text = format!("no answer within {:.1} s", limit.as_secs_f32());
+                Err(Trouble::new(State::RedisAway, text))
+            }
+        }
+    }
+
+    async fn exchange<T>(
+        &mut self,
+        read: impl FnOnce(Node<'_>) -> T,
+    ) -> io::Result<Result<T, Trouble>> {
+        self.stream.write_all(&self.out).await?;
+        self.stream.flush().await?;
+        loop {
+            match self.reader.next_frame()? {
+                Some(frame) if frame.is_push() => {}
+                Some(frame) => {
+                    return Ok(match frame.error() {
+                        Some(error) => Err(Trouble::refused(error)),
+                        None => Ok(read(frame.node())),
+                    });
+                }
+                None => drop(self.reader.fill(&mut self.stream).await?),
+            }
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The stream source: entries of a consumer group in, and the step that finishes them.
+//!
+//! Started by the daemon, once for each channel with a stream. Hands entries to a sink and never runs
+//! a handler. Nothing is lost: an entry stays pending until what is to be written for it and its
+//! acknowledgement are written in one step, and it comes again until that has happened. Where there
+//! is no room for more nothing is read.
+//!
+//! ```text
+//! Source::run, for each stream                       this file; lane.rs: what is in hand, what is in line
+//!   reader: connect, group, take up, claim, read     reader.rs, claim.rs, group.rs
+//!     entry --> sink                                 entry.rs; suspects.rs: those that go alone
+//!   finisher: line --> finish.lua                    finisher.rs, finish.rs
+//! what is wrong, in words; how long to wait          trouble.rs
+//! ```
+//!
+//! Keys of two streams of a source are never in one script. The outputs of an entry are in one script
+//! with its stream, which in a Redis Cluster must be one slot.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::connection::Connector;
+use crate::telemetry::ChannelMetrics;
+
+mod claim;
+mod conn;
+pub mod consumer;
+mod entry;
+mod finish;
+mod finisher;
+mod group;
+mod id;
+mod lane;
+mod reader;
+mod script;
+mod settings;
+mod suspects;
+mod timer;
+mod trouble;
+mod unread;
+
+pub use entry::{Entry, Taken, Unfit, UnfitKind};
+pub use finish::{AppendError, Finish, MOST_HEADERS, can_append};
+pub use id::EntryId;
+pub use lane::Outcome;
+pub use settings::{Settings, Start, WhenDone};
+pub use trouble::State;
+
+use lane::Lane;
+
+/// Pause before a task that panicked is started again.
+const RESTART_PAUSE: Duration = Duration::from_millis(500);
+
+/// Where entries go. Called with at least one, in the order in which they are to be handled.
+pub trait Sink: Send + Sync + 'static {
+    /// Take them. Must not wait: there are never more than the source may have in hand.
+    fn take(&self, taken: Vec<Taken>);
+}
+
+impl<F: Fn(Vec<Taken>) + Send + Sync + 'static> Sink for F {
+    fn take(&self, taken: Vec<Taken>) {
+        self(taken);
+    }
+}
+
+/// A stream source of one channel, over all its streams. Clones share what is in hand.
+#[derive(Clone)]
+pub struct Source {
+    connector: Connector,
+    lanes: Arc<[Arc<Lane>]>,
+}
+
+impl Source {
+    /// For these settings, on this Redis. Nothing happens until [`Self::run`].
+    pub fn new(connector: Connector, settings: Settings, metrics: &Arc<ChannelMetrics>) -> Self {
+        let settings = Arc::new(settings);
+        let lane = |key: &Arc<str>| Lane::new(&settings, key, metrics);
+        Source { connector, lanes: settings.keys.iter().map(lane).collect() }
+    }
+
+    /// What finishes its entries.
+    pub fn finisher(&self) -> Finisher {
+        Finisher { lanes: self.lanes.clone() }
+    }
+
+    /// How many entries are in hand: read, and not finished or let go.
+    pub fn in_hand(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.in_hand()).sum()
+    }
+
+    /// Let go of what is in line to be finished: it stays pending. For when [`Self::run`] was ended
+    /// before its time.
+    pub fn abandon(&self) {
+        self.lanes.iter().for_each(|lane| lane.abandon());
+    }
+
+    /// Read and finish, whatever happens to Redis meanwhile.
+    ///
+    /// After `stop` nothing is read any more. Returns when every [`Entry`] was finished or dropped
+    /// (those were given back: their delivery doesn't count), so whoever holds entries that aren't
+    /// begun drops them then. With Redis away that may be never: the caller has a time limit, and
+    /// what is left stays pending.
+    pub async fn run(self, sink: Arc<dyn Sink>, stop: CancellationToken) {
+        let lanes = self.lanes.iter().map(|lane| {
+            lane.until(&stop);
+            let (sink, stop) = (sink.clone(), stop.clone());
+            let connector = &self.connector;
+            async move {
+                let read = CancellationToken::new();
+                let reading = async {
+                    again(lane, "reading", || {
+                        reader::Reader::new(connector, lane, sink.clone()).run(&stop)
+                    })
+                    .await;
+                    read.cancel();
+                };
+                let finishing = again(lane, "finishing", || {
+                    finisher::Finisher::new(connector, lane).run(&read)
+                });
+                tokio::join!(reading, finishing);
+            }
+        });
+        join_all(lanes).await;
+    }
+}
+
+/// Run it to its end; after a panic it is named in the log and started again.
+async fn again<F: Future<Output = ()>>(lane: &Lane, what: &str, start: impl Fn() -> F) {
+    while AssertUnwindSafe(start()).catch_unwind().await.is_err() {
+        let (channel, stream) = (&*lane.settings.table, &*lane.key);
+        tracing::error!(
+            channel,
+            stream,
+            "{what} the stream {stream} failed by a fault of handlerd's own and is started again"
+        );
+        sleep(RESTART_PAUSE).await;
+    }
+}
+
+/// Finishes what is in line; see [`Entry::finish`].
+#[derive(Clone)]
+pub struct Finisher {
+    lanes: Arc<[Arc<Lane>]>,
+}
+
+impl Finisher {
+    /// What is in line goes out now.
+    pub fn flush(&self) {
+        self.lanes.iter().for_each(|lane| lane.flush());
+    }
+
+    /// Whether less than 4 MiB of outputs are in line, for each stream.
+    pub fn has_room(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.has_room())
+    }
+
+    /// Wait until that is so.
+    pub async fn room(&self) {
+        for lane in self.lanes.iter() {
+            lane.room().await;
+        }
+    }
+
+    /// Wait until all that is in line, and what is put there meanwhile, is finished. While Redis
+    /// refuses, that is never: the caller has a time limit.
+    pub async fn idle(&self) {
+        for lane in self.lanes.iter() {
+            lane.idle().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

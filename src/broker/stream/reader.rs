@@ -1,0 +1,432 @@
+//! The task that reads one stream: what is pending in this consumer's name first, then what others
+//! left lying, and what is new.
+//!
+//! It has a connection of its own, on which it waits for entries. Nothing is read for which there is
+//! no room, and what is in hand is renewed, so that nobody claims it however long it takes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::select;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::Sink;
+use super::conn::{ANSWER, Conn};
+use super::entry::{Taken, take};
+use super::group::{self, cursor_name, may_use_cursor};
+use super::id::EntryId;
+use super::lane::Lane;
+use super::script::{Script, Scripts};
+use super::suspects::Suspects;
+use super::timer::Timer;
+use super::trouble::{Journal, State, Trouble};
+use super::unread::Unread;
+use crate::broker::connection::Connector;
+use crate::broker::resp::Node;
+use crate::telemetry::DropReason;
+
+/// How long a read waits in Redis for entries. A stop waits for it, and a dead connection is found
+/// out this much later.
+const BLOCK: Duration = Duration::from_millis(400);
+
+/// How often what there is to know of the stream is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// After waiting so long for room it is looked at, too.
+const PAUSED: Duration = Duration::from_millis(50);
+
+/// How often the group is searched for consumers that are gone.
+const FORGET: Duration = Duration::from_secs(60);
+
+/// For how long giving back is tried at a stop, when nothing else is left to do.
+const GIVE_BACK: Duration = Duration::from_secs(2);
+
+pub(super) struct Reader {
+    connector: Connector,
+    pub(super) lane: Arc<Lane>,
+    sink: Arc<dyn Sink>,
+    journal: Journal,
+    conn: Option<Conn>,
+    pub(super) scripts: Scripts,
+    cursor: Option<String>,
+    said_no_cursor: bool,
+    was_connected: bool,
+    /// The group was seen on this connection.
+    found: bool,
+    /// It has been there in this process's time.
+    known: bool,
+    /// It was missing since.
+    vanished: bool,
+    pub(super) own: Own,
+    suspects: Suspects,
+    unread: Unread,
+    /// The highest id that was read.
+    highest: EntryId,
+    /// Bytes of the largest entry lately: how much a read may bring.
+    largest: usize,
+    renew: Timer,
+    pub(super) claim: Timer,
+    look: Timer,
+    forget: Timer,
+}
+
+/// The entries that are pending in this consumer's name.
+pub(super) enum Own {
+    /// To be taken up from this id on. `add` is 1 where a former process had them: it may have died
+    /// of one. After a lost connection it is 0: they never got here, and that delivery is this one.
+    Left { from: Vec<u8>, add: u8 },
+    /// All taken up.
+    Taken,
+}
+
+impl Own {
+    fn all(add: u8) -> Self {
+        Own::Left { from: b"-".to_vec(), add }
+    }
+}
+
+impl Reader {
+    pub(super) fn new(connector: &Connector, lane: &Arc<Lane>, sink: Arc<dyn Sink>) -> Self {
+        let settings = &lane.settings;
+        let part = |n: u32, least: u64, most: u64| {
+            let (least, most) = (Duration::from_millis(least), Duration::from_millis(most));
+            Timer::new((settings.claim_idle / n).clamp(least, most))
+        };
+        Reader {
+            connector: connector.clone(),
+            journal: Journal::new(&settings.table, &lane.key, "read", &lane.metrics),
+            sink,
+            conn: None,
+            scripts: Scripts::default(),
+            cursor: None,
+            said_no_cursor: false,
+            was_connected: false,
+            found: false,
+            known: false,
+            vanished: false,
+            own: Own::all(1),
+            suspects: Suspects::default(),
+            unread: Unread::default(),
+            highest: EntryId::default(),
+            largest: 64 << 10,
+            renew: part(4, 1, 60_000),
+            claim: part(4, 20, 2_000),
+            look: Timer::new(LOOK),
+            forget: Timer::new(FORGET),
+            lane: lane.clone(),
+        }
+    }
+
+    /// Read until `stop`; then wait until nothing is in hand any more, and give back what was not
+    /// handled.
+    pub(super) async fn run(mut self, stop: &CancellationToken) {
+        while !stop.is_cancelled() {
+            let Err(trouble) = self.read_on(stop).await else { continue };
+            let pause = self.journal.trouble(trouble);
+            select! {
+                () = sleep(pause) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        self.leave().await;
+    }
+
+    /// Read until `stop` or trouble; the connection is kept if it is still of use.
+    async fn read_on(&mut self, stop: &CancellationToken) -> Result<(), Trouble> {
+        let mut conn = match self.conn.take() {
+            Some(conn) => conn,
+            None => select! {
+                conn = self.connect() => conn?,
+                () = stop.cancelled() => return Ok(()),
+            },
+        };
+        let ended = self.steps(&mut conn, stop).await;
+        match &ended {
+            Err(trouble) if trouble.state.wants_new_connection() => {
+                if !matches!(self.own, Own::Left { add: 1, .. }) {
+                    self.own = Own::all(0);
+                }
+            }
+            _ => self.conn = Some(conn),
+        }
+        if let Err(trouble) = &ended
+            && matches!(trouble.state, State::NoGroup | State::Unblocked)
+        {
+            self.found = false;
+            self.vanished |= trouble.state == State::NoGroup;
+        }
+        ended
+    }
+
+    async fn connect(&mut self) -> Result<Conn, Trouble> {
+        let mut conn = Conn::open(&self.connector).await?;
+        self.scripts = Scripts::default();
+        self.found = false;
+        self.cursor = cursor_name(&self.lane.key, &self.lane.settings.group);
+        if let Some(cursor) = &self.cursor
+            && !may_use_cursor(&mut conn, cursor).await?
+        {
+            if !std::mem::replace(&mut self.said_no_cursor, true) {
+                tracing::warn!(
+                    channel = &*self.lane.settings.table,
+                    stream = &*self.lane.key,
+                    "the ACL forbids the key {cursor}, which keeps from where the group would have \
+                     to be made again: if it vanished, the whole stream would come again"
+                );
+            }
+            self.cursor = None;
+        }
+        if std::mem::replace(&mut self.was_connected, true) {
+            self.lane.metrics.stream.reconnects.add(1);
+        }
+        Ok(conn)
+    }
+
+    async fn steps(&mut self, conn: &mut Conn, stop: &CancellationToken) -> Result<(), Trouble> {
+        if !self.found {
+            self.find_group(conn).await?;
+        }
+        while !stop.is_cancelled() {
+            self.step(conn, stop).await?;
+        }
+        Ok(())
+    }
+
+    async fn find_group(&mut self, conn: &mut Conn) -> Result<(), Trouble> {
+        let cursor = self.cursor.as_deref();
+        let (seen, made) =
+            group::ensure(conn, &mut self.scripts, &self.lane, cursor, self.known).await?;
+        if self.known && (made || self.vanished) {
+            self.lane.metrics.stream.groups_remade.add(u64::from(made));
+            self.suspects.clear();
+            let gone = |id: &EntryId| seen.first.is_none_or(|first| *id < first) || *id > seen.last;
+            let trimmed = self.lane.orphan().iter().filter(|id| gone(id)).count();
+            self.lane.metrics.lost(DropReason::Trimmed, trimmed as u64);
+            self.own = Own::all(0);
+        }
+        self.unread.forget();
+        self.known = true;
+        self.vanished = false;
+        self.found = true;
+        Ok(())
+    }
+
+    /// Do what is due, and read once if there is room.
+    async fn step(&mut self, conn: &mut Conn, stop: &CancellationToken) -> Result<(), Trouble> {
+        if self.lane.take_missing() {
+            return Err(Trouble::new(State::NoGroup, "NOGROUP the group is not there any more"));
+        }
+        if self.renew.due() {
+            self.renew_held(conn).await?;
+        }
+        if self.look.due() {
+            self.look_at(conn).await?;
+        }
+        if self.forget.due() {
+            self.forget_dead(conn).await?;
+        }
+        if let Some(suspect) = self.suspects.next(self.lane.in_hand()) {
+            self.sink.take(vec![suspect]);
+        }
+        let (entries, bytes) = self.lane.credit();
+        let next = self.renew.next.min(self.look.next);
+        if entries == 0 || bytes == 0 || self.suspects.are_waiting(self.lane.in_hand()) {
+            let began = Instant::now();
+            select! {
+                () = self.lane.freed() => {}
+                () = sleep_until(next) => {}
+                () = stop.cancelled() => {}
+            }
+            // What was trimmed off meanwhile can be counted only before the next read.
+            if began.elapsed() >= PAUSED {
+                self.look.now();
+            }
+            return Ok(());
+        }
+        let room = entries.min(self.lane.settings.batch).min((bytes / self.largest).max(1));
+        if let Own::Left { from, add } = &self.own {
+            let (from, add) = (from.clone(), *add);
+            return self.take_up_own(conn, &from, add, room).await;
+        }
+        if self.claim.due() {
+            return self.claim_stale(conn, room).await;
+        }
+        let block = next.min(self.claim.next).saturating_duration_since(Instant::now());
+        self.read(conn, room, block.clamp(Duration::from_millis(1), BLOCK)).await
+    }
+
+    async fn read(&mut self, conn: &mut Conn, room: usize, block: Duration) -> Result<(), Trouble> {
+        let settings = &self.lane.settings;
+        let (count, wait) = (room.to_string(), block.as_millis().max(1).to_string());
+        let command: [&[u8]; 11] = [
+            b"XREADGROUP",
+            b"GROUP",
+            settings.group.as_bytes(),
+            settings.consumer.as_bytes(),
+            b"COUNT",
+            count.as_bytes(),
+            b"BLOCK",
+            wait.as_bytes(),
+            b"STREAMS",
+            self.lane.key.as_bytes(),
+            b">",
+        ];
+        let lane = &self.lane;
+        let highest = self.highest;
+        let taken = conn.ask(&command, block + ANSWER, |answer| {
+            let items = answer.items();
+            // A map of the stream to its entries; in RESP2 a list of such pairs.
+            let entries = match items.as_slice() {
+                [pair] => pair.items().get(1).copied(),
+                [_, entries] => Some(*entries),
+                _ => None,
+            };
+            let entry = |node: &Node<'_>| match node.items().as_slice() {
+                [id, fields] => take(lane, *id, *fields, 1),
+                _ => None,
+            };
+            let entries = entries.map(Node::items).unwrap_or_default();
+            entries.iter().filter_map(entry).collect::<Vec<Taken>>()
+        });
+        let taken = taken.await?;
+        self.journal.fine();
+        if let Some(last) = taken.last() {
+            let again = taken.iter().filter(|taken| taken.entry().id() <= highest).count();
+            self.lane.metrics.stream.redelivered.add(again as u64);
+            self.highest = highest.max(last.entry().id());
+            self.hand_on(taken);
+        }
+        Ok(())
+    }
+
+    /// Give entries to the sink, but keep those back that are to go alone.
+    pub(super) fn hand_on(&mut self, taken: Vec<Taken>) {
+        let largest = taken.iter().map(|taken| taken.entry().size()).max().unwrap_or(0);
+        self.largest = largest.max(self.largest - self.largest / 8).max(1);
+        let most = self.lane.settings.max_deliveries;
+        let (alone, rest): (Vec<Taken>, Vec<Taken>) = taken.into_iter().partition(|taken| {
+            matches!(taken, Taken::Message(..)) && taken.entry().attempt() > most
+        });
+        self.suspects.add(alone);
+        if !rest.is_empty() {
+            self.sink.take(rest);
+        }
+    }
+
+    async fn renew_held(&mut self, conn: &mut Conn) -> Result<(), Trouble> {
+        let held: Vec<String> = self.lane.held().iter().map(EntryId::to_string).collect();
+        let (Some(lowest), Some(highest)) = (held.first(), held.last()) else { return Ok(()) };
+        let settings = &self.lane.settings;
+        let mut arguments = vec![
+            settings.group.as_bytes(),
+            settings.consumer.as_bytes(),
+            lowest.as_bytes(),
+            highest.as_bytes(),
+        ];
+        arguments.extend(held.iter().map(String::as_bytes));
+        let keys = [self.lane.key.as_bytes()];
+        self.scripts.call(conn, Script::Renew, &keys, &arguments, ANSWER, |_| ()).await
+    }
+
+    async fn look_at(&mut self, conn: &mut Conn) -> Result<(), Trouble> {
+        let seen = group::look(conn, &mut self.scripts, &self.lane, None).await?;
+        let Some(group) = &seen.group else {
+            return Err(Trouble::new(State::NoGroup, "NOGROUP the group is not there any more"));
+        };
+        self.lane.metrics.stream.seen(&self.lane.key, group.pending, group.lag);
+        let trimmed = self.unread.trimmed(&seen);
+        if trimmed > 0 {
+            self.lane.metrics.lost(DropReason::Trimmed, trimmed);
+        }
+        Ok(())
+    }
+
+    async fn forget_dead(&mut self, conn: &mut Conn) -> Result<(), Trouble> {
+        let settings = &self.lane.settings;
+        let idle = settings.forget.as_millis().to_string();
+        let arguments = [settings.group.as_bytes(), settings.consumer.as_bytes(), idle.as_bytes()];
+        let keys = [self.lane.key.as_bytes()];
+        let removed =
+            self.scripts.call(conn, Script::Forget, &keys, &arguments, ANSWER, |answer| {
+                let name = |node: &Node<'_>| {
+                    String::from_utf8_lossy(node.string().unwrap_or_default()).into_owned()
+                };
+                answer.items().iter().map(name).collect::<Vec<_>>()
+            });
+        match removed.await {
+            Ok(removed) => {
+                for consumer in removed {
+                    let (stream, group) = (&*self.lane.key, &*settings.group);
+                    tracing::info!(
+                        channel = &*settings.table,
+                        stream,
+                        group,
+                        consumer,
+                        "a consumer without pending entries that was long idle is removed"
+                    );
+                }
+                Ok(())
+            }
+            // Only tidying: no reason to stop reading.
+            Err(trouble) if trouble.state == State::NoPermission => Ok(()),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// Wait until nothing is in hand, and give back what was let go without being handled.
+    async fn leave(mut self) {
+        self.suspects.clear();
+        let mut until = None;
+        loop {
+            if self.lane.in_hand() == 0 && !self.lane.has_given_back() {
+                return;
+            }
+            let Err(trouble) = self.leave_step().await else { continue };
+            let pause = self.journal.trouble(trouble);
+            let until = until.get_or_insert(Instant::now() + GIVE_BACK);
+            if self.lane.in_hand() == 0 && Instant::now() >= *until {
+                return;
+            }
+            select! {
+                () = sleep(pause) => {}
+                () = self.lane.freed() => {}
+            }
+        }
+    }
+
+    async fn leave_step(&mut self) -> Result<(), Trouble> {
+        let mut conn = match self.conn.take() {
+            Some(conn) => conn,
+            None => self.connect().await?,
+        };
+        if self.renew.due() {
+            self.renew_held(&mut conn).await?;
+        }
+        let ids = self.lane.given_back();
+        if !ids.is_empty() {
+            let given = self.give_back(&mut conn, &ids).await?;
+            self.lane.metrics.stream.given_back.add(given);
+            self.lane.forget_given_back(&ids);
+        } else if self.lane.in_hand() > 0 {
+            select! {
+                () = self.lane.freed() => {}
+                () = sleep_until(self.renew.next) => {}
+            }
+        }
+        self.conn = Some(conn);
+        Ok(())
+    }
+
+    async fn give_back(&mut self, conn: &mut Conn, ids: &[EntryId]) -> Result<u64, Trouble> {
+        let settings = &self.lane.settings;
+        let idle = settings.claim_idle.as_millis().to_string();
+        let ids: Vec<String> = ids.iter().map(EntryId::to_string).collect();
+        let mut arguments =
+            vec![settings.group.as_bytes(), settings.consumer.as_bytes(), idle.as_bytes()];
+        arguments.extend(ids.iter().map(String::as_bytes));
+        let keys = [self.lane.key.as_bytes()];
+        let given = |answer: Node<'_>| answer.integer().unwrap_or(0) as u64;
+        self.scripts.call(conn, Script::Release, &keys, &arguments, ANSWER, given).await
+    }
+}

@@ -1,0 +1,9 @@
+//! The stream source against a real Redis.
+
+mod claims;
+mod finish;
+mod outages;
+mod reading;
+mod speed;
+mod states;
+mod support;

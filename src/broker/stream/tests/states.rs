@@ -1,0 +1,91 @@
+//! What is wrong has a name, is counted, is waited out, and is over when it is over.
+
+use std::time::Duration;
+
+use super::support::*;
+use crate::broker::stream::Settings;
+
+#[tokio::test]
+async fn a_new_group_of_a_stream_with_entries_needs_a_start() {
+    let redis = Redis::start(&[]);
+    redis.add("in", ["0"]);
+    let running = Running::copying(&redis.connection(), Settings { start: None, ..settings("me") });
+    until("it is refused", || running.state("start") > 2).await;
+    redis.cli::<()>("XGROUP CREATE in g 0");
+    until("it is out", || redis.cli::<usize>("XLEN out") == 1).await;
+    running.stop().await;
+
+    // One of an empty stream, or of none, needs nothing said.
+    let two = Settings { start: None, keys: vec!["none".into()], ..settings("me") };
+    let running = Running::copying(&redis.connection(), two);
+    until("the group is there", || redis.cli::<usize>("EXISTS none") == 1).await;
+    redis.add("none", ["1"]);
+    until("it is out", || redis.cli::<usize>("XLEN out") == 2).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_no_stream_is_waited_for_with_pauses() {
+    let redis = Redis::start(&[]);
+    redis.cli::<()>("SET in text");
+    let running = Running::copying(&redis.connection(), settings("me"));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let tries = running.state("wrong_type");
+    assert!((3..=20).contains(&tries), "{tries}");
+    redis.cli::<u64>("DEL in");
+    redis.add("in", ["0"]);
+    until("it is out", || redis.cli::<usize>("XLEN out") == 1).await;
+
+    redis.cli::<u64>("DEL in");
+    redis.cli::<()>("SET in text");
+    let before = running.state("wrong_type");
+    until("it is counted", || running.state("wrong_type") > before).await;
+    redis.cli::<u64>("DEL in");
+    redis.add("in", ["1"]);
+    until("it is out", || redis.cli::<usize>("XLEN out") == 2).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_right_to_read_that_is_missing_is_waited_for_and_the_cursor_is_not_needed() {
+    let redis = Redis::start(&["user limited on nopass ~in ~out allcommands -xreadgroup"]);
+    redis.add("in", ["0"]);
+    let running = Running::copying(&redis.connection_of("limited"), settings("me"));
+    until("it is refused", || running.state("no_permission") > 2).await;
+    redis.cli::<()>("ACL SETUSER limited +xreadgroup");
+    until("it is out", || redis.cli::<usize>("XLEN out") == 1).await;
+    assert_eq!(redis.cli::<usize>("DBSIZE"), 2);
+    // Without a cursor a vanished group begins at the beginning: nothing is lost.
+    redis.add("in", ["1"]);
+    until("it is out", || redis.cli::<usize>("XLEN out") == 2).await;
+    redis.cli::<u64>("XGROUP DESTROY in g");
+    until("they came again", || redis.payloads("out") == ["0", "1", "0", "1"]).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_replica_is_waited_out() {
+    let redis = Redis::start(&[]);
+    redis.add("in", ["0"]);
+    let running = Running::copying(&redis.connection(), settings("me"));
+    until("it is out", || redis.cli::<usize>("XLEN out") == 1).await;
+    // Of a master that isn't there.
+    redis.cli::<()>("REPLICAOF 127.0.0.1 1");
+    until("it is counted", || running.state("read_only") + running.state("master_down") > 2).await;
+    redis.cli::<()>("REPLICAOF NO ONE");
+    redis.add("in", ["1"]);
+    until("it is out", || redis.cli::<usize>("XLEN out") == 2).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_cursor_key_that_holds_something_else_hinders_nothing() {
+    let redis = Redis::start(&[]);
+    redis.cli::<usize>("RPUSH handlerd:{in}:g:cursor x");
+    redis.add("in", numbers(0..3));
+    let running = Running::copying(&redis.connection(), settings("me"));
+    until("all is out", || redis.payloads("out") == numbers(0..3)).await;
+    running.finisher.idle().await;
+    assert_eq!(redis.pending("in"), 0);
+    running.stop().await;
+}

@@ -1,0 +1,311 @@
+//! A Redis of the test's own, reached by a unix socket only, and a source at it.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::connection::Connector;
+use crate::broker::stream::{Entry, Finish, Finisher, Settings, Sink, Source, Start, Taken};
+use crate::config::{Address, Connection, Password, Secret, TlsFiles};
+use crate::message::{Message, Received};
+use crate::telemetry::{ChannelMetrics, Metrics};
+
+/// Nothing in these tests takes longer unless it is broken.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Wait until it holds.
+pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < PATIENCE, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A redis-server with a unix socket in a folder of its own, killed when dropped.
+pub(super) struct Redis {
+    dir: TempDir,
+    config: String,
+    server: Option<Child>,
+}
+
+impl Redis {
+    /// Start one with these lines in its configuration.
+    pub(super) fn start(config: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut redis = Redis { dir, config: config.join("\n"), server: None };
+        redis.start_again();
+        redis
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(super) fn start_again(&mut self) {
+        let config = format!(
+            "port 0\nunixsocket {}\ndir {}\nsave \"\"\n{}\n",
+            self.file("socket").display(),
+            self.dir.path().display(),
+            self.config
+        );
+        std::fs::write(self.file("redis.conf"), config).unwrap();
+        let server = Command::new("redis-server")
+            .arg(self.file("redis.conf"))
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("these tests need redis-server");
+        self.server = Some(server);
+        let begin = Instant::now();
+        while std::os::unix::net::UnixStream::connect(self.file("socket")).is_err() {
+            assert!(begin.elapsed() < PATIENCE, "redis-server doesn't start");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub(super) fn signal(&self, signal: rustix::process::Signal) {
+        let server = self.server.as_ref().unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_child(server), signal).unwrap();
+    }
+
+    /// kill -9.
+    pub(super) fn kill(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.kill().unwrap();
+            server.wait().unwrap();
+        }
+        let _ = std::fs::remove_file(self.file("socket"));
+    }
+
+    pub(super) fn client(&self) -> redis::Connection {
+        let url = format!("unix://{}", self.file("socket").display());
+        redis::Client::open(url).unwrap().get_connection().unwrap()
+    }
+
+    /// Ask it something, as the administrator.
+    pub(super) fn try_ask<T: redis::FromRedisValue>(
+        &self,
+        command: &[&[u8]],
+    ) -> redis::RedisResult<T> {
+        let mut cmd = redis::Cmd::new();
+        command.iter().for_each(|part| {
+            cmd.arg(*part);
+        });
+        cmd.query(&mut self.client())
+    }
+
+    /// Ask it something written as in a shell.
+    pub(super) fn cli<T: redis::FromRedisValue>(&self, command: &str) -> T {
+        let parts: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
+        self.try_ask(&parts).unwrap()
+    }
+
+    /// XADD of payloads, with ids that Redis makes.
+    pub(super) fn add(&self, key: &str, payloads: impl IntoIterator<Item = impl ToString>) {
+        let mut pipe = redis::pipe();
+        for payload in payloads {
+            pipe.cmd("XADD").arg(key).arg("*").arg("payload").arg(payload.to_string()).ignore();
+        }
+        pipe.query::<()>(&mut self.client()).unwrap();
+    }
+
+    /// What a stream holds: each entry's fields.
+    pub(super) fn entries(&self, key: &str) -> Vec<Vec<String>> {
+        let entries: Vec<(String, Vec<String>)> = self.cli(&format!("XRANGE {key} - +"));
+        entries.into_iter().map(|(_, fields)| fields).collect()
+    }
+
+    /// The payloads of a stream's entries, for entries without headers.
+    pub(super) fn payloads(&self, key: &str) -> Vec<String> {
+        self.entries(key).into_iter().map(|mut fields| fields.remove(1)).collect()
+    }
+
+    /// How many are pending in the group "g"; endlessly many while there is no group.
+    pub(super) fn pending(&self, key: &str) -> u64 {
+        type Summary = (u64, redis::Value, redis::Value, redis::Value);
+        let summary = self.try_ask::<Summary>(&[b"XPENDING", key.as_bytes(), b"g"]);
+        // Before there is a group, nothing has been finished.
+        summary.map_or(u64::MAX, |(pending, ..)| pending)
+    }
+
+    pub(super) fn connection(&self) -> Connection {
+        Connection {
+            name: "redis".into(),
+            address: Address::Unix(self.file("socket")),
+            database: 0,
+            username: None,
+            password: Password::None,
+            tls: TlsFiles::default(),
+        }
+    }
+
+    pub(super) fn connection_of(&self, user: &str) -> Connection {
+        Connection {
+            username: Some(user.into()),
+            password: Password::Url(Secret::new("any")),
+            ..self.connection()
+        }
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Of the stream "in" and the group "g", from the oldest on, with short times.
+pub(super) fn settings(consumer: &str) -> Settings {
+    Settings {
+        start: Some(Start::Oldest),
+        claim_idle: Duration::from_millis(400),
+        ..Settings::new("orders", &["in"], "g", consumer)
+    }
+}
+
+/// A source that runs, with what it has handed on.
+pub(super) struct Running {
+    pub(super) metrics: Arc<ChannelMetrics>,
+    pub(super) finisher: Finisher,
+    pub(super) source: Source,
+    taken: Arc<Mutex<VecDeque<Taken>>>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    pub(super) fn start(connection: &Connection, settings: Settings) -> Self {
+        let taken: Arc<Mutex<VecDeque<Taken>>> = Arc::default();
+        let sink = taken.clone();
+        Running::with(
+            connection,
+            settings,
+            taken,
+            Arc::new(move |entries: Vec<Taken>| {
+                sink.lock().unwrap().extend(entries);
+            }),
+        )
+    }
+
+    /// One that appends each payload to "out" at once.
+    pub(super) fn copying(connection: &Connection, settings: Settings) -> Self {
+        Running::handling(connection, settings, |message| {
+            let mut finish = Finish::new();
+            finish.append("out", &"payload".into(), message, None).unwrap();
+            finish
+        })
+    }
+
+    /// One that finishes each entry at once.
+    pub(super) fn handling(
+        connection: &Connection,
+        settings: Settings,
+        handle: impl Fn(Message) -> Finish + Send + Sync + 'static,
+    ) -> Self {
+        Running::with(
+            connection,
+            settings,
+            Arc::default(),
+            Arc::new(move |entries: Vec<Taken>| {
+                for taken in entries {
+                    let Taken::Message(received, entry) = taken else { panic!("{taken:?}") };
+                    entry.finish(handle(received.message));
+                }
+            }),
+        )
+    }
+
+    fn with(
+        connection: &Connection,
+        settings: Settings,
+        taken: Arc<Mutex<VecDeque<Taken>>>,
+        sink: Arc<dyn Sink>,
+    ) -> Self {
+        let metrics = Metrics::default().channel(&settings.table);
+        let source = Source::new(Connector::new(connection), settings, &metrics);
+        let stop = CancellationToken::new();
+        let finisher = source.finisher();
+        let flush = source.finisher();
+        let run = source.clone().run(sink, stop.clone());
+        let task = tokio::spawn(async move {
+            // As the workers do after each turn.
+            let flushing = async {
+                loop {
+                    flush.flush();
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::select! {
+                () = run => {}
+                () = flushing => {}
+            }
+        });
+        Running { metrics, finisher, source, taken, stop, task }
+    }
+
+    /// Wait for the next so many that were handed on.
+    pub(super) async fn take(&self, n: usize) -> Vec<Taken> {
+        until("entries come", || self.taken.lock().unwrap().len() >= n).await;
+        self.taken.lock().unwrap().drain(..n).collect()
+    }
+
+    /// The same where all are messages.
+    pub(super) async fn messages(&self, n: usize) -> Vec<(Received, Entry)> {
+        let message = |taken| match taken {
+            Taken::Message(received, entry) => (received, entry),
+            unfit => panic!("{unfit:?}"),
+        };
+        self.take(n).await.into_iter().map(message).collect()
+    }
+
+    /// How many were handed on and not taken here.
+    pub(super) fn waiting(&self) -> usize {
+        self.taken.lock().unwrap().len()
+    }
+
+    pub(super) fn state(&self, name: &str) -> u64 {
+        self.metrics.stream.states().get(name).copied().unwrap_or(0)
+    }
+
+    /// An orderly stop: what was handed on and not taken is dropped.
+    pub(super) async fn stop(self) -> Arc<ChannelMetrics> {
+        self.stop.cancel();
+        let stopped = async {
+            while !self.task.is_finished() {
+                self.taken.lock().unwrap().clear();
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, stopped).await.expect("it doesn't stop");
+        self.task.await.unwrap();
+        self.metrics
+    }
+
+    /// As if the process were killed.
+    pub(super) async fn kill(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+}
+
+/// The text of a message.
+pub(super) fn text((received, _): &(Received, Entry)) -> String {
+    String::from_utf8(received.message.payload.clone()).unwrap()
+}
+
+/// One output: the message appended to "out".
+pub(super) fn to_out(message: Message) -> Finish {
+    let mut finish = Finish::new();
+    finish.append("out", &"payload".into(), message, None).unwrap();
+    finish
+}
+
+pub(super) fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
+    range.map(|n| n.to_string()).collect()
+}

@@ -1,0 +1,301 @@
+//! What can be wrong with a stream: each state has a name, is counted, and is waited out with pauses.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+
+use crate::broker::connection::ConnectError;
+use crate::telemetry::{ChannelMetrics, printable};
+
+/// Pauses between tries, as for a subscription: entries flow again within 3 s of the cause's end.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_millis(500);
+
+/// While a state lasts: how often it is said again.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+
+/// Bytes of Redis's text that are logged.
+const SHOWN: usize = 400;
+
+/// The name of a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// No connection, or none that answers.
+    RedisAway,
+    /// The group isn't there (any more).
+    NoGroup,
+    /// The group is new, the stream isn't empty, and `start` isn't set.
+    Start,
+    /// A key holds something else.
+    WrongType,
+    /// The ACL forbids it.
+    NoPermission,
+    /// Redis is at its maxmemory.
+    OutOfMemory,
+    /// This Redis is a replica.
+    ReadOnly,
+    /// Redis is reading its data.
+    Loading,
+    /// This Redis is a replica that has lost its master.
+    MasterDown,
+    /// A waiting read was ended: the stream was deleted.
+    Unblocked,
+    /// `when_done = "delete"`, and another group reads the stream.
+    OtherGroup,
+    /// A stream has used up its ids.
+    Exhausted,
+    /// Keys of different slots of a Cluster, or of another node's.
+    OtherSlot,
+    /// Redis can't save.
+    CannotSave,
+    /// Redis has too few replicas.
+    NoReplicas,
+    /// A script of somebody's runs for too long.
+    Busy,
+    /// A script isn't known; it is loaded again.
+    NoScript,
+    /// Any other error.
+    Refused,
+}
+
+impl State {
+    /// The word for logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::RedisAway => "redis_away",
+            State::NoGroup => "no_group",
+            State::Start => "start",
+            State::WrongType => "wrong_type",
+            State::NoPermission => "no_permission",
+            State::OutOfMemory => "out_of_memory",
+            State::ReadOnly => "read_only",
+            State::Loading => "loading",
+            State::MasterDown => "master_down",
+            State::Unblocked => "unblocked",
+            State::OtherGroup => "other_group",
+            State::Exhausted => "exhausted",
+            State::OtherSlot => "other_slot",
+            State::CannotSave => "cannot_save",
+            State::NoReplicas => "no_replicas",
+            State::Busy => "busy",
+            State::NoScript => "no_script",
+            State::Refused => "refused",
+        }
+    }
+
+    /// By the code that Redis's text begins with, or, out of a script of Redis 6.2, contains.
+    fn of(text: &str) -> Self {
+        const CODES: [(&str, State); 18] = [
+            ("NOGROUP", State::NoGroup),
+            ("WRONGTYPE", State::WrongType),
+            ("NOPERM", State::NoPermission),
+            ("OOM", State::OutOfMemory),
+            ("READONLY", State::ReadOnly),
+            ("LOADING", State::Loading),
+            ("MASTERDOWN", State::MasterDown),
+            ("UNBLOCKED", State::Unblocked),
+            ("OTHERGROUP", State::OtherGroup),
+            ("EXHAUSTED", State::Exhausted),
+            ("CROSSSLOT", State::OtherSlot),
+            ("MOVED", State::OtherSlot),
+            ("CLUSTERDOWN", State::OtherSlot),
+            ("MISCONF", State::CannotSave),
+            ("NOREPLICAS", State::NoReplicas),
+            ("BUSY", State::Busy),
+            ("NOSCRIPT", State::NoScript),
+            ("exhausted", State::Exhausted),
+        ];
+        let word = |word: &str| word.trim_matches(|c: char| !c.is_ascii_alphabetic()).to_owned();
+        let known = |word: &str| CODES.iter().find(|(code, _)| *code == word).map(|(_, s)| *s);
+        let mut words = text.split_ascii_whitespace().map(word);
+        match words.next().as_deref().map(known) {
+            Some(Some(state)) => state,
+            // Redis 7.0 has no code for what a script may not do.
+            _ if text.contains("The user executing the script can't") => State::NoPermission,
+            _ => words.find_map(|word| known(&word)).unwrap_or(State::Refused),
+        }
+    }
+
+    fn advice(self) -> &'static str {
+        match self {
+            State::Start => "; set `start` of this channel to \"new\", \"oldest\" or an id",
+            State::NoPermission => "; `handlerd check --connect` prints the ACL line that would do",
+            State::WrongType => "; use another key, or rename that one",
+            State::OutOfMemory => "; it is at its maxmemory: raise it",
+            State::ReadOnly => "; this Redis is a replica: name its master in the connection's url",
+            State::OtherGroup => "; write when_done = \"ack\", or remove the other group",
+            State::Exhausted => "; only a new stream helps: use another key, or rename that one",
+            State::OtherSlot => {
+                "; in a Redis Cluster the stream and its outputs must be in one slot of the node \
+                 that is connected to: give them a common {tag}"
+            }
+            State::CannotSave => "; Redis's log says why",
+            _ => "",
+        }
+    }
+
+    /// Whether another connection may find another Redis, or this one as it was before.
+    pub(super) fn wants_new_connection(self) -> bool {
+        matches!(
+            self,
+            State::RedisAway | State::ReadOnly | State::Loading | State::MasterDown | State::Busy
+        )
+    }
+}
+
+/// Why something could not be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Its name.
+    pub state: State,
+    /// What was said.
+    pub text: String,
+}
+
+impl Trouble {
+    pub(super) fn new(state: State, text: impl Into<String>) -> Self {
+        Trouble { state, text: text.into() }
+    }
+
+    /// Redis's error.
+    pub(super) fn refused(text: &[u8]) -> Self {
+        let text = printable(text, SHOWN);
+        Trouble { state: State::of(&text), text }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.text, self.state.advice())
+    }
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        let text = match error.kind() {
+            io::ErrorKind::UnexpectedEof => "Redis closed the connection".to_owned(),
+            _ => error.to_string(),
+        };
+        Trouble::new(State::RedisAway, text)
+    }
+}
+
+impl From<ConnectError> for Trouble {
+    fn from(error: ConnectError) -> Self {
+        let state = match &error {
+            ConnectError::Refused { answer, .. } => match State::of(answer) {
+                State::Refused => State::RedisAway,
+                state => state,
+            },
+            _ => State::RedisAway,
+        };
+        Trouble::new(state, error.to_string())
+    }
+}
+
+/// What one task goes through: says and counts each state, and knows how long to wait.
+pub(super) struct Journal {
+    table: Arc<str>,
+    key: Arc<str>,
+    /// "read" or "finish".
+    doing: &'static str,
+    metrics: Arc<ChannelMetrics>,
+    pauses: ExponentialBackoff,
+    /// The trouble there is, since when, and when it was said last.
+    now: Option<(Trouble, Instant, Instant)>,
+}
+
+impl Journal {
+    pub(super) fn new(
+        table: &Arc<str>,
+        key: &Arc<str>,
+        doing: &'static str,
+        metrics: &Arc<ChannelMetrics>,
+    ) -> Self {
+        Journal {
+            table: table.clone(),
+            key: key.clone(),
+            doing,
+            metrics: metrics.clone(),
+            pauses: pauses(),
+            now: None,
+        }
+    }
+
+    /// There is trouble; answers how long to wait before the next try.
+    pub(super) fn trouble(&mut self, trouble: Trouble) -> Duration {
+        self.metrics.stream.state(trouble.state.as_str());
+        let now = Instant::now();
+        let (since, said) = match &self.now {
+            Some((known, since, said)) if *known == trouble => (*since, Some(*said)),
+            Some((_, since, _)) => (*since, None),
+            None => (now, None),
+        };
+        let due = said.is_none_or(|said| now - said >= SAY_AGAIN);
+        if due {
+            let (table, state, doing) = (&*self.table, trouble.state.as_str(), self.doing);
+            let stream = printable(self.key.as_bytes(), SHOWN);
+            tracing::warn!(
+                channel = table,
+                stream,
+                state,
+                "stream {stream}: can't {doing}: {trouble}; it is tried until it works"
+            );
+        }
+        self.now = Some((trouble, since, if due { now } else { said.unwrap_or(now) }));
+        self.pauses.next().unwrap_or(LAST_PAUSE)
+    }
+
+    /// It works.
+    pub(super) fn fine(&mut self) {
+        let Some((trouble, since, _)) = self.now.take() else { return };
+        self.pauses = pauses();
+        let (table, doing) = (&*self.table, self.doing);
+        let stream = printable(self.key.as_bytes(), SHOWN);
+        tracing::info!(
+            channel = table,
+            stream,
+            state = trouble.state.as_str(),
+            "stream {stream}: can {doing} again after {:.1} s",
+            since.elapsed().as_secs_f32()
+        );
+    }
+}
+
+fn pauses() -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_min_delay(FIRST_PAUSE)
+        .with_max_delay(LAST_PAUSE)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_known_by_its_code_wherever_redis_puts_it() {
+        for (text, state) in [
+            ("NOPERM this user has no permissions", State::NoPermission),
+            ("-READONLY You can't write against a read only replica.", State::ReadOnly),
+            (
+                "ERR Error running script (call to f_0): @user_script:1: WRONGTYPE Operation",
+                State::WrongType,
+            ),
+            ("ERR The stream has exhausted the last possible ID", State::Exhausted),
+            (
+                "ERR The user executing the script can't run this command or subcommand",
+                State::NoPermission,
+            ),
+            ("ERR something new", State::Refused),
+            ("", State::Refused),
+        ] {
+            assert_eq!(Trouble::refused(text.as_bytes()).state, state, "{text}");
+        }
+    }
+}
