@@ -35,7 +35,7 @@ pub(super) struct Seen {
     pub(super) first: Option<EntryId>,
     pub(super) added: Option<u64>,
     pub(super) group: Option<Group>,
-    cursor: Option<Cursor>,
+    pub(super) cursor: Option<Cursor>,
 }
 
 /// What was seen of the group.
@@ -49,7 +49,7 @@ pub(super) struct Group {
 
 /// Up to where all is finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cursor {
+pub(super) enum Cursor {
     /// This one isn't, and all before it are.
     Unfinished(EntryId),
     /// This one and all before it are.
