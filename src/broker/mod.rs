@@ -1,4 +1,4 @@
-//! Redis: connections, the subscription, the writers.
+//! Redis: connections, the subscription, streams, the writers.
 //!
 //! Sole user of `redis` and of the RESP codec. Sources put messages into queues, writers take
 //! commands from outputs; this module never runs a handler and knows nothing of plugins.

@@ -1,5 +1,6 @@
 //! The stream source against a real Redis.
 
+mod chaos;
 mod claims;
 mod finish;
 mod outages;
