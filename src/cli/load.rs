@@ -138,7 +138,12 @@ pub fn refusal_code(errors: &[HandlerError]) -> Code {
 }
 
 fn is_of_the_machine(error: &PluginError) -> bool {
-    matches!(error, PluginError::Cache { .. } | PluginError::Engine { .. })
+    matches!(
+        error,
+        PluginError::Cache { .. }
+            | PluginError::Engine { .. }
+            | PluginError::Compile { of_machine: true, .. }
+    )
 }
 
 /// A plugin file that was named on the command line can't be used.
@@ -170,6 +175,11 @@ mod tests {
         let of_machine = || PluginError::Cache { reason: "the disk is full".into() };
         let of_file =
             || PluginError::NotAPlugin { file: "x.wasm".into(), reason: "it is empty".into() };
+        let compile = |of_machine| PluginError::Compile {
+            file: "x.wasm".into(),
+            reason: "it failed".into(),
+            of_machine,
+        };
         let code = |errors: Vec<PluginError>| {
             let refused = |error| HandlerError { handler: "x".into(), error };
             refusal_code(&errors.into_iter().map(refused).collect::<Vec<_>>())
@@ -177,5 +187,9 @@ mod tests {
         assert_eq!(code(vec![of_machine(), of_machine()]), Code::Software);
         assert_eq!(code(vec![of_file()]), Code::Config);
         assert_eq!(code(vec![of_machine(), of_file()]), Code::Config);
+        assert_eq!(code(vec![compile(true), of_machine()]), Code::Software);
+        assert_eq!(code(vec![compile(true), compile(false)]), Code::Config);
+        assert_eq!(plugin_fault(compile(true)).code, Code::Software);
+        assert_eq!(plugin_fault(compile(false)).code, Code::Data);
     }
 }
