@@ -29,7 +29,8 @@ pub fn find_config(explicit: Option<&Path>) -> Result<PathBuf, Fault> {
         Fault::say(
             Code::Config,
             format_args!(
-                "there is no configuration: neither {places} exists; name one by --config FILE"
+                "there is no configuration: neither {places} exists; copy config.toml and the \
+                 folder plugins of handlerd's repository to here, or name another by --config FILE"
             ),
         )
     })
