@@ -95,11 +95,10 @@ impl Compiler {
                 let work = compile_in_child(program, args, wasm, artifact);
                 match tokio::time::timeout(WALL, work).await {
                     Ok(result) => result,
-                    // A file that needs so much of the processor reaches that limit first, or there
-                    // are other programs beside it.
+                    // Whose fault that is can't be told: another attempt isn't denied.
                     Err(_) => Err(Trouble::of_machine(format!(
-                        "compiling took longer than {} s and was ended: other programs keep the \
-                         machine busy; try again when they don't",
+                        "compiling took longer than {} s and was ended: the plugin is a very large \
+                         one, or other programs keep the machine busy",
                         WALL.as_secs()
                     ))),
                 }
