@@ -30,7 +30,7 @@ pub fn find_config(explicit: Option<&Path>) -> Result<PathBuf, Fault> {
             Code::Config,
             format_args!(
                 "there is no configuration: neither {places} exists; copy config.toml and the \
-                 folder plugins of handlerd's repository to here, or name another by --config FILE"
+                 folder plugins of handlerd's repository here, or name another one by --config FILE"
             ),
         )
     })
