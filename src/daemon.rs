@@ -288,8 +288,6 @@ impl Daemon {
                 source.clone().run(Arc::new(move |taken| take(&channel, taken)), stop.clone())
             }));
         }
-        let crew = Crew::new(self.channels, self.writers.values().cloned().collect());
-        let stop_crew = CancellationToken::new();
         let hands = std::thread::available_parallelism().map_or(1, usize::from);
         let crew = Crew::new(hands, self.channels, self.writers.values().cloned().collect());
         let stop_crew = CancellationToken::new();
