@@ -1,0 +1,196 @@
+//! The commands that the daemon sends, as they are rehearsed, and the rights that they need.
+//!
+//! What is here must be what `broker::pubsub`, `broker::stream` and `broker::writer` send, scripts
+//! included: Redis judges each command of a script by itself.
+
+use std::sync::Arc;
+
+/// A command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verb {
+    Subscribe,
+    Psubscribe,
+    Publish,
+    Push,
+    Pop,
+    Append,
+    Delete,
+    Trim,
+    Type,
+    Info,
+    InfoGroups,
+    InfoConsumers,
+    Read,
+    Range,
+    Pending,
+    Claim,
+    Acknowledge,
+    CreateGroup,
+    RemoveConsumer,
+    Load,
+    Evaluate,
+    Get,
+    Set,
+}
+
+impl Verb {
+    /// As it is shown, and begins.
+    pub fn words(self) -> &'static [&'static str] {
+        match self {
+            Verb::Subscribe => &["SUBSCRIBE"],
+            Verb::Psubscribe => &["PSUBSCRIBE"],
+            Verb::Publish => &["PUBLISH"],
+            Verb::Push => &["RPUSH"],
+            Verb::Pop => &["RPOP"],
+            Verb::Append => &["XADD"],
+            Verb::Delete => &["XDEL"],
+            Verb::Trim => &["XTRIM"],
+            Verb::Type => &["TYPE"],
+            Verb::Info => &["XINFO", "STREAM"],
+            Verb::InfoGroups => &["XINFO", "GROUPS"],
+            Verb::InfoConsumers => &["XINFO", "CONSUMERS"],
+            Verb::Read => &["XREADGROUP"],
+            Verb::Range => &["XRANGE"],
+            Verb::Pending => &["XPENDING"],
+            Verb::Claim => &["XCLAIM"],
+            Verb::Acknowledge => &["XACK"],
+            Verb::CreateGroup => &["XGROUP", "CREATE"],
+            Verb::RemoveConsumer => &["XGROUP", "DELCONSUMER"],
+            Verb::Load => &["SCRIPT", "LOAD"],
+            Verb::Evaluate => &["EVALSHA"],
+            Verb::Get => &["GET"],
+            Verb::Set => &["SET"],
+        }
+    }
+
+    /// The rule of an ACL that permits it.
+    pub fn right(self) -> String {
+        format!("+{}", self.words().join("|").to_ascii_lowercase())
+    }
+}
+
+/// A command to rehearse.
+#[derive(Clone, Debug)]
+pub struct Command {
+    pub verb: Verb,
+    /// The Redis channel or key.
+    pub name: String,
+    /// What follows the name; for some commands, with the name in it.
+    pub arguments: Vec<String>,
+    /// The name is one of many that may come.
+    pub example: bool,
+    /// NAME of the first channel that needs it.
+    pub whose: Arc<str>,
+}
+
+impl Command {
+    /// As it is sent.
+    pub fn parts(&self) -> Vec<&str> {
+        /// No script has it; its rights are judged nevertheless.
+        const NO_SCRIPT: &str = "0000000000000000000000000000000000000000";
+        let mut parts = self.verb.words().to_vec();
+        let arguments = self.arguments.iter().map(String::as_str);
+        match self.verb {
+            Verb::Load => parts.push("return 0"),
+            Verb::Evaluate => parts.extend([NO_SCRIPT, "1", &self.name]),
+            Verb::Read => {
+                parts.push("GROUP");
+                parts.extend(arguments);
+                parts.extend(["COUNT", "1", "STREAMS", &self.name, ">"]);
+            }
+            _ => {
+                parts.push(&self.name);
+                parts.extend(arguments);
+            }
+        }
+        parts
+    }
+
+    /// Whether the daemon does without where it is refused.
+    pub fn is_optional(&self) -> bool {
+        matches!(self.verb, Verb::Get | Verb::Set)
+    }
+}
+
+/// A verb, and what follows the name.
+pub type Rehearsal<'a> = (Verb, Vec<&'a str>);
+
+/// How a stream is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading<'a> {
+    pub group: &'a str,
+    pub consumer: &'a str,
+    /// Entries that are done are deleted.
+    pub delete: bool,
+}
+
+impl<'a> Reading<'a> {
+    pub fn commands(self) -> Vec<Rehearsal<'a>> {
+        let Reading { group, consumer, delete } = self;
+        let mut commands = vec![
+            (Verb::Read, vec![group, consumer]),
+            (Verb::CreateGroup, vec![group, "$", "MKSTREAM"]),
+            (Verb::RemoveConsumer, vec![group, consumer]),
+            (Verb::Pending, vec![group]),
+            (Verb::Claim, vec![group, consumer, "0", "0-0"]),
+            (Verb::Acknowledge, vec![group, "0-0"]),
+            (Verb::Range, vec!["-", "+", "COUNT", "1"]),
+            (Verb::Type, vec![]),
+            (Verb::Info, vec![]),
+            (Verb::InfoGroups, vec![]),
+            (Verb::InfoConsumers, vec![group]),
+            (Verb::Evaluate, vec![]),
+            (Verb::Load, vec![]),
+        ];
+        if delete {
+            commands.push((Verb::Delete, vec!["0-0"]));
+        }
+        commands
+    }
+}
+
+/// How a Redis channel or a key is written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writing {
+    Publish,
+    Append {
+        /// About how many entries are kept.
+        maxlen: Option<u64>,
+    },
+    Push,
+}
+
+impl Writing {
+    /// What TYPE answers of a key that can be written to so.
+    pub fn kind(self) -> Option<&'static str> {
+        match self {
+            Writing::Publish => None,
+            Writing::Append { .. } => Some("stream"),
+            Writing::Push => Some("list"),
+        }
+    }
+
+    /// `in_one_step`: by the script that finishes a stream's entries.
+    pub fn commands(self, in_one_step: bool) -> Vec<Rehearsal<'static>> {
+        let (writes, checks): (Vec<Rehearsal<'_>>, Vec<Rehearsal<'_>>) = match self {
+            Writing::Publish => (vec![(Verb::Publish, vec![""])], vec![]),
+            Writing::Push => (
+                vec![(Verb::Push, vec![""])],
+                vec![(Verb::Pop, vec![]), (Verb::Type, vec![])],
+            ),
+            Writing::Append { maxlen } => {
+                let mut checks = vec![
+                    (Verb::Delete, vec!["0-0"]),
+                    (Verb::Info, vec![]),
+                    (Verb::Type, vec![]),
+                ];
+                if maxlen.is_some() {
+                    checks.push((Verb::Trim, vec!["MAXLEN", "~", "1"]));
+                }
+                (vec![(Verb::Append, vec!["*", "payload", ""])], checks)
+            }
+        };
+        let checks = checks.into_iter().filter(|_| in_one_step);
+        writes.into_iter().chain(checks).collect()
+    }
+}
