@@ -174,16 +174,12 @@ impl Writing {
     pub fn commands(self, in_one_step: bool) -> Vec<Rehearsal<'static>> {
         let (writes, checks): (Vec<Rehearsal<'_>>, Vec<Rehearsal<'_>>) = match self {
             Writing::Publish => (vec![(Verb::Publish, vec![""])], vec![]),
-            Writing::Push => (
-                vec![(Verb::Push, vec![""])],
-                vec![(Verb::Pop, vec![]), (Verb::Type, vec![])],
-            ),
+            Writing::Push => {
+                (vec![(Verb::Push, vec![""])], vec![(Verb::Pop, vec![]), (Verb::Type, vec![])])
+            }
             Writing::Append { maxlen } => {
-                let mut checks = vec![
-                    (Verb::Delete, vec!["0-0"]),
-                    (Verb::Info, vec![]),
-                    (Verb::Type, vec![]),
-                ];
+                let mut checks =
+                    vec![(Verb::Delete, vec!["0-0"]), (Verb::Info, vec![]), (Verb::Type, vec![])];
                 if maxlen.is_some() {
                     checks.push((Verb::Trim, vec!["MAXLEN", "~", "1"]));
                 }
