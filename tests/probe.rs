@@ -396,6 +396,10 @@ fn the_printed_line_is_enough_for_streams() {
     }
     let stopped = daemon.stop();
     assert_eq!((stopped.code, stopped.number("lost")), (0, 0), "{}", stopped.last);
+    // Nothing more is needed to look into the past.
+    let file = daemon.dir().join("config.toml").display().to_string();
+    let past = support::Run::new(&["replay", "orders", "--config", &file]).output().expect(1);
+    assert!(past.text().ends_with("7 entries: 2 failed\n"), "{}", past.text());
     let refused: redis::Value = redis.run(&["ACL", "LOG"]);
     assert_eq!(refused, redis::Value::Array(Vec::new()));
     for command in [["XADD", "other", "*", "a", "b"].as_slice(), &["DEL", "orders"]] {
