@@ -190,3 +190,43 @@ impl Writing {
         writes.into_iter().chain(checks).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The scripts that the stream source sends.
+    const SCRIPTS: [&str; 6] = [
+        include_str!("../stream/finish.lua"),
+        include_str!("../stream/claim.lua"),
+        include_str!("../stream/renew.lua"),
+        include_str!("../stream/release.lua"),
+        include_str!("../stream/forget.lua"),
+        include_str!("../stream/look.lua"),
+    ];
+
+    /// The words in quotes at the beginning of each call's arguments.
+    fn called(script: &str) -> impl Iterator<Item = Vec<&str>> {
+        script.split("call('").skip(1).map(|call| {
+            let mut words = call.split("', '").map(|word| word.split('\'').next().unwrap_or(""));
+            let first = words.next().unwrap_or_default();
+            let second = words.next().filter(|_| matches!(first, "XINFO" | "XGROUP"));
+            std::iter::once(first).chain(second).collect()
+        })
+    }
+
+    #[test]
+    fn what_the_scripts_call_is_rehearsed() {
+        let reading = Reading { group: "g", consumer: "c", delete: true };
+        let mut verbs: Vec<Verb> = vec![Verb::Get, Verb::Set];
+        verbs.extend(reading.commands().iter().map(|(verb, _)| *verb));
+        for writing in [Writing::Publish, Writing::Append { maxlen: Some(1) }, Writing::Push] {
+            verbs.extend(writing.commands(true).iter().map(|(verb, _)| *verb));
+        }
+        let calls: Vec<Vec<&str>> = SCRIPTS.into_iter().flat_map(called).collect();
+        assert!(calls.len() > 20, "{calls:?}");
+        for call in calls {
+            assert!(verbs.iter().any(|verb| verb.words() == call), "{call:?} is not rehearsed");
+        }
+    }
+}
