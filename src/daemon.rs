@@ -25,7 +25,7 @@ use crate::dead_letter;
 use crate::output::Outputs;
 use crate::plugin::{Host, PluginError};
 use crate::policy;
-use crate::queue::{Budget, Queue, Received};
+use crate::queue::{Budget, Queue, Received, Workers};
 use crate::service::Stop;
 use crate::telemetry::{Metrics, RateLimit, Totals};
 use crate::worker;
@@ -172,10 +172,11 @@ impl Daemon {
         for channel in &config.channels {
             let counts = daemon.metrics.channel(&channel.name);
             let outputs = Outputs::new(channel, &daemon.writers, counts.clone());
+            let workers = Workers { most: channel.workers, order_by: channel.order_by.clone() };
             if let config::Source::Stream(stream) = &channel.source {
                 let settings = daemon.stream_settings(config, channel, stream);
                 let source = stream::Source::new(daemon.source.clone(), settings, &counts);
-                let queue = Queue::of_stream(channel.workers, counts);
+                let queue = Queue::of_stream(workers, counts);
                 let finisher = Some(source.finisher());
                 let place = daemon.channels.len();
                 daemon.streams.push((place, source));
@@ -183,7 +184,7 @@ impl Daemon {
                 continue;
             }
             let queue = Queue::new(
-                channel.workers,
+                workers,
                 channel.queue,
                 channel.overflow,
                 &budget,

@@ -7,6 +7,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
 
 use crate::broker::stream::{AppendError, Finish, can_append};
 use crate::broker::writer::Writer;
@@ -14,7 +17,7 @@ use crate::config::{Channel, NameTemplate, Output, RouteKind, Routes, Source, Ta
 use crate::dead_letter::{DeadLetter, PAYLOAD};
 use crate::message::{Delivery, Message};
 use crate::queue::OutputAway;
-use crate::telemetry::{ChannelMetrics, printable};
+use crate::telemetry::{ChannelMetrics, DropReason, printable};
 
 /// The name of the connection that routes and dead letters go over.
 const OWN: &str = "redis";
@@ -26,8 +29,8 @@ const LOGGED_PAYLOAD: usize = 4 << 10;
 pub struct Outputs {
     sinks: Vec<Sink>,
     routes: Routes,
-    /// The writer of routes; none where there are no routes, and of a stream, whose outputs are
-    /// written with the acknowledgement.
+    /// The writer of routes and dead letters; none where there are none, and of a stream, for which
+    /// that is written with the acknowledgement.
     route_writer: Option<Writer>,
     /// Each writer once, whatever number of outputs share it.
     writers: Vec<Writer>,
@@ -36,6 +39,7 @@ pub struct Outputs {
 }
 
 enum Sink {
+    /// Without a writer: of a stream, and to its own Redis.
     Redis(Command, Option<Writer>, NameTemplate),
     Log,
 }
@@ -75,7 +79,8 @@ impl Outputs {
             Output::Log => None,
         });
         let own = !channel.routes.is_empty() || channel.dead_letter.is_some();
-        targets.chain(own.then_some(OWN)).filter(move |_| !is_stream)
+        // What a stream's channel writes to its own Redis goes with the acknowledgement.
+        targets.chain(own.then_some(OWN)).filter(move |name| !is_stream || *name != OWN)
     }
 
     /// For one channel. `writers` has every connection of [`Self::connections`].
@@ -136,23 +141,79 @@ impl Outputs {
     pub fn send(&self, delivery: &Delivery, messages: &[Message]) -> Result<(), AppendError> {
         self.check(messages)?;
         for message in messages {
+            self.log(delivery, message);
             self.each(delivery, message, |command, writer, name| {
-                let Some(writer) = writer else { return };
-                match command {
-                    Command::Publish => writer.publish(name, &message.payload, &self.metrics),
-                    Command::Push => writer.push(name, &message.payload, &self.metrics),
-                    Command::Append => {
-                        let Append { payload_field, maxlen } = &self.append;
-                        let payload = [payload_field.as_bytes(), &message.payload];
-                        let headers = message.headers.iter();
-                        let headers = headers.flat_map(|(name, value)| [name.as_bytes(), value]);
-                        let fields = payload.into_iter().chain(headers);
-                        writer.append(name, *maxlen, fields, &self.metrics);
-                    }
+                if let Some(writer) = writer {
+                    self.write(command, writer, name, message, &self.metrics);
                 }
             });
         }
         Ok(())
+    }
+
+    /// Whether a stream's messages go to other Redises too.
+    pub fn go_abroad(&self) -> bool {
+        self.route_writer.is_none() && !self.writers.is_empty()
+    }
+
+    /// Write what goes to other Redises than the stream's, again and again until each has said that
+    /// it has it: only then may the entry be finished. What is published and refused is counted, and
+    /// not tried again.
+    pub async fn send_abroad(&self, delivery: &Delivery, messages: &[Message]) {
+        let pauses = ExponentialBuilder::new()
+            .with_min_delay(Duration::from_millis(100))
+            .with_max_delay(Duration::from_secs(5))
+            .with_jitter()
+            .without_max_times();
+        for pause in pauses.build() {
+            // Counters of this try alone tell what became of it.
+            let (kept, published) = <(Arc<ChannelMetrics>, Arc<ChannelMetrics>)>::default();
+            let (mut keyed, mut publishes) = (0, 0);
+            for message in messages {
+                self.each(delivery, message, |command, writer, name| {
+                    let Some(writer) = writer else { return };
+                    let (from, count) = match command {
+                        Command::Publish => (&published, &mut publishes),
+                        Command::Append | Command::Push => (&kept, &mut keyed),
+                    };
+                    *count += 1;
+                    self.write(command, writer, name, message, from);
+                });
+            }
+            // One that has nothing to do has nothing to wait for.
+            for writer in &self.writers {
+                writer.ended(&kept, keyed).await;
+                writer.ended(&published, publishes).await;
+            }
+            let refused = published.dropped(DropReason::Refused);
+            if kept.delivered.get() == keyed && published.delivered.get() + refused == publishes {
+                self.metrics.delivered.add(keyed + publishes - refused);
+                self.metrics.lost(DropReason::Refused, refused);
+                return;
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn write(
+        &self,
+        command: Command,
+        writer: &Writer,
+        name: &str,
+        message: &Message,
+        from: &Arc<ChannelMetrics>,
+    ) {
+        match command {
+            Command::Publish => writer.publish(name, &message.payload, from),
+            Command::Push => writer.push(name, &message.payload, from),
+            Command::Append => {
+                let Append { payload_field, maxlen } = &self.append;
+                let payload = [payload_field.as_bytes(), &message.payload];
+                let headers = message.headers.iter();
+                let headers = headers.flat_map(|(name, value)| [name.as_bytes(), value]);
+                writer.append(name, *maxlen, payload.into_iter().chain(headers), from);
+            }
+        }
     }
 
     /// What is to be written for an entry of a stream, together with its acknowledgement. What goes
@@ -164,7 +225,9 @@ impl Outputs {
         self.check(messages)?;
         let mut finish = Finish::new();
         for message in messages {
-            self.each(delivery, message, |command, _, name| match command {
+            self.log(delivery, message);
+            self.each(delivery, message, |command, writer, name| match command {
+                _ if writer.is_some() => {}
                 Command::Publish => finish.publish(name, message.payload.clone()),
                 Command::Push => finish.push(name, message.payload.clone()),
                 Command::Append => {
@@ -190,7 +253,7 @@ impl Outputs {
         self.writers.iter().for_each(Writer::flush);
     }
 
-    /// Where a message goes, one after the other; what goes to the log is logged.
+    /// Where a message goes in some Redis, one after the other.
     fn each(
         &self,
         delivery: &Delivery,
@@ -205,11 +268,8 @@ impl Outputs {
             return;
         }
         for sink in &self.sinks {
-            match sink {
-                Sink::Redis(command, writer, name) => {
-                    to(*command, writer.as_ref(), &name.fill(&delivery.redis_channel));
-                }
-                Sink::Log => self.log(delivery, message),
+            if let Sink::Redis(command, writer, name) = sink {
+                to(*command, writer.as_ref(), &name.fill(&delivery.redis_channel));
             }
         }
     }
@@ -229,7 +289,11 @@ impl Outputs {
         appended.try_for_each(|message| can_append(&self.append.payload_field, message))
     }
 
+    /// Log it, where that is an output and it is not routed elsewhere.
     fn log(&self, delivery: &Delivery, message: &Message) {
+        if message.route.is_some() || !self.sinks.iter().any(|sink| matches!(sink, Sink::Log)) {
+            return;
+        }
         let payload = printable(&message.payload, LOGGED_PAYLOAD);
         let redis_channel = printable(delivery.redis_channel.as_bytes(), LOGGED_PAYLOAD);
         tracing::info!(

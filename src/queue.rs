@@ -4,14 +4,19 @@
 //! by reason. Workers take batches, each in a turn of its own. All queues share one [`Budget`]: when it is used up the
 //! fullest queue drops first. Knows neither Redis nor handlers.
 
+mod order;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
+use self::order::Busy;
 use crate::broker::stream::Entry;
 use crate::config::Overflow;
 use crate::message::{Delivery, Message};
 use crate::telemetry::{ChannelMetrics, DropReason};
+
+pub use self::order::Workers;
 
 /// A message that came from a source and waits to be handled.
 #[derive(Debug)]
@@ -22,6 +27,9 @@ pub struct Received {
     pub delivery: Arc<Delivery>,
     /// The hold on it, where it is an entry of a stream: it comes again unless it is finished.
     pub entry: Option<Entry>,
+    /// With `order_by`: a message is not begun while another one of this key is in hand. Set when it
+    /// is put into the queue.
+    pub order: u64,
 }
 
 impl Received {
@@ -95,7 +103,7 @@ pub struct Queue {
     /// Called when a turn is to be had.
     ready: OnceLock<Ready>,
     /// Turns that there may be at a time.
-    workers: usize,
+    workers: Workers,
     limit: usize,
     overflow: Overflow,
     budget: Arc<Budget>,
@@ -120,13 +128,18 @@ struct Waiting {
     closed: bool,
     /// Turns that were asked for and haven't ended.
     turns: usize,
+    /// With `order_by`.
+    busy: Busy,
 }
+
+/// With `order_by`: how far a turn looks for messages whose keys nobody has in hand.
+const LOOK_AT: usize = 1024;
 
 impl Queue {
     /// An empty queue of at most `limit` bytes that counts its drops in `metrics`, as `redis_away`
     /// while `output_away` says so. At most so many `workers` take turns at it at a time.
     pub fn new(
-        workers: usize,
+        workers: impl Into<Workers>,
         limit: usize,
         overflow: Overflow,
         budget: &Arc<Budget>,
@@ -137,7 +150,7 @@ impl Queue {
             waiting: Mutex::default(),
             bytes: AtomicUsize::new(0),
             ready: OnceLock::new(),
-            workers,
+            workers: workers.into(),
             limit,
             overflow,
             budget: budget.clone(),
@@ -150,12 +163,12 @@ impl Queue {
     }
 
     /// A queue for a stream, whose source never has more in hand than may wait: nothing is dropped.
-    pub fn of_stream(workers: usize, metrics: Arc<ChannelMetrics>) -> Arc<Self> {
+    pub fn of_stream(workers: impl Into<Workers>, metrics: Arc<ChannelMetrics>) -> Arc<Self> {
         Arc::new(Queue {
             waiting: Mutex::default(),
             bytes: AtomicUsize::new(0),
             ready: OnceLock::new(),
-            workers,
+            workers: workers.into(),
             limit: usize::MAX,
             overflow: Overflow::DropNewest,
             budget: Budget::new(usize::MAX),
@@ -197,7 +210,10 @@ impl Queue {
             }
             let before = waiting.bytes;
             let mut dropped = 0;
-            for message in messages.drain(..) {
+            for mut message in messages.drain(..) {
+                if let Some(order_by) = &self.workers.order_by {
+                    message.order = order::key(order_by, &message.message);
+                }
                 dropped += self.admit(&mut waiting, message);
             }
             self.settle(&waiting, before);
@@ -265,7 +281,9 @@ impl Queue {
 
     /// Whether somebody is to be told, who is then counted.
     fn wants_turn(&self, waiting: &mut Waiting) -> bool {
-        let wants = !waiting.messages.is_empty() && waiting.turns < self.workers;
+        let wants = !waiting.messages.is_empty()
+            && !waiting.busy.blocked
+            && waiting.turns < self.workers.most;
         waiting.turns += usize::from(wants);
         wants
     }
@@ -284,20 +302,23 @@ impl Queue {
             if waiting.messages.is_empty() {
                 return false;
             }
-            self.move_some(&mut waiting, batch);
+            match &self.workers.order_by {
+                None => self.move_some(&mut waiting, batch),
+                Some(_) => self.move_unrelated(&mut waiting, batch),
+            }
             self.wants_turn(&mut waiting)
         };
         if turn {
             self.ready();
         }
-        true
+        !batch.is_done()
     }
 
     /// A turn has ended. `true` when messages are left: then there is to be another one in its
     /// place, without anybody being told.
     pub fn end_turn(&self) -> bool {
         let mut waiting = lock(&self.waiting);
-        let another = !waiting.messages.is_empty();
+        let another = !waiting.messages.is_empty() && !waiting.busy.blocked;
         waiting.turns -= usize::from(!another);
         another
     }
@@ -317,6 +338,44 @@ impl Queue {
         }
         // Still in the budget, though no longer in the queue: `Batch::finish` gives it back.
         self.bytes.store(waiting.bytes, Relaxed);
+    }
+
+    /// The same with `order_by`: only what has no key that somebody has in hand, and not so much
+    /// that nothing is left for the other workers.
+    fn move_unrelated(self: &Arc<Self>, waiting: &mut Waiting, batch: &mut Batch) {
+        batch.finish();
+        batch.queue = Some(self.clone());
+        let share = (waiting.messages.len() / self.workers.most).clamp(1, BATCH_MESSAGES);
+        let mut at = 0;
+        while at < waiting.messages.len().min(LOOK_AT)
+            && batch.messages.len() < share
+            && batch.bytes < BATCH_BYTES
+        {
+            if !waiting.busy.allows(waiting.messages[at].order, &batch.keys) {
+                at += 1;
+                continue;
+            }
+            let Some(message) = waiting.messages.remove(at) else { break };
+            waiting.busy.take(message.order, &mut batch.keys);
+            let size = message.footprint();
+            batch.bytes += size;
+            waiting.bytes -= size;
+            batch.messages.push_back(message);
+        }
+        waiting.busy.blocked = batch.messages.is_empty();
+        self.bytes.store(waiting.bytes, Relaxed);
+    }
+
+    /// Messages with these keys may be begun now.
+    fn release(&self, keys: &mut Vec<u64>) {
+        let turn = {
+            let mut waiting = lock(&self.waiting);
+            waiting.busy.release(keys);
+            self.wants_turn(&mut waiting)
+        };
+        if turn {
+            self.ready();
+        }
     }
 
     /// Take nothing in any more. What waits can still be taken out; of a stream it is given back.
@@ -367,6 +426,8 @@ pub struct Batch {
     bytes: usize,
     /// Messages that were handed out and aren't done with.
     in_hand: u64,
+    /// With `order_by`: their keys.
+    keys: Vec<u64>,
 }
 
 impl Batch {
@@ -404,6 +465,9 @@ impl Batch {
     fn finish(&mut self) {
         if let Some(queue) = self.queue.take() {
             queue.budget.used.fetch_sub(self.bytes, Relaxed);
+            if !self.keys.is_empty() {
+                queue.release(&mut self.keys);
+            }
         }
         self.bytes = 0;
     }
@@ -441,6 +505,7 @@ mod tests {
                 received_at: 0,
             }),
             entry: None,
+            order: 0,
         }
     }
 
@@ -558,5 +623,54 @@ mod tests {
         assert!(!queue.end_turn());
         push(1);
         assert_eq!(asked.load(Relaxed), 3);
+    }
+
+    fn ordered(key: &str) -> Received {
+        let mut received = received(key);
+        received.message.headers.push(("key".into(), key[..1].into()));
+        received
+    }
+
+    #[test]
+    fn with_order_by_only_what_is_unrelated_is_in_hand_at_once() {
+        let budget = Budget::new(usize::MAX);
+        let order_by = Some(crate::config::OrderBy::Header("key".into()));
+        let queue = Queue::new(
+            Workers { most: 2, order_by },
+            usize::MAX / 2,
+            Overflow::DropOldest,
+            &budget,
+            Arc::default(),
+            Box::new(|| false),
+        );
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = asked.clone();
+        queue.on_ready(Box::new(move || {
+            counted.fetch_add(1, Relaxed);
+        }));
+        queue.push(&mut ["a1", "a2", "b1", "a3"].map(ordered).into());
+        let mut first = Batch::default();
+        assert!(queue.take(&mut first));
+        assert_eq!(payloads_of(&mut first), ["a1", "a2"]);
+        let mut second = Batch::default();
+        assert!(queue.take(&mut second));
+        assert_eq!(payloads_of(&mut second), ["b1"]);
+        second.done(1);
+        // There may be more for this turn; but what is left is related to what the first has in
+        // hand, and nobody is to look again and again.
+        assert!(queue.end_turn());
+        let mut third = Batch::default();
+        assert!(!queue.take(&mut third));
+        assert!(!queue.end_turn());
+        assert_eq!(asked.load(Relaxed), 2);
+        first.done(2);
+        assert_eq!(asked.load(Relaxed), 3);
+        assert!(queue.take(&mut third));
+        assert_eq!(payloads(&mut third), ["a3"]);
+    }
+
+    /// The same as `payloads`, still in hand.
+    fn payloads_of(batch: &mut Batch) -> Vec<String> {
+        batch.drain().map(|r| String::from_utf8(r.message.payload).unwrap()).collect()
     }
 }

@@ -167,6 +167,11 @@ impl ChannelMetrics {
         self.dropped[reason as usize].add(n);
     }
 
+    /// Writes that Redis acknowledged, and what was lost for any reason.
+    pub fn ended(&self) -> u64 {
+        self.delivered.get() + self.dropped.iter().map(Count::get).sum::<u64>()
+    }
+
     /// How many were lost for this reason.
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.dropped[reason as usize].get()

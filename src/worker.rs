@@ -96,7 +96,7 @@ pub async fn turn(channels: &[&Channel], desk: &mut Desk, flush: impl Fn()) {
         bytes += batch.bytes();
         let keeps = channels[taken].keeps_messages();
         convoy.extend(batch.drain().map(|received| {
-            let Received { message, delivery, entry } = received;
+            let Received { message, delivery, entry, order: _ } = received;
             kept.push_back(Kept { original: keeps.then(|| message.clone()), entry });
             Transit::new(delivery, message)
         }));
@@ -250,6 +250,10 @@ impl Channel {
             return self.outputs.send(delivery, messages);
         }
         let finish = self.outputs.finish(delivery, messages)?;
+        if self.outputs.go_abroad() {
+            *waited = true;
+            self.outputs.send_abroad(delivery, messages).await;
+        }
         if let Some(entry) = kept.entry.take() {
             if !entry.has_room() {
                 *waited = true;

@@ -77,7 +77,10 @@ fn without_a_configuration_each_verb_says_so() {
     {
         let output = run(empty.path(), arguments).expect(78);
         assert!(output.stderr.contains("--config FILE"), "{arguments:?}: {}", output.stderr);
+        assert!(output.stderr.contains("copy config.toml"), "{arguments:?}: {}", output.stderr);
     }
+    let output = run(empty.path(), &["test"]).expect(66);
+    assert!(output.stderr.contains("there is no folder plugins: name one"), "{}", output.stderr);
     let output = run(empty.path(), &["check", "--config", "nowhere.toml"]).expect(78);
     assert!(output.stderr.contains("nowhere.toml"), "{}", output.stderr);
 }
@@ -373,6 +376,7 @@ fn cases_without_a_plugin_and_plugins_without_cases_are_said() {
     let output = run(dir.path(), &["test", "."]).expect(1);
     assert!(output.text().contains("announce.toml"), "{}", output.text());
     run(dir.path(), &["test", "nowhere"]).expect(66);
+    run(dir.path(), &["test", "nowhere.wasm"]).expect(66);
     let empty = tempfile::tempdir().expect("a folder");
     run(empty.path(), &["test", "."]).expect(66);
 }

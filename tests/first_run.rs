@@ -8,7 +8,7 @@ mod support;
 use std::path::Path;
 
 use support::handlerd::Running;
-use support::{Handlerd, Run, plugins, wait_until};
+use support::{Handlerd, Run, committed, plugins, wait_until};
 use tempfile::TempDir;
 
 fn readme() -> String {
@@ -18,9 +18,10 @@ fn readme() -> String {
 /// The repository's config.toml and plugins, at a place of their own.
 fn repository() -> TempDir {
     let dir = tempfile::tempdir().expect("a folder");
-    let root = plugins::root();
-    std::fs::copy(root.join("config.toml"), dir.path().join("config.toml")).expect("a copy");
-    std::os::unix::fs::symlink(root.join("plugins"), dir.path().join("plugins")).expect("a link");
+    let config = committed::text("config.toml");
+    std::fs::write(dir.path().join("config.toml"), config).expect("a file");
+    let there = plugins::root().join("plugins");
+    std::os::unix::fs::symlink(there, dir.path().join("plugins")).expect("a link");
     dir
 }
 
@@ -86,5 +87,28 @@ fn the_configurations_of_the_readme_are_valid() {
         let text = text.replace("/etc/handlerd/redis-password", "redis-password");
         std::fs::write(dir.path().join("config.toml"), text).expect("a file");
         Run::new(&["check"]).dir(dir.path()).output().expect(0);
+    }
+}
+
+#[test]
+fn the_commands_to_a_plugin_of_ones_own_are_those_that_are_printed() {
+    let readme = readme();
+    let (_, section) = readme.split_once("### With a plugin of your own").expect("a section");
+    let (_, block) = section.split_once("```console\n").expect("it has commands");
+    let (block, _) = block.split_once("```").expect("it ends");
+    let shown = block.lines().filter_map(|line| line.strip_prefix("$ "));
+    let shown: Vec<&str> =
+        shown.map(|line| line.split('#').next().unwrap_or_default().trim()).collect();
+    let new = shown.iter().position(|line| line.starts_with("handlerd plugin new "));
+    let (first, rest) = shown[new.expect("it is shown")..].split_first().expect("that one");
+
+    let dir = repository();
+    let arguments: Vec<&str> = first.split(' ').skip(1).collect();
+    let printed = Run::new(&arguments).dir(dir.path()).output().expect(0).text();
+    assert_eq!(rest.len(), 4, "{rest:?}");
+    for command in rest {
+        let arguments = command.strip_prefix("handlerd").unwrap_or(command);
+        let is_printed = printed.lines().any(|line| line.ends_with(arguments));
+        assert!(is_printed, "{command} isn't among\n{printed}");
     }
 }

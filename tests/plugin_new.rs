@@ -103,8 +103,13 @@ fn the_build_says_how_to_get_what_it_lacks() {
     }
     let (code, said) = output(&tools);
     assert_eq!(code, Some(69), "{said}");
-    for way in ["rustup target add wasm32-unknown-unknown", "apt-get install rustc-web"] {
+    let readme = std::fs::read_to_string(plugins::root().join("README.md")).expect("it is there");
+    for way in [
+        "rustup target add wasm32-unknown-unknown",
+        "sudo apt install --no-install-recommends rustc-web rust-web-src lld",
+    ] {
         assert!(said.contains(way), "no {way} in {said}");
+        assert!(readme.contains(way), "README.md doesn't say: {way}");
     }
 }
 

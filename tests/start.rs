@@ -213,3 +213,26 @@ fn an_unknown_verb_or_option() {
     assert!(help.text().contains("Examples"), "{}", help.text());
     Run::new(&["--version"]).output().expect(0);
 }
+
+#[test]
+fn what_the_machine_did_to_the_compiler_is_tried_again_and_a_bad_file_is_not() {
+    let (dir, file) = folder_with(CHANNEL);
+    let program = env!("CARGO_BIN_EXE_handlerd");
+    let shell = |script: &str| {
+        let cold = tempfile::tempdir().expect("a cache folder");
+        let config = file.display().to_string();
+        let run = Run::program("sh", &["-c", script, program, &config]).dir(dir.path());
+        run.env("XDG_CACHE_HOME", &cold.path().display().to_string()).output()
+    };
+    // Its result is longer than this: the kernel ends it, as it does when memory is short.
+    let ended = shell("ulimit -f 8; exec \"$0\" run --config \"$1\"").expect(70);
+    assert!(ended.stderr.contains("handler announce: can't compile"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("`ulimit -f`"), "{}", ended.stderr);
+
+    let full = shell("\"$0\" compile-plugin <plugins/announce.wasm >/dev/full").expect(71);
+    assert!(full.stderr.contains("can't write the result"), "{}", full.stderr);
+
+    std::fs::write(dir.path().join("plugins/announce.wasm"), b"\0asm\x0d\0\x01\0\xff")
+        .expect("a file");
+    shell("exec \"$0\" run --config \"$1\"").expect(78);
+}

@@ -205,3 +205,69 @@ fn an_orderly_stop_gives_back_what_is_not_begun() {
     let begun = rows.iter().filter(|(.., deliveries)| *deliveries > 0).count();
     assert!(begun <= 1, "{rows:?}");
 }
+
+#[test]
+fn what_goes_to_another_redis_is_there_before_the_entry_is_done() {
+    let redis = Redis::start();
+    let mut far = safe_redis();
+    let config = format!(
+        r#"
+        [connections.far]
+        url = "{}"
+        [channels.orders]
+        stream = "orders"
+        group = "billing"
+        start = "oldest"
+        handlers = ["misbehave"]
+        append = ["orders.done", {{ to = "far", stream = "orders.copy" }}]
+        "#,
+        far.url()
+    );
+    let _daemon = Handlerd::start(&redis, &config);
+    let some: Vec<String> = (0..500).map(|n| format!("echo {n}")).collect();
+    for half in [&some[..250], &some[250..]] {
+        add(&redis, "orders", half.iter().map(String::as_str));
+        wait_until("some entries", || far.run::<u64>(&["XLEN", "orders.copy"]) > 10);
+        far.kill();
+        far.restart();
+    }
+    wait_until("all entries", || redis.run::<u64>(&["XLEN", "orders.done"]) == 500);
+    wait_until("nothing pending", || pending(&redis, "orders", "billing") == 0);
+    let expected: Vec<String> = (0..500).map(|n| n.to_string()).collect();
+    assert_eq!(payloads(&redis, "orders.done"), expected);
+    // At least once there: some may have come twice, none is missing.
+    let mut copied = payloads(&far, "orders.copy");
+    copied.sort_by_key(|n| n.parse::<u32>().expect("a number"));
+    copied.dedup();
+    assert_eq!(copied, expected);
+}
+
+#[test]
+fn several_workers_keep_the_order_of_what_is_alike() {
+    let redis = Redis::start();
+    let config = r#"
+        [channels.orders]
+        stream = "orders"
+        group = "billing"
+        start = "oldest"
+        workers = 4
+        order_by = "customer"
+        handlers = ["misbehave"]
+        append = "orders.done"
+    "#;
+    let mut pipe = redis::pipe();
+    for n in 0..3000 {
+        let customer = format!("c{}", n % 7);
+        let fields = ["customer", &customer, "payload", &format!("echo {n}")];
+        pipe.cmd("XADD").arg("orders").arg("*").arg(&fields).ignore();
+    }
+    pipe.query::<()>(redis.client().raw()).expect("pipelined XADD");
+    let _daemon = Handlerd::start(&redis, config);
+    wait_until("all entries", || redis.run::<u64>(&["XLEN", "orders.done"]) == 3000);
+    let done: Vec<u32> =
+        payloads(&redis, "orders.done").iter().map(|n| n.parse().expect("a number")).collect();
+    for customer in 0..7 {
+        let own: Vec<u32> = done.iter().copied().filter(|n| n % 7 == customer).collect();
+        assert!(own.is_sorted(), "customer {customer}: {own:?}");
+    }
+}

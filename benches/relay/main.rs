@@ -99,9 +99,6 @@ fn main() -> anyhow::Result<()> {
     Bench::new(&options).run()
 }
 
-/// Messages of the test of many names that are written at once: the relay is to be what limits.
-const MANY_PIPELINE: usize = 128;
-
 /// The payload whose bytes everything but the latency is measured with.
 fn payload(size: usize) -> Vec<u8> {
     let text = b"The quick brown fox jumps over the lazy dog, and the dog minds not. ";
@@ -243,19 +240,23 @@ impl<'a> Bench<'a> {
         let many = self.options.many;
         let contestants = contestant::many(&self.redis, many);
         report.many_idle(&contestants);
-        let mut rates = vec![Vec::new(); contestants.len()];
-        for round in 1..=self.rounds {
-            for ((contestant, names), rates) in contestants.iter().zip(&mut rates) {
-                let commands = Commands::new(names, &payload(64), MANY_PIPELINE);
-                let rate = self.measure(&commands, &contestant.to, contestant.expected)?;
-                progress(&format!("many, round {round}: {:<30} {rate:>9.0}/s", contestant.name));
-                rates.push(rate);
+        for &pipeline in &self.options.pipeline {
+            let load = format!("64 B, {pipeline} a write");
+            let mut rates = vec![Vec::new(); contestants.len()];
+            for round in 1..=self.rounds {
+                for ((contestant, names), rates) in contestants.iter().zip(&mut rates) {
+                    let commands = Commands::new(names, &payload(64), pipeline.max(1));
+                    let rate = self.measure(&commands, &contestant.to, contestant.expected)?;
+                    let name = contestant.name;
+                    progress(&format!("{load}, round {round}: {name:<30} {rate:>9.0}/s"));
+                    rates.push(rate);
+                }
             }
-        }
-        for ((contestant, _), own) in contestants.iter().zip(&rates) {
-            let ratios = own.iter().zip(&rates[0]).map(|(own, one)| own / one);
-            let rate = median(own.iter().copied());
-            report.many(contestant.name, rate, median(ratios), contestant.peak_rss());
+            for ((contestant, _), own) in contestants.iter().zip(&rates) {
+                let ratios = own.iter().zip(&rates[0]).map(|(own, one)| own / one);
+                let rate = median(own.iter().copied());
+                report.many(&load, contestant.name, rate, median(ratios), contestant.peak_rss());
+            }
         }
         Ok(())
     }

@@ -109,8 +109,9 @@ impl Report {
     }
 
     /// Throughput and memory of many names or channels.
-    pub fn many(&mut self, name: &str, rate: f64, ratio: f64, rss: u64) {
-        self.many.push(format!("| {name} | {rate:.0} | {ratio:.2} | {} |", mib(rss)));
+    pub fn many(&mut self, load: &str, name: &str, rate: f64, ratio: f64, rss: u64) {
+        let rss = mib(rss);
+        self.many.push(format!("| {name} | {load} | {rate:.0} | {ratio:.2} | {rss} |"));
     }
 }
 
@@ -131,7 +132,7 @@ impl fmt::Display for Report {
             (memory, &self.memory),
             ("| exec to subscribed, warm cache: median | at most |", &self.start),
             (
-                "| handlerd, one plugin, 64 B | messages a second | share of one name | resident at most |",
+                "| handlerd, one plugin | messages | messages a second | share of one name | resident at most |",
                 &self.many,
             ),
         ] {

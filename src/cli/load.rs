@@ -29,7 +29,8 @@ pub fn find_config(explicit: Option<&Path>) -> Result<PathBuf, Fault> {
         Fault::say(
             Code::Config,
             format_args!(
-                "there is no configuration: neither {places} exists; name one by --config FILE"
+                "there is no configuration: neither {places} exists; copy config.toml and the \
+                 folder plugins of handlerd's repository here, or name another one by --config FILE"
             ),
         )
     })
@@ -149,7 +150,12 @@ pub fn refusal_code(errors: &[HandlerError]) -> Code {
 }
 
 fn is_of_the_machine(error: &PluginError) -> bool {
-    matches!(error, PluginError::Cache { .. } | PluginError::Engine { .. })
+    matches!(
+        error,
+        PluginError::Cache { .. }
+            | PluginError::Engine { .. }
+            | PluginError::Compile { of_machine: true, .. }
+    )
 }
 
 /// A plugin file that was named on the command line can't be used.
@@ -181,6 +187,11 @@ mod tests {
         let of_machine = || PluginError::Cache { reason: "the disk is full".into() };
         let of_file =
             || PluginError::NotAPlugin { file: "x.wasm".into(), reason: "it is empty".into() };
+        let compile = |of_machine| PluginError::Compile {
+            file: "x.wasm".into(),
+            reason: "it failed".into(),
+            of_machine,
+        };
         let code = |errors: Vec<PluginError>| {
             let refused = |error| HandlerError { handler: "x".into(), error };
             refusal_code(&errors.into_iter().map(refused).collect::<Vec<_>>())
@@ -188,5 +199,9 @@ mod tests {
         assert_eq!(code(vec![of_machine(), of_machine()]), Code::Software);
         assert_eq!(code(vec![of_file()]), Code::Config);
         assert_eq!(code(vec![of_machine(), of_file()]), Code::Config);
+        assert_eq!(code(vec![compile(true), of_machine()]), Code::Software);
+        assert_eq!(code(vec![compile(true), compile(false)]), Code::Config);
+        assert_eq!(plugin_fault(compile(true)).code, Code::Software);
+        assert_eq!(plugin_fault(compile(false)).code, Code::Data);
     }
 }

@@ -205,6 +205,7 @@ mod tests {
                 ("routes", Table::Routes),
                 ("publish", Table::PublishTarget),
                 ("push", Table::PushTarget),
+                ("append", Table::AppendTarget),
             ] {
                 let Some((_, inside)) = line.split_once(&format!("{key} = {{ ")) else { continue };
                 let (inside, _) = inside.split_once(" }").expect("it ends");

@@ -6,6 +6,7 @@
 //! standard output, which is a file in the cache folder that isn't in its place yet. What is wrong
 //! with the file is said on standard error.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -13,7 +14,7 @@ use std::path::PathBuf;
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wit_component::ComponentEncoder;
 
@@ -40,6 +41,29 @@ const MAX_REASON: u64 = 16 << 10;
 /// The child's exit code for a file that can't be compiled: the text is about the file (EX_DATAERR).
 const BAD_FILE: u8 = 65;
 
+/// The child's exit code where the machine is in the way (EX_OSERR).
+const BAD_MACHINE: u8 = 71;
+
+/// Why there is no artifact.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    /// A sentence.
+    pub(super) reason: String,
+    /// Whether another attempt may go better. Not where the file itself is wrong, or needs more
+    /// than a compilation may use.
+    pub(super) of_machine: bool,
+}
+
+impl Trouble {
+    pub(super) fn of_machine(reason: String) -> Self {
+        Trouble { reason, of_machine: true }
+    }
+
+    fn of_file(reason: String) -> Self {
+        Trouble { reason, of_machine: false }
+    }
+}
+
 /// Where plugins are compiled.
 pub(super) enum Compiler {
     /// In a child process.
@@ -64,26 +88,28 @@ impl Compiler {
     /// Compile a plugin's bytes into the artifact file.
     ///
     /// # Errors
-    /// A sentence about the file, or about the limit it reached.
-    pub(super) async fn compile(&self, wasm: Vec<u8>, artifact: File) -> Result<(), String> {
+    /// A sentence about the file, about the limit it reached, or about the machine.
+    pub(super) async fn compile(&self, wasm: Vec<u8>, artifact: File) -> Result<(), Trouble> {
         match self {
             Compiler::Child { program, args } => {
                 let work = compile_in_child(program, args, wasm, artifact);
                 match tokio::time::timeout(WALL, work).await {
                     Ok(result) => result,
-                    Err(_) => Err(format!(
-                        "compiling took longer than {} s and was ended",
+                    // Whose fault that is can't be told: another attempt isn't denied.
+                    Err(_) => Err(Trouble::of_machine(format!(
+                        "compiling took longer than {} s and was ended: the plugin is a very large \
+                         one, or other programs keep the machine busy",
                         WALL.as_secs()
-                    )),
+                    ))),
                 }
             }
             Compiler::InProcess => tokio::task::spawn_blocking(move || {
                 let mut artifact = artifact;
                 let compiled = compile_here(&wasm)?;
-                artifact.write_all(&compiled).map_err(|e| format!("can't write the result: {e}"))
+                artifact.write_all(&compiled).map_err(not_written)
             })
             .await
-            .unwrap_or_else(|panic| Err(format!("the compiler failed: {panic}"))),
+            .unwrap_or_else(|panic| Err(Trouble::of_file(format!("the compiler failed: {panic}")))),
         }
     }
 }
@@ -93,7 +119,7 @@ async fn compile_in_child(
     args: &[OsString],
     wasm: Vec<u8>,
     artifact: File,
-) -> Result<(), String> {
+) -> Result<(), Trouble> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS);
     let mut child = tokio::process::Command::new(program)
         .args(args)
@@ -107,7 +133,9 @@ async fn compile_in_child(
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .map_err(|e| format!("can't start the compiler {}: {e}", program.display()))?;
+        .map_err(|e| {
+            Trouble::of_machine(format!("can't start the compiler {}: {e}", program.display()))
+        })?;
     let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
     let give = async move {
         if let Some(mut stdin) = stdin {
@@ -123,29 +151,45 @@ async fn compile_in_child(
         reason
     };
     let ((), reason, status) = tokio::join!(give, hear, child.wait());
-    let status = status.map_err(|e| format!("can't wait for the compiler: {e}"))?;
+    let status =
+        status.map_err(|e| Trouble::of_machine(format!("can't wait for the compiler: {e}")))?;
     judge_exit(status, &String::from_utf8_lossy(&reason))
 }
 
 /// What a child's end means.
-fn judge_exit(status: ExitStatus, reason: &str) -> Result<(), String> {
+fn judge_exit(status: ExitStatus, reason: &str) -> Result<(), Trouble> {
     use std::os::unix::process::ExitStatusExt;
     let reason = reason.trim();
-    match status.code() {
-        Some(0) => Ok(()),
-        // The file's own names may be in it.
-        Some(code) if code == i32::from(BAD_FILE) => Err(escape(cut(reason, 2000)).into_owned()),
-        _ if status.signal() == Some(rustix::process::Signal::XCPU.as_raw()) => {
-            Err(format!("it took more than {CPU_SECONDS} s of the processor and was ended"))
-        }
-        _ => Err(format!(
+    // The file's own names may be in it.
+    let told = |longest| escape(cut(reason, longest)).into_owned();
+    match status.code().and_then(|code| u8::try_from(code).ok()) {
+        Some(0) => return Ok(()),
+        Some(BAD_FILE) => return Err(Trouble::of_file(told(2000))),
+        Some(BAD_MACHINE) => return Err(Trouble::of_machine(told(2000))),
+        _ => {}
+    }
+    Err(match status.signal().and_then(Signal::from_named_raw) {
+        Some(Signal::XCPU) => Trouble::of_file(format!(
+            "it took more than {CPU_SECONDS} s of the processor and was ended"
+        )),
+        Some(Signal::KILL) => Trouble::of_machine(
+            "the compiler was killed (SIGKILL), as the kernel does when the machine is short of \
+             memory: try again when there is more of it"
+                .into(),
+        ),
+        Some(Signal::XFSZ) => Trouble::of_machine(
+            "what is compiled is longer than a file may be here (SIGXFSZ): see `ulimit -f`, or \
+             LimitFSIZE of the service"
+                .into(),
+        ),
+        _ => Trouble::of_file(format!(
             "the compiler ended with {status}, perhaps because it needed more than its {} MiB of \
              memory{}{}",
             ADDRESS_SPACE >> 20,
             if reason.is_empty() { "" } else { ": " },
-            escape(cut(reason, 400)),
+            told(400),
         )),
-    }
+    })
 }
 
 /// The first so many bytes of a text, at a character's border.
@@ -157,32 +201,31 @@ fn cut(text: &str, bytes: usize) -> &str {
 /// standard input, writes the artifact to standard output. Not for people.
 ///
 /// # Errors
-/// Exit code 65 with a sentence about the file on standard error; 71 when the limits can't be set.
+/// Exit code 65 with a sentence about the file on standard error; 71 with one about the machine.
 pub fn child_main() -> ExitCode {
-    if let Err(e) = limit_self() {
-        eprintln!("can't limit the compiler: {e}");
-        return ExitCode::from(71);
-    }
-    let compile = || -> Result<(), String> {
+    let compile = || -> Result<(), Trouble> {
+        let limited = limit_self();
+        limited.map_err(|e| Trouble::of_machine(format!("can't limit the compiler: {e}")))?;
         let mut wasm = Vec::new();
         std::io::stdin()
             .lock()
             .read_to_end(&mut wasm)
-            .map_err(|e| format!("can't read the file: {e}"))?;
+            .map_err(|e| Trouble::of_machine(format!("can't read the file: {e}")))?;
         let artifact = compile_here(&wasm)?;
         let mut stdout = std::io::stdout().lock();
-        stdout
-            .write_all(&artifact)
-            .and_then(|()| stdout.flush())
-            .map_err(|e| format!("can't write the result: {e}"))
+        stdout.write_all(&artifact).and_then(|()| stdout.flush()).map_err(not_written)
     };
     match compile() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(reason) => {
+        Err(Trouble { reason, of_machine }) => {
             eprintln!("{reason}");
-            ExitCode::from(BAD_FILE)
+            ExitCode::from(if of_machine { BAD_MACHINE } else { BAD_FILE })
         }
     }
+}
+
+fn not_written(error: std::io::Error) -> Trouble {
+    Trouble::of_machine(format!("can't write the result: {error}"))
 }
 
 fn limit_self() -> std::io::Result<()> {
@@ -205,23 +248,27 @@ fn limit_self() -> std::io::Result<()> {
 }
 
 /// Compile here and now: a component as it is, a core module after encoding it as one.
-fn compile_here(wasm: &[u8]) -> Result<Vec<u8>, String> {
+fn compile_here(wasm: &[u8]) -> Result<Vec<u8>, Trouble> {
+    let component = component_of(wasm).map_err(Trouble::of_file)?;
+    let engine = engine::engine()
+        .map_err(|e| Trouble::of_machine(format!("the engine can't start: {e:#}")))?;
+    engine.precompile_component(&component).map_err(|e| Trouble::of_file(format!("{e:#}")))
+}
+
+/// What is compiled of a file: the component, with our driver where it can have it.
+fn component_of(wasm: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     let outline = file::outline(wasm)?;
-    let encoded;
     let component = match outline.kind {
-        FileKind::Component => wasm,
-        FileKind::Module => {
-            encoded = encode(wasm, &outline.imports)?;
-            &encoded
-        }
+        FileKind::Component => Cow::Borrowed(wasm),
+        FileKind::Module => Cow::Owned(encode(wasm, &outline.imports)?),
         kind @ (FileKind::PlainModule | FileKind::NotWasm) => {
             return Err(format!("it is {kind}"));
         }
     };
-    let driven = driver::add(component)?;
-    let component = driven.as_deref().unwrap_or(component);
-    let engine = engine::engine().map_err(|e| format!("the engine can't start: {e:#}"))?;
-    engine.precompile_component(component).map_err(|e| format!("{e:#}"))
+    Ok(match driver::add(&component)? {
+        Some(driven) => Cow::Owned(driven),
+        None => component,
+    })
 }
 
 /// Make a component of a core module that carries its component type.

@@ -61,6 +61,8 @@ pub enum PluginError {
         file: PathBuf,
         /// What the compiler said, or which limit it reached.
         reason: String,
+        /// Whether another attempt may go better: what ended it was the machine, not the file.
+        of_machine: bool,
     },
     /// No first instance could be made: the plugin's start or its `setup` failed, or it needs more
     /// than it may have.

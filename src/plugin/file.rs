@@ -84,20 +84,43 @@ pub(super) fn hex(sum: &[u8]) -> String {
     })
 }
 
+/// Wasmtime's own "operating system" in the header of what it compiles (`ELFOSABI_WASMTIME`).
+const OF_WASMTIME: u8 = 200;
+
+/// How a file begins that Git LFS has left where the real one belongs.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/";
+
 /// Why bytes that aren't WebAssembly are no plugin, and what they probably are.
 pub(super) fn not_wasm(bytes: &[u8]) -> String {
-    let what = if bytes.is_empty() {
-        "it is empty, not WebAssembly"
-    } else if bytes.starts_with(b"\x7fELF") {
-        "it is a native program or library (ELF), not WebAssembly"
-    } else if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(&[0x1f, 0x8b]) {
-        "it is an archive, not WebAssembly: unpack it"
-    } else if bytes.trim_ascii_start().starts_with(b"(") {
-        "it is WebAssembly's text format: make a binary of it by wat2wasm or wasm-tools parse"
-    } else {
-        "it is not WebAssembly (it doesn't begin with `\\0asm`)"
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
+    let text_begins = |with: &str| {
+        text.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with.as_bytes()))
     };
-    format!("{what}; `handlerd plugin new NAME` begins a plugin")
+    let is_elf = bytes.starts_with(b"\x7fELF");
+    if is_elf && bytes.get(7) == Some(&OF_WASMTIME) {
+        "it is machine code that wasmtime has made (.cwasm): use the .wasm file that it was made of"
+            .into()
+    } else if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(&[0x1f, 0x8b]) {
+        "it is an archive, not WebAssembly: unpack it".into()
+    } else if bytes.starts_with(LFS_POINTER) {
+        "it only says where Git LFS keeps the file: `git lfs pull` gets the file itself".into()
+    } else if text_begins("<!doctype html") || text_begins("<html") {
+        "it is a web page (HTML), not WebAssembly: download the file itself, by the link that says \
+         raw or download"
+            .into()
+    } else if text_begins("(") {
+        "it is WebAssembly's text format: make a binary of it by wat2wasm or wasm-tools parse"
+            .into()
+    } else {
+        let what = if bytes.is_empty() {
+            "it is empty, not WebAssembly"
+        } else if is_elf {
+            "it is a native program or library (ELF), not WebAssembly"
+        } else {
+            "it is not WebAssembly (it doesn't begin with `\\0asm`)"
+        };
+        format!("{what}; `handlerd plugin new NAME` begins a plugin")
+    }
 }
 
 /// Look at WebAssembly's outline.

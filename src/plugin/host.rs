@@ -11,7 +11,7 @@ use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
 
 use super::cache::Cache;
-use super::compile::Compiler;
+use super::compile::{Compiler, Trouble};
 use super::file::{self, FileKind, PluginFile};
 use super::guest_log::escape;
 use super::handler::{Plugin, PluginHandler};
@@ -301,7 +301,8 @@ impl Host {
     async fn compile(&self, path: &Path, file: PluginFile) -> Result<Component, PluginError> {
         let path = path.to_owned();
         let Ok(_turn) = self.compiling.acquire().await else {
-            return Err(PluginError::Compile { file: path, reason: "handlerd is stopping".into() });
+            let reason = "handlerd is stopping".into();
+            return Err(PluginError::Compile { file: path, reason, of_machine: true });
         };
         let began = Instant::now();
         let cache = self.cache.clone();
@@ -311,11 +312,15 @@ impl Host {
             Ok((aside, artifact))
         })
         .await?;
-        let failed = |reason| PluginError::Compile { file: path.clone(), reason };
+        let failed = |Trouble { reason, of_machine }| PluginError::Compile {
+            file: path.clone(),
+            reason,
+            of_machine,
+        };
         self.compiler.compile(file.bytes, artifact).await.map_err(failed)?;
         let (cache, engine, sha256) = (self.cache.clone(), self.engine.clone(), file.sha256);
         let component = blocking(move || Ok(cache.put(&engine, &sha256, aside))).await?;
-        let component = component.map_err(failed)?;
+        let component = component.map_err(|reason| failed(Trouble::of_machine(reason)))?;
         self.compiled.fetch_add(1, Relaxed);
         tracing::info!("compiled {} in {} ms", path.display(), began.elapsed().as_millis());
         Ok(component)

@@ -340,6 +340,18 @@ pub(super) fn plain_module(outline: &Outline) -> String {
         "it is made for browsers by wasm-bindgen"
     } else if imports("gojs.") || imports("go.") {
         "it is made for browsers by Go (GOOS=js)"
+    } else if imports("env.opa_") || exports("opa_") {
+        "it is a policy of Open Policy Agent, which handlerd can't evaluate: the plugin `filter` \
+         passes what a condition is true of"
+    } else if ["env.emscripten_", "env._emscripten_", "env.__syscall_"].into_iter().any(imports)
+        || exports("emscripten_")
+        || exports("_emscripten_")
+    {
+        "it is made by Emscripten for its own JavaScript: compile it by wasi-sdk with what \
+         `wit-bindgen c` writes"
+    } else if imports("env.abort") || exports("__rtti_base") {
+        "it is made by AssemblyScript, which makes no components: `handlerd plugin new NAME` begins \
+         a plugin in Rust"
     } else if exports("_start") {
         "it is a WASI command"
     } else {

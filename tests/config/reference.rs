@@ -6,6 +6,9 @@ use std::sync::LazyLock;
 
 use handlerd::config::{Config, Environment};
 
+#[path = "../support/committed.rs"]
+mod committed;
+
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Marks a line whose value is an example, not the default.
@@ -20,7 +23,7 @@ const EMBEDDED: &str = "url = \"embedded\"";
 const CONNECTION: &str = "\n[connections.eu]\nurl = \"redis://eu.example.com\"\n";
 
 fn text() -> String {
-    std::fs::read_to_string(Path::new(ROOT).join("config.toml")).expect("it is there")
+    committed::text("config.toml")
 }
 
 fn parse(text: &str) -> Result<String, String> {

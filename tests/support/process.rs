@@ -61,6 +61,14 @@ impl Process {
         let _ = self.child.wait();
     }
 
+    /// Whether it stands still after SIGSTOP, or has ended.
+    pub fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+        // The state is behind the name, which is in brackets.
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        matches!(state, None | Some('T' | 'Z'))
+    }
+
     /// A size in bytes of `/proc/PID/status`: `VmRSS` (resident now), `VmHWM` (at most so far) or
     /// `VmData` (reserved now).
     pub fn memory(&self, field: &str) -> u64 {

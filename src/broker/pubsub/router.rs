@@ -237,6 +237,7 @@ fn put(
         message: Message { payload, ..Message::default() },
         delivery: target.delivery.clone(),
         entry: None,
+        order: 0,
     });
 }
 

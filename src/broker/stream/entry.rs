@@ -231,7 +231,7 @@ fn judge(lane: &Lane, fields: &[Node<'_>], delivery: Arc<Delivery>, entry: Entry
             let name = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
             let headers = others().map(|(n, value)| (name(n), value.to_vec())).collect();
             let message = Message { payload, headers, route: None };
-            Taken::Message(Received { message, delivery, entry: None }, entry)
+            Taken::Message(Received { message, delivery, entry: None, order: 0 }, entry)
         }
     }
 }

@@ -198,6 +198,18 @@ impl Writer {
         }
     }
 
+    /// Wait until so many commands that were appended for these counters have ended in one of them.
+    pub async fn ended(&self, from: &ChannelMetrics, commands: u64) {
+        loop {
+            let settled = self.shared.idle.notified();
+            if from.ended() >= commands {
+                return;
+            }
+            self.flush();
+            settled.await;
+        }
+    }
+
     /// Give up: what was sent and has no answer is counted as `unknown`, the rest as `shutdown`,
     /// and so is whatever is appended from now on. The task, if it runs, counts what it has in
     /// hand and ends; await it before reading the counters.

@@ -102,6 +102,14 @@ impl Suites {
             return Suites::in_folder(target)
                 .map_err(|e| no_input(format!("can't read the folder {shown}: {e}")));
         }
+        let is_named_as_a_file =
+            target.extension().is_some_and(|end| end == "wasm" || end == "toml");
+        if !target.exists() && !is_named_as_a_file {
+            return Err(no_input(format!(
+                "there is no folder {shown}: name one with plugins and their cases, as in `handlerd \
+                 test DIR`, or make a plugin by `handlerd plugin new NAME`"
+            )));
+        }
         let pair = (target.with_extension("wasm"), target.with_extension("toml"));
         if target != pair.0 && target != pair.1 {
             return Err(no_input(format!("{shown} is no folder, no .wasm and no .toml file")));

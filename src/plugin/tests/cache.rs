@@ -115,7 +115,8 @@ fn child_stand_in() {
     rustix::fs::ftruncate(stdout.as_fd(), 0).expect("it is a file");
     rustix::fs::seek(stdout.as_fd(), rustix::fs::SeekFrom::Start(0)).expect("it is a file");
     let code = crate::plugin::compile::child_main();
-    std::process::exit(if code == std::process::ExitCode::SUCCESS { 0 } else { 65 });
+    let known = [0, 65, 71].into_iter().find(|&known| code == u8::into(known));
+    std::process::exit(known.expect("a code of its documentation").into());
 }
 
 pub(super) fn host_with_child(cache: &Path) -> Arc<Host> {
@@ -177,4 +178,41 @@ async fn a_child_that_dies_or_is_missing_is_told() {
     // A child that writes nothing makes no entry.
     let error = dies("/bin/true", &[]).load(&config).await.err().expect("nothing is made");
     assert!(matches!(error, PluginError::Compile { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn only_what_the_machine_did_to_the_compiler_may_go_better_the_next_time() {
+    let bench = Bench::new();
+    let config = bench.config(&echo());
+    let ends = async |program: &str, script: &str| {
+        let host = Host::builder(bench.dir().join("own"))
+            .compile_by(program, ["-c", script])
+            .build()
+            .expect("a host");
+        match host.load(&config).await.err().expect("it is refused") {
+            PluginError::Compile { of_machine, reason, .. } => (of_machine, reason),
+            other => panic!("{other}"),
+        }
+    };
+    for (script, said) in [
+        ("kill -KILL $$", "short of memory: try again"),
+        ("kill -XFSZ $$", "`ulimit -f`"),
+        ("echo no space >&2; exit 71", "no space"),
+        // Nothing was written, so nothing can be taken.
+        ("exit 0", "can't be loaded"),
+    ] {
+        let (of_machine, reason) = ends("/bin/sh", script).await;
+        assert!(of_machine && reason.contains(said), "{script}: {reason}");
+    }
+    assert!(ends("/nonexistent/handlerd", "").await.0);
+    for (script, said) in [
+        ("echo a bad opcode >&2; exit 65", "a bad opcode"),
+        ("kill -XCPU $$", "of the processor"),
+        ("kill -ABRT $$", "MiB of memory"),
+        ("kill -SEGV $$", "MiB of memory"),
+        ("exit 101", "MiB of memory"),
+    ] {
+        let (of_machine, reason) = ends("/bin/sh", script).await;
+        assert!(!of_machine && reason.contains(said), "{script}: {reason}");
+    }
 }

@@ -22,22 +22,31 @@ fn wat(text: &str) -> Vec<u8> {
 
 #[tokio::test]
 async fn what_is_not_webassembly_is_refused() {
-    let unknown = "it is not WebAssembly (it doesn't begin with `\\0asm`)";
+    let begin = "; `handlerd plugin new NAME` begins a plugin";
+    let unknown = format!("it is not WebAssembly (it doesn't begin with `\\0asm`){begin}");
+    let elf = format!("it is a native program or library (ELF), not WebAssembly{begin}");
+    let page = "it is a web page (HTML), not WebAssembly: download the file itself, by the link \
+                that says raw or download";
     for (bytes, what) in [
-        (&b""[..], "it is empty, not WebAssembly"),
-        (b"#!/bin/sh", unknown),
-        (b"\0as", unknown),
-        (b"\x7fELF\x02\x01", "it is a native program or library (ELF), not WebAssembly"),
+        (&b""[..], &*format!("it is empty, not WebAssembly{begin}")),
+        (b"#!/bin/sh", &unknown),
+        (b"\0as", &unknown),
+        (b"<", &unknown),
+        (b"\x7fELF", &elf),
+        (b"\x7fELF\x02\x01\x01\x00\x00", &elf),
         (b"PK\x03\x04", "it is an archive, not WebAssembly: unpack it"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+            "it only says where Git LFS keeps the file: `git lfs pull` gets the file itself",
+        ),
+        (b"\n\n<!DOCTYPE html>\n<html lang=\"en\">", page),
+        (b"\xef\xbb\xbf<HTML><title>404</title>", page),
         (
             b"\n(component)",
             "it is WebAssembly's text format: make a binary of it by wat2wasm or wasm-tools parse",
         ),
     ] {
-        let expected = format!(
-            "FILE is no handlerd plugin: {what}; `handlerd plugin new NAME` begins a plugin"
-        );
-        assert_eq!(refusal(bytes).await, expected);
+        assert_eq!(refusal(bytes).await, format!("FILE is no handlerd plugin: {what}"));
     }
     let module = Source { body: ECHO, ..Source::default() }.module();
     for length in [4, 8 + 3, module.len() / 2, module.len() - 1] {
@@ -48,6 +57,20 @@ async fn what_is_not_webassembly_is_refused() {
     damaged[4] = 9;
     let text = refusal(&damaged).await;
     assert!(text.contains("damaged"), "{text}");
+}
+
+#[tokio::test]
+async fn what_is_compiled_already_is_told_from_a_native_library() {
+    let engine = crate::plugin::engine::engine().expect("it runs here");
+    let compiled = [
+        engine.precompile_component(&wat("(component)")).expect("it is compiled"),
+        engine.precompile_module(&wat("(module)")).expect("it is compiled"),
+    ];
+    for bytes in compiled {
+        let expected = "FILE is no handlerd plugin: it is machine code that wasmtime has made \
+                        (.cwasm): use the .wasm file that it was made of";
+        assert_eq!(refusal(&bytes).await, expected);
+    }
 }
 
 #[tokio::test]
@@ -81,6 +104,29 @@ async fn plugins_of_other_systems_are_recognised() {
         (r#"(module (func (export "__guest_call")))"#, "waPC"),
         (r#"(module (func (export "_start")))"#, "a WASI command"),
         (r#"(module (import "wbg" "x" (func)))"#, "browsers"),
+        (
+            r#"(module (import "env" "opa_abort" (func (param i32))) (import "env" "memory" (memory 2))
+                (func (export "opa_eval_ctx_new") (result i32) i32.const 0))"#,
+            "it is a policy of Open Policy Agent, which handlerd can't evaluate: the plugin `filter`",
+        ),
+        (
+            r#"(module (import "env" "emscripten_resize_heap" (func (param i32) (result i32)))
+                (import "env" "abort" (func)))"#,
+            "it is made by Emscripten for its own JavaScript: compile it by wasi-sdk",
+        ),
+        (
+            r#"(module (func (export "_emscripten_stack_restore") (param i32)))"#,
+            "it is made by Emscripten",
+        ),
+        (
+            r#"(module (import "env" "abort" (func (param i32 i32 i32 i32))) (memory (export "memory") 1))"#,
+            "it is made by AssemblyScript, which makes no components: `handlerd plugin new NAME`",
+        ),
+        (
+            r#"(module (func (export "__pin") (param i32) (result i32) local.get 0)
+                (global (export "__rtti_base") i32 (i32.const 1)))"#,
+            "it is made by AssemblyScript",
+        ),
         (
             r#"(component (component $c) (instance $i (instantiate $c)) (export "fermyon:spin/inbound-redis" (instance $i)))"#,
             "Spin component",

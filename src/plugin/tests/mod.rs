@@ -2,6 +2,7 @@
 
 mod support;
 
+mod batch;
 mod cache;
 mod files;
 mod hop;

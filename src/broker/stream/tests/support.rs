@@ -75,9 +75,24 @@ impl Redis {
         rustix::process::kill_process(rustix::process::Pid::from_child(server), signal).unwrap();
     }
 
-    /// kill -9.
+    /// kill -9, but between two system calls: it is stopped first. Killed within a write, Redis can
+    /// leave half a transaction in its file, of which a restart cuts off only the last command; what
+    /// is left of it is carried out at the restart after that, a second time for all the world
+    /// (measured, 7.0.15).
     pub(super) fn kill(&mut self) {
         if let Some(mut server) = self.server.take() {
+            let pid = rustix::process::Pid::from_child(&server);
+            rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+            let stat = format!("/proc/{}/stat", server.id());
+            let stopped = || {
+                let stat = std::fs::read_to_string(&stat).unwrap();
+                // The state is behind the name, which is in brackets.
+                let state = stat.rsplit_once(") ").unwrap().1.chars().next();
+                matches!(state, Some('T' | 'Z'))
+            };
+            while !stopped() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             server.kill().unwrap();
             server.wait().unwrap();
         }

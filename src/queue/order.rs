@@ -1,0 +1,96 @@
+//! `order_by`: messages with the same key are handled one after the other, whatever number of
+//! workers there is. Owns the key of a message, and which keys are in hand.
+
+use std::hash::{Hash, Hasher};
+
+use rustc_hash::{FxHashSet, FxHasher};
+
+use crate::config::OrderBy;
+use crate::message::Message;
+
+/// How many take turns at a queue at a time, and what they keep the order of.
+#[derive(Clone, Debug)]
+pub struct Workers {
+    /// So many.
+    pub most: usize,
+    /// With several: messages that are alike in this are handled in order.
+    pub order_by: Option<OrderBy>,
+}
+
+impl From<usize> for Workers {
+    fn from(most: usize) -> Self {
+        Workers { most, order_by: None }
+    }
+}
+
+/// What tells the messages apart that need no order among them. Two different ones may come out
+/// equal: then these keep an order that nobody asked for.
+pub(super) fn key(order_by: &OrderBy, message: &Message) -> u64 {
+    let mut hasher = FxHasher::default();
+    match order_by {
+        OrderBy::Header(name) => {
+            let value = message.headers.iter().find(|(header, _)| header == name);
+            value.map(|(_, value)| value).hash(&mut hasher);
+        }
+        OrderBy::Pointer(pointer) => {
+            let json = serde_json::from_slice::<serde_json::Value>(&message.payload).ok();
+            let value = json.as_ref().and_then(|json| json.pointer(pointer));
+            value.map(ToString::to_string).hash(&mut hasher);
+        }
+    }
+    hasher.finish()
+}
+
+/// Keys of the messages in hand.
+#[derive(Debug, Default)]
+pub(super) struct Busy {
+    keys: FxHashSet<u64>,
+    /// All that waited was busy when it was looked at last.
+    pub(super) blocked: bool,
+}
+
+impl Busy {
+    /// Whether a message with this key may be taken, by somebody who has these in hand already.
+    pub(super) fn allows(&self, key: u64, own: &[u64]) -> bool {
+        !self.keys.contains(&key) || own.contains(&key)
+    }
+
+    /// Somebody has this in hand now.
+    pub(super) fn take(&mut self, key: u64, own: &mut Vec<u64>) {
+        if self.keys.insert(key) {
+            own.push(key);
+        }
+    }
+
+    /// Nobody has these in hand any more.
+    pub(super) fn release(&mut self, own: &mut Vec<u64>) {
+        for key in own.drain(..) {
+            self.keys.remove(&key);
+        }
+        self.blocked = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_that_are_alike_there_have_the_same_key() {
+        let header = OrderBy::Header("user".into());
+        let with = |value: &str| {
+            let mut message = Message::new("x");
+            message.headers.push(("user".into(), value.into()));
+            message
+        };
+        assert_eq!(key(&header, &with("ann")), key(&header, &with("ann")));
+        assert_ne!(key(&header, &with("ann")), key(&header, &with("bob")));
+        assert_ne!(key(&header, &with("")), key(&header, &Message::new("x")));
+        let pointer = OrderBy::Pointer("/user/id".into());
+        let json = |text: &str| key(&pointer, &Message::new(text));
+        assert_eq!(json(r#"{"user":{"id":7},"n":1}"#), json(r#"{"n":2, "user": {"id": 7}}"#));
+        assert_ne!(json(r#"{"user":{"id":7}}"#), json(r#"{"user":{"id":"7"}}"#));
+        // What has no such place, or is no JSON, is alike.
+        assert_eq!(json("{}"), json("not JSON"));
+    }
+}
