@@ -323,6 +323,11 @@ claim_idle = "200ms"
 handlers = []
 append = "refunds.done"
 
+[channels.far]
+stream = "far"
+group = "billing"
+append = [{ to = "eu", stream = "far.done" }, "far.near"]
+
 [channels.work]
 subscribe = "in"
 handlers = ["misbehave"]
@@ -332,25 +337,35 @@ dead_letter = "work.dead"
 
 #[test]
 fn the_printed_line_is_enough_for_streams() {
-    let redis = Redis::with("appendonly yes\nappendfsync always\nacllog-max-len 1000");
+    let redis = Redis::with("appendonly yes\nappendfsync always");
+    let far = Redis::start();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let dir = support::Handlerd::folder();
     std::fs::write(dir.path().join("password"), "PASSWORD").expect("a file is written");
-    let login = with_password(&redis, dir.path());
-    let load = |login: &str| {
-        let file = dir.path().join("config.toml");
-        std::fs::write(&file, format!("[redis]\n{login}\n{STREAMS}")).expect("a file is written");
-        Config::load(&file).unwrap_or_else(|errors| panic!("{errors}")).config
+    let whole = |redis: &str, far: &str| {
+        let config = format!("[redis]\n{redis}\n[connections.eu]\n{far}\n{STREAMS}");
+        std::fs::write(dir.path().join("config.toml"), &config).expect("a file is written");
+        config
     };
-    let report = runtime.block_on(probed(&load(&url(&redis))));
-    assert_eq!(problems(&report), Vec::<String>::new(), "{report}");
-    assert_eq!(redis.run::<u64>(&["DBSIZE"]), 0, "nothing is left behind");
-    let acl = &report.connections[0].acl;
-    assert_eq!(type_in(&redis, acl), "OK", "{acl}");
-    let again = runtime.block_on(probed(&load(&login)));
-    assert_eq!(problems(&again), Vec::<String>::new(), "{again}");
+    let probe = || {
+        let loaded = Config::load(&dir.path().join("config.toml"));
+        let config = loaded.unwrap_or_else(|errors| panic!("{errors}")).config;
+        let report = runtime.block_on(probed(&config));
+        assert_eq!(problems(&report), Vec::<String>::new(), "{report}");
+        report
+    };
+    whole(&url(&redis), &url(&far));
+    let report = probe();
+    for (redis, probed) in [&redis, &far].iter().zip(&report.connections) {
+        assert_eq!(redis.run::<u64>(&["DBSIZE"]), 0, "nothing is left behind");
+        assert_eq!(type_in(redis, &probed.acl), "OK", "{}", probed.acl);
+    }
+    let config = whole(&with_password(&redis, dir.path()), &with_password(&far, dir.path()));
+    probe();
     // The probe asks what this user may not: how Redis keeps its data.
-    redis.run::<()>(&["ACL", "LOG", "RESET"]);
+    for redis in [&redis, &far] {
+        redis.run::<()>(&["ACL", "LOG", "RESET"]);
+    }
 
     let add = |key: &str, payload: &str| {
         redis.run::<String>(&["XADD", key, "*", "payload", payload, "lang", "en"])
@@ -365,7 +380,6 @@ fn the_printed_line_is_enough_for_streams() {
     }
     redis.run::<()>(&["XGROUP", "CREATECONSUMER", "orders", "billing", "gone"]);
     let said = Watcher::psubscribe(&redis, &["orders.said", "talk.*"]);
-    let config = format!("[redis]\n{login}\n{STREAMS}");
     let mut daemon = support::Handlerd::start_in(dir, &config, &[]);
     redis.wait_subscribed("in", 1);
     add("a*b [x]", "echo spaced");
@@ -375,6 +389,7 @@ fn the_printed_line_is_enough_for_streams() {
     add("orders", "reject no");
     add("orders", "trap");
     add("refunds", "2");
+    add("far", "3");
     redis.client().publish_all("in", ["echo heard", "reject no"]);
 
     wait_until("appended", || length("orders.done") == 2 && length("copy.a*b [x]") == 1);
@@ -383,16 +398,15 @@ fn the_printed_line_is_enough_for_streams() {
     wait_until("pushed", || redis.client().list("orders.list").len() == 2);
     wait_until("dead letters", || length("orders.dead") == 2 && length("work.dead") == 1);
     wait_until("heard", || length("out") == 1);
+    wait_until("abroad", || length("far.near") == 1 && far.run::<u64>(&["XLEN", "far.done"]) == 1);
     said.wait_count(3);
-    for (key, cursor) in [
-        ("orders", "handlerd:{orders}:billing:cursor"),
-        ("refunds", "handlerd:{refunds}:billing:cursor"),
-    ] {
+    for key in ["orders", "refunds", "far"] {
+        let cursor = format!("handlerd:{{{key}}}:billing:cursor");
         let group = ["XPENDING", key, "billing"];
         wait_until("nothing pending", || {
             redis.run::<(u64, redis::Value, redis::Value, redis::Value)>(&group).0 == 0
         });
-        wait_until("the cursor", || redis.run::<String>(&["GET", cursor]).starts_with('f'));
+        wait_until("the cursor", || redis.run::<String>(&["GET", &cursor]).starts_with('f'));
     }
     let stopped = daemon.stop();
     assert_eq!((stopped.code, stopped.number("lost")), (0, 0), "{}", stopped.last);
@@ -400,8 +414,10 @@ fn the_printed_line_is_enough_for_streams() {
     let file = daemon.dir().join("config.toml").display().to_string();
     let past = support::Run::new(&["replay", "orders", "--config", &file]).output().expect(1);
     assert!(past.text().ends_with("7 entries: 2 failed\n"), "{}", past.text());
-    let refused: redis::Value = redis.run(&["ACL", "LOG"]);
-    assert_eq!(refused, redis::Value::Array(Vec::new()));
+    for redis in [&redis, &far] {
+        let refused: redis::Value = redis.run(&["ACL", "LOG"]);
+        assert_eq!(refused, redis::Value::Array(Vec::new()));
+    }
     for command in [["XADD", "other", "*", "a", "b"].as_slice(), &["DEL", "orders"]] {
         let dry = [&["ACL", "DRYRUN", "handlerd"][..], command].concat();
         assert_ne!(redis.run::<String>(&dry), "OK", "{command:?}");

@@ -151,7 +151,16 @@ impl<'a> Reading<'a> {
 
 /// How a Redis channel or a key is written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Writing {
+pub struct Writing {
+    pub by: By,
+    /// With an entry's acknowledgement, by the script that looks before it writes and undoes what it
+    /// can't complete.
+    pub in_one_step: bool,
+}
+
+/// By which command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
     Publish,
     Append {
         /// About how many entries are kept.
@@ -160,34 +169,31 @@ pub enum Writing {
     Push,
 }
 
-impl Writing {
+impl By {
     /// What TYPE answers of a key that can be written to so.
     pub fn kind(self) -> Option<&'static str> {
         match self {
-            Writing::Publish => None,
-            Writing::Append { .. } => Some("stream"),
-            Writing::Push => Some("list"),
+            By::Publish => None,
+            By::Append { .. } => Some("stream"),
+            By::Push => Some("list"),
         }
     }
+}
 
-    /// `in_one_step`: by the script that finishes a stream's entries.
-    pub fn commands(self, in_one_step: bool) -> Vec<Rehearsal<'static>> {
-        let (writes, checks): (Vec<Rehearsal<'_>>, Vec<Rehearsal<'_>>) = match self {
-            Writing::Publish => (vec![(Verb::Publish, vec![""])], vec![]),
-            Writing::Push => {
-                (vec![(Verb::Push, vec![""])], vec![(Verb::Pop, vec![]), (Verb::Type, vec![])])
-            }
-            Writing::Append { maxlen } => {
-                let mut checks =
+impl Writing {
+    pub fn commands(self) -> Vec<Rehearsal<'static>> {
+        let (write, others): (Rehearsal<'_>, Vec<Rehearsal<'_>>) = match self.by {
+            By::Publish => ((Verb::Publish, vec![""]), vec![]),
+            By::Push => ((Verb::Push, vec![""]), vec![(Verb::Pop, vec![]), (Verb::Type, vec![])]),
+            By::Append { maxlen } => {
+                let trim = (Verb::Trim, vec!["MAXLEN", "~", "1"]);
+                let mut others =
                     vec![(Verb::Delete, vec!["0-0"]), (Verb::Info, vec![]), (Verb::Type, vec![])];
-                if maxlen.is_some() {
-                    checks.push((Verb::Trim, vec!["MAXLEN", "~", "1"]));
-                }
-                (vec![(Verb::Append, vec!["*", "payload", ""])], checks)
+                others.extend(maxlen.map(|_| trim));
+                ((Verb::Append, vec!["*", "payload", ""]), others)
             }
         };
-        let checks = checks.into_iter().filter(|_| in_one_step);
-        writes.into_iter().chain(checks).collect()
+        std::iter::once(write).chain(others.into_iter().filter(|_| self.in_one_step)).collect()
     }
 }
 
@@ -220,8 +226,9 @@ mod tests {
         let reading = Reading { group: "g", consumer: "c", delete: true };
         let mut verbs: Vec<Verb> = vec![Verb::Get, Verb::Set];
         verbs.extend(reading.commands().iter().map(|(verb, _)| *verb));
-        for writing in [Writing::Publish, Writing::Append { maxlen: Some(1) }, Writing::Push] {
-            verbs.extend(writing.commands(true).iter().map(|(verb, _)| *verb));
+        for by in [By::Publish, By::Append { maxlen: Some(1) }, By::Push] {
+            let writing = Writing { by, in_one_step: true };
+            verbs.extend(writing.commands().iter().map(|(verb, _)| *verb));
         }
         let calls: Vec<Vec<&str>> = SCRIPTS.into_iter().flat_map(called).collect();
         assert!(calls.len() > 20, "{calls:?}");

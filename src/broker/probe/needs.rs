@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::Arc;
 
-use super::commands::{Command, Reading, Verb, Writing};
+use super::commands::{By, Command, Reading, Verb, Writing};
 use crate::broker::stream::cursor_name;
 use crate::config::pattern::Pattern;
 use crate::config::{
@@ -73,19 +73,19 @@ impl Needs {
                 needs.source(channel);
                 needs.routes(channel);
                 if let Some(stream) = &channel.dead_letter {
-                    let writing = Writing::Append { maxlen: channel.dead_letter_maxlen };
-                    needs.write(writing, stream, false, channel);
+                    let by = By::Append { maxlen: channel.dead_letter_maxlen };
+                    needs.write(writing(by, SOURCES, channel), stream, channel);
                 }
             }
             for output in &channel.outputs {
-                let (writing, target) = match output {
-                    Output::Publish(target) => (Writing::Publish, target),
-                    Output::Append(target) => (Writing::Append { maxlen: channel.maxlen }, target),
-                    Output::Push(target) => (Writing::Push, target),
+                let (by, target) = match output {
+                    Output::Publish(target) => (By::Publish, target),
+                    Output::Append(target) => (By::Append { maxlen: channel.maxlen }, target),
+                    Output::Push(target) => (By::Push, target),
                     Output::Log => continue,
                 };
                 if target.connection == connection.name {
-                    needs.output(channel, writing, target);
+                    needs.output(channel, writing(by, &connection.name, channel), target);
                 }
             }
         }
@@ -183,26 +183,26 @@ impl Needs {
 
     fn routes(&mut self, channel: &Channel) {
         let routes = &channel.routes;
-        for (writing, patterns) in [
-            (Writing::Publish, &routes.publish),
-            (Writing::Append { maxlen: channel.maxlen }, &routes.append),
-            (Writing::Push, &routes.push),
+        for (by, patterns) in [
+            (By::Publish, &routes.publish),
+            (By::Append { maxlen: channel.maxlen }, &routes.append),
+            (By::Push, &routes.push),
         ] {
             for pattern in patterns {
-                self.write_like(writing, pattern.text(), channel);
+                self.write_like(writing(by, SOURCES, channel), pattern.text(), channel);
             }
         }
     }
 
     fn output(&mut self, channel: &Channel, writing: Writing, target: &Target) {
         let parts = match &target.name {
-            NameTemplate::Fixed(name) => return self.write(writing, name, false, channel),
+            NameTemplate::Fixed(name) => return self.write(writing, name, channel),
             NameTemplate::Parts(parts) => parts,
         };
         match &channel.source {
             Source::Subscribe(names) | Source::Stream(StreamSource { keys: names, .. }) => {
                 for name in names {
-                    self.write(writing, &parts.join(&**name), false, channel);
+                    self.write(writing, &parts.join(&**name), channel);
                 }
             }
             Source::Pattern(patterns) => {
@@ -215,10 +215,10 @@ impl Needs {
     }
 
     /// Write to this name.
-    fn write(&mut self, writing: Writing, name: &str, example: bool, channel: &Channel) {
-        self.rehearse_write(writing, name, example, channel);
-        self.permit_write(writing, &literal(name), channel);
-        let Some(kind) = writing.kind() else { return };
+    fn write(&mut self, writing: Writing, name: &str, channel: &Channel) {
+        self.rehearse_write(writing, name, false, channel);
+        self.permit_write(writing, &literal(name));
+        let Some(kind) = writing.by.kind() else { return };
         if !self.writes.iter().any(|known| known.key == name && known.kind == kind) {
             let (key, whose) = (name.to_owned(), channel.name.clone());
             self.writes.push(Written { key, kind, whose });
@@ -231,19 +231,19 @@ impl Needs {
             Some(name) => self.rehearse_write(writing, &name, name != pattern, channel),
             None => self.untried.push(pattern.to_owned()),
         }
-        self.permit_write(writing, &unspaced(pattern), channel);
+        self.permit_write(writing, &unspaced(pattern));
     }
 
     fn rehearse_write(&mut self, writing: Writing, name: &str, example: bool, channel: &Channel) {
-        for (verb, arguments) in writing.commands(in_one_step(channel)) {
+        for (verb, arguments) in writing.commands() {
             self.need(verb, name, example, channel, &arguments);
         }
     }
 
-    fn permit_write(&mut self, writing: Writing, pattern: &str, channel: &Channel) {
-        let verbs = writing.commands(in_one_step(channel)).into_iter();
+    fn permit_write(&mut self, writing: Writing, pattern: &str) {
+        let verbs = writing.commands().into_iter();
         self.rights.extend(verbs.map(|(verb, _)| verb.right()));
-        let kind = if writing.kind().is_some() { Kind::Key } else { Kind::Channel };
+        let kind = if writing.by.kind().is_some() { Kind::Key } else { Kind::Channel };
         self.permit(kind, pattern);
     }
 
@@ -279,10 +279,11 @@ enum Kind {
     Key,
 }
 
-/// Whether what is written is one step with an entry's acknowledgement: a script, which looks
-/// before it writes, and undoes what it can't complete.
-fn in_one_step(channel: &Channel) -> bool {
-    matches!(channel.source, Source::Stream(_))
+/// How a channel writes over a connection: what it makes of a stream's entries is one step with their
+/// acknowledgement on the Redis that the stream is on.
+fn writing(by: By, connection: &str, channel: &Channel) -> Writing {
+    let in_one_step = connection == SOURCES && matches!(channel.source, Source::Stream(_));
+    Writing { by, in_one_step }
 }
 
 /// The rules, or the one for everything: beside that Redis takes no others.
