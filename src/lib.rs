@@ -2,24 +2,25 @@
 //!
 //! ```text
 //! Redis --> broker::pubsub --> queue::Queue --> crew, worker: chain::Chain (plugin, plugin, ...) --> output --> broker::writer --> Redis
-//!                                                  |
-//!                                                  +--> failure: logged and counted
+//!           broker::stream                         |                                                           broker::stream
+//!                                                  +--> failure --> policy: again, or dead_letter, or counted
 //! ```
-//! One direction, one queue, one owner for each step. Data is handed on, never shared.
+//! One direction, one queue, one owner for each step. Data is handed on, never shared. An entry of a
+//! stream is held by `broker::stream` until its outputs and its acknowledgement are written in one step.
 //!
 //! | module | owns | may use |
 //! | --- | --- | --- |
 //! | `message` | what travels | nothing |
-//! | `chain` | what a handler is, how a run goes | `message` |
+//! | `chain` | what a handler is, how a run goes | `message`, `config` (routes) |
 //! | `config` | TOML to types | nothing |
-//! | `telemetry` | metric names, reasons | `chain` (failure kinds) |
-//! | `policy` | whether and when a failed message is tried again | `chain` (failure kinds) |
+//! | `telemetry` | metric names, reasons | `chain` (failure kinds), `config` |
+//! | `policy` | whether and when a failed message is tried again | `chain` (failure kinds), `config` |
 //! | `dead_letter` | the format of what was given up | `message`, `chain`, `telemetry` |
-//! | `queue` | what waits, and what is dropped | `message`, `config`, `telemetry` |
+//! | `queue` | what waits, in what order, and what is dropped | `message`, `config`, `telemetry`, `broker::stream` (an entry in hand) |
 //! | `plugin` | wasmtime, all of it | `message`, `chain`, `config` |
-//! | `broker` | Redis, all of it | `message`, `dead_letter`, `config`, `queue`, `telemetry` |
-//! | `output`, `worker` | a message's way behind the queue | `chain`, `queue`, `broker::writer` |
-//! | `crew` | who works when | `worker`, `broker::writer` |
+//! | `broker` | Redis, all of it: `pubsub` and `stream` read, `writer` and `stream` write; `dead`, `past`, `probe`, `shell` are for verbs | `message`, `dead_letter`, `config`, `queue`, `telemetry` |
+//! | `output`, `worker` | a message's way behind the queue | `chain`, `policy`, `dead_letter`, `queue`, `broker::writer`, `broker::stream` |
+//! | `crew` | who works when, and when what is written goes out | `worker`, `broker::writer` |
 //! | `daemon` | building everything, running it, draining it | all of the above |
 //! | `service` | signals | nothing |
 //! | `cli` | one file a verb | all of the above |

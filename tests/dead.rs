@@ -266,7 +266,7 @@ fn a_command_line_that_makes_no_sense_is_usage() {
         (&["list", "--stream", "x", "--since", "yesterday"], "2026-01-31"),
         (&["list", "--stream", "x", "--limit", "0"], "1.."),
         (&["show", "--stream", "x"], "ID"),
-        (&["show", "7", "--stream", "x"], "1700000000123-0"),
+        (&["show", "seven", "--stream", "x"], "1526919030474-55"),
         (&["replay", "--stream", "x"], "--all"),
         (&["replay", "1-1", "--stream", "x", "--all"], "ids and filters"),
         (&["replay", "--stream", "x", "--all", "--to-stream", "a", "--to-channel", "b"], "--to-"),
@@ -305,4 +305,61 @@ fn a_redis_that_stops_answering_is_given_up() {
     assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
     assert!(output.stderr.contains("no answer"), "{}", output.stderr);
     redis.thaw();
+}
+
+#[test]
+fn the_dead_letters_of_a_channel_are_found_by_its_name() {
+    let redis = Redis::start();
+    let url = redis.url();
+    let config = r#"
+        [channels.orders]
+        stream = "orders"
+        group = "billing"
+        start = "oldest"
+        handlers = ["misbehave"]
+        append = "orders.done"
+
+        [channels.refunds]
+        stream = "refunds"
+        group = "billing"
+        start = "oldest"
+        append = "refunds.done"
+        dead_letter = "refunds.failed"
+
+        [channels.chat]
+        publish = "chat.out"
+    "#;
+    let daemon = support::Handlerd::start(&redis, config);
+    for payload in ["echo fine", "reject no way"] {
+        redis.run::<String>(&["XADD", "orders", "*", "payload", payload]);
+    }
+    redis.run::<String>(&["XADD", "refunds", "*", "other", "field"]);
+    support::wait_until("the dead letters", || {
+        length(&redis, "orders.dead") == 1 && length(&redis, "refunds.failed") == 1
+    });
+    let file = daemon.dir().join("config.toml").display().to_string();
+    assert!(std::fs::read_to_string(&file).expect("the config").contains(&url));
+    let list = |names: &[&str]| {
+        let all = [&["dead", "list", "--json", "--config", &file], names].concat();
+        Run::new(&all).output()
+    };
+    let found = |names: &[&str]| -> Vec<(String, String, String)> {
+        let text = list(names).expect(0).text();
+        let lines = text.lines().map(|line| serde_json::from_str::<Json>(line).expect("JSON"));
+        let word = |line: &Json, key: &str| line[key].as_str().expect("text").to_owned();
+        let of = |line: Json| (word(&line, "stream"), word(&line, "channel"), word(&line, "kind"));
+        lines.map(of).collect()
+    };
+    let words = |stream: &str, channel: &str, kind: &str| {
+        (stream.to_owned(), channel.to_owned(), kind.to_owned())
+    };
+    let orders = words("orders.dead", "orders", "reject");
+    let refunds = words("refunds.failed", "refunds", "no_payload");
+    assert_eq!(found(&["orders"]), std::slice::from_ref(&orders));
+    assert_eq!(found(&["refunds"]), std::slice::from_ref(&refunds));
+    assert_eq!(found(&[]), [orders, refunds]);
+    let none = list(&["chat"]).expect(64).stderr;
+    assert!(none.contains("no dead letters for channel chat"), "{none}");
+    let typo = list(&["oders"]).expect(64).stderr;
+    assert!(typo.contains("did you mean \"orders\"?"), "{typo}");
 }

@@ -299,3 +299,253 @@ async fn it_asks_without_resp3_too() {
     assert!(server.version.starts_with(|c: char| c.is_ascii_digit()), "{report}");
     assert_eq!(server.persistence, Persistence::Nothing);
 }
+
+/// Streams with everything that they can be written to by.
+const STREAMS: &str = r#"
+[channels.orders]
+stream = ["orders", "a*b [x]"]
+group = "billing"
+start = "oldest"
+claim_idle = "200ms"
+handlers = ["misbehave"]
+append = ["orders.done", "copy.{channel}"]
+maxlen = 1000
+push = "orders.list"
+publish = "orders.said"
+routes = { append = ["audit.*"], push = ["vip.*"], publish = ["talk.?"] }
+dead_letter_maxlen = 1000
+
+[channels.refunds]
+stream = "refunds"
+group = "billing"
+when_done = "delete"
+claim_idle = "200ms"
+handlers = []
+append = "refunds.done"
+
+[channels.far]
+stream = "far"
+group = "billing"
+append = [{ to = "eu", stream = "far.done" }, "far.near"]
+
+[channels.work]
+subscribe = "in"
+handlers = ["misbehave"]
+append = "out"
+dead_letter = "work.dead"
+"#;
+
+#[test]
+fn the_printed_line_is_enough_for_streams() {
+    let redis = Redis::with("appendonly yes\nappendfsync always");
+    let far = Redis::start();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let dir = support::Handlerd::folder();
+    std::fs::write(dir.path().join("password"), "PASSWORD").expect("a file is written");
+    let whole = |redis: &str, far: &str| {
+        let config = format!("[redis]\n{redis}\n[connections.eu]\n{far}\n{STREAMS}");
+        std::fs::write(dir.path().join("config.toml"), &config).expect("a file is written");
+        config
+    };
+    let probe = || {
+        let loaded = Config::load(&dir.path().join("config.toml"));
+        let config = loaded.unwrap_or_else(|errors| panic!("{errors}")).config;
+        let report = runtime.block_on(probed(&config));
+        assert_eq!(problems(&report), Vec::<String>::new(), "{report}");
+        report
+    };
+    whole(&url(&redis), &url(&far));
+    let report = probe();
+    for (redis, probed) in [&redis, &far].iter().zip(&report.connections) {
+        assert_eq!(redis.run::<u64>(&["DBSIZE"]), 0, "nothing is left behind");
+        assert_eq!(type_in(redis, &probed.acl), "OK", "{}", probed.acl);
+    }
+    let config = whole(&with_password(&redis, dir.path()), &with_password(&far, dir.path()));
+    probe();
+    // The probe asks what this user may not: how Redis keeps its data.
+    for redis in [&redis, &far] {
+        redis.run::<()>(&["ACL", "LOG", "RESET"]);
+    }
+
+    let add = |key: &str, payload: &str| {
+        redis.run::<String>(&["XADD", key, "*", "payload", payload, "lang", "en"])
+    };
+    let length = |key: &str| redis.run::<u64>(&["XLEN", key]);
+    // What a daemon left behind that died long ago, and its name.
+    for key in ["orders", "refunds"] {
+        add(key, "echo left");
+        redis.run::<()>(&["XGROUP", "CREATE", key, "billing", "0"]);
+        let read = ["XREADGROUP", "GROUP", "billing", "dead", "STREAMS", key, ">"];
+        redis.run::<redis::Value>(&read);
+    }
+    redis.run::<()>(&["XGROUP", "CREATECONSUMER", "orders", "billing", "gone"]);
+    let said = Watcher::psubscribe(&redis, &["orders.said", "talk.*"]);
+    let mut daemon = support::Handlerd::start_in(dir, &config, &[]);
+    redis.wait_subscribed("in", 1);
+    add("a*b [x]", "echo spaced");
+    add("orders", "route audit.1");
+    add("orders", "route vip.1");
+    add("orders", "route talk.1");
+    add("orders", "reject no");
+    add("orders", "trap");
+    add("refunds", "2");
+    add("far", "3");
+    redis.client().publish_all("in", ["echo heard", "reject no"]);
+
+    wait_until("appended", || length("orders.done") == 2 && length("copy.a*b [x]") == 1);
+    wait_until("claimed and deleted", || length("refunds.done") == 2 && length("refunds") == 0);
+    wait_until("routed", || length("audit.1") == 1 && redis.client().list("vip.1").len() == 1);
+    wait_until("pushed", || redis.client().list("orders.list").len() == 2);
+    wait_until("dead letters", || length("orders.dead") == 2 && length("work.dead") == 1);
+    wait_until("heard", || length("out") == 1);
+    wait_until("abroad", || length("far.near") == 1 && far.run::<u64>(&["XLEN", "far.done"]) == 1);
+    said.wait_count(3);
+    for key in ["orders", "refunds", "far"] {
+        let cursor = format!("handlerd:{{{key}}}:billing:cursor");
+        let group = ["XPENDING", key, "billing"];
+        wait_until("nothing pending", || {
+            redis.run::<(u64, redis::Value, redis::Value, redis::Value)>(&group).0 == 0
+        });
+        wait_until("the cursor", || redis.run::<String>(&["GET", &cursor]).starts_with('f'));
+    }
+    let stopped = daemon.stop();
+    assert_eq!((stopped.code, stopped.number("lost")), (0, 0), "{}", stopped.last);
+    // Nothing more is needed to look into the past.
+    let file = daemon.dir().join("config.toml").display().to_string();
+    let past = support::Run::new(&["replay", "orders", "--config", &file]).output().expect(1);
+    assert!(past.text().ends_with("7 entries: 2 failed\n"), "{}", past.text());
+    for redis in [&redis, &far] {
+        let refused: redis::Value = redis.run(&["ACL", "LOG"]);
+        assert_eq!(refused, redis::Value::Array(Vec::new()));
+    }
+    for command in [["XADD", "other", "*", "a", "b"].as_slice(), &["DEL", "orders"]] {
+        let dry = [&["ACL", "DRYRUN", "handlerd"][..], command].concat();
+        assert_ne!(redis.run::<String>(&dry), "OK", "{command:?}");
+    }
+}
+
+/// Channels with streams, at a Redis.
+fn streams(redis: &Redis, channels: &str) -> Config {
+    parse(&format!("[redis]\n{}\n{channels}", url(redis)), "").0
+}
+
+/// The first channel of these tests.
+fn orders(more: &str) -> String {
+    format!("[channels.orders]\nstream = 'orders'\ngroup = 'g'\nappend = 'orders.done'\n{more}")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_and_groups_that_are_in_the_way_are_told() {
+    let redis = Redis::start();
+    let found = async |config: &str| {
+        let report = probed(&streams(&redis, config)).await;
+        (problems(&report), report.connections[0].notes.join("\n"))
+    };
+    let (none, notes) = found(&orders("")).await;
+    assert_eq!(none, Vec::<String>::new());
+    assert!(notes.contains("there is no stream \"orders\" yet; handlerd makes it"), "{notes}");
+
+    // Keys of other kinds.
+    redis.run::<()>(&["RPUSH", "orders", "x"]);
+    redis.run::<()>(&["SET", "orders.done", "x"]);
+    redis.run::<()>(&["SET", "orders.dead", "x"]);
+    let (wrong, _) = found(&orders("push = 'orders'")).await;
+    let begins = [
+        "channel orders reads the stream \"orders\", but that is a list: ",
+        "channel orders writes to \"orders.dead\" as a stream, but it is a string: ",
+        "channel orders writes to \"orders.done\" as a stream, but it is a string: ",
+    ];
+    assert_eq!(wrong.len(), begins.len(), "{wrong:?}");
+    assert!(wrong.iter().zip(begins).all(|(text, begin)| text.starts_with(begin)), "{wrong:?}");
+    redis.run::<()>(&["FLUSHALL"]);
+
+    // A group that would have to begin somewhere.
+    for n in ["1-0", "2-0"] {
+        redis.run::<String>(&["XADD", "orders", n, "payload", "x"]);
+    }
+    let (wrong, _) = found(&orders("")).await;
+    let [new] = &wrong[..] else { panic!("{wrong:?}") };
+    assert!(new.contains("the group \"g\" is new, and the stream \"orders\" holds 2 entries"));
+    assert!(new.contains("start = \"oldest\""), "{new}");
+    for (start, begin) in
+        [("new", "with what comes then"), ("oldest", "the oldest entry"), ("1-0", "after 1-0")]
+    {
+        let (none, notes) = found(&orders(&format!("start = '{start}'"))).await;
+        assert_eq!(none, Vec::<String>::new());
+        assert!(notes.contains("there is no group \"g\"") && notes.contains(begin), "{notes}");
+    }
+    // Where it had been, it is made again.
+    redis.run::<()>(&["SET", "handlerd:{orders}:g:cursor", "f1-0"]);
+    assert_eq!(found(&orders("")).await.0, Vec::<String>::new());
+
+    redis.run::<()>(&["XGROUP", "CREATE", "orders", "g", "0"]);
+    redis.run::<()>(&["XGROUP", "CREATE", "orders", "other", "0"]);
+    assert_eq!(found(&orders("")).await.0, Vec::<String>::new());
+    let (wrong, _) = found(&orders("when_done = 'delete'")).await;
+    assert!(wrong[0].contains("is read by 1 more group"), "{wrong:?}");
+    assert_eq!(redis.run::<u64>(&["XLEN", "orders"]), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_may_forget_streams_is_told_only_to_channels_with_streams() {
+    let pubsub = "[channels.chat]\npublish = 'chat.out'";
+    for (conf, words) in [
+        ("appendonly yes\nappendfsync always", None),
+        ("appendonly yes\nappendfsync everysec", Some("its appendfsync is everysec")),
+        ("save 60 1", Some("it keeps snapshots on disk")),
+        ("", Some("it keeps nothing on disk: streams are lost")),
+        (
+            "appendonly yes\nappendfsync always\nmaxmemory 1gb\nmaxmemory-policy allkeys-lru",
+            Some("its maxmemory-policy is allkeys-lru"),
+        ),
+        ("appendonly yes\nappendfsync always\nmaxmemory-policy allkeys-lru", None),
+        ("appendonly yes\nappendfsync always\nmaxmemory 1gb\nmaxmemory-policy volatile-lru", None),
+    ] {
+        let redis = Redis::with(conf);
+        let report = probed(&streams(&redis, &orders(""))).await;
+        assert!(report.is_good(), "{report}");
+        let notes: Vec<&String> =
+            report.connections[0].notes.iter().filter(|note| note.starts_with("it")).collect();
+        match words {
+            None => assert_eq!(notes, Vec::<&String>::new(), "{conf}"),
+            Some(words) => {
+                assert!(matches!(notes[..], [note] if note.contains(words)), "{conf}: {notes:?}");
+            }
+        }
+        let report = probed(&streams(&redis, pubsub)).await;
+        assert_eq!(report.connections[0].notes, Vec::<String>::new(), "{conf}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn missing_rights_and_commands_for_streams_are_named() {
+    let redis = Redis::with(
+        "rename-command XCLAIM \"\"\n\
+         user narrow on >secret +@all -xack -script resetchannels ~orders ~orders.done",
+    );
+    let login = "username = 'narrow'\npassword_file = 'password'";
+    let text = format!("[redis]\n{}\n{login}\n{}", url(&redis), orders(""));
+    let (config, _dir) = parse(&text, "secret");
+    let report = probed(&config).await;
+    let found: Vec<_> = problems(&report)
+        .iter()
+        .map(|problem| problem.split(", which was refused: NOPERM").next().unwrap().to_owned())
+        .collect();
+    assert_eq!(
+        found,
+        [
+            "channel orders needs the command XCLAIM, which this Redis doesn't have: it is too old, \
+             or the command was renamed",
+            r#"channel orders needs XACK "orders""#,
+            "channel orders needs SCRIPT LOAD",
+            r#"channel orders needs XADD "orders.dead""#,
+            r#"channel orders needs XDEL "orders.dead""#,
+            r#"channel orders needs XINFO STREAM "orders.dead""#,
+            r#"channel orders needs TYPE "orders.dead""#,
+        ],
+        "{report}"
+    );
+    let notes = &report.connections[0].notes;
+    let cursor = "does without SET \"handlerd:{orders}:g:cursor\"";
+    assert!(notes.iter().any(|note| note.contains(cursor)), "{report}");
+}

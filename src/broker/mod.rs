@@ -6,6 +6,7 @@
 pub mod connection;
 pub mod dead;
 pub mod embedded;
+pub mod past;
 pub mod probe;
 pub mod pubsub;
 pub mod resp;

@@ -8,6 +8,7 @@ use std::fmt;
 use std::io::{self, Write};
 
 use clap::builder::styling::{AnsiColor, Style};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::exit::{Code, Fault};
 
@@ -40,6 +41,16 @@ pub fn note(text: impl fmt::Display) {
 /// Whether standard error shows colours.
 pub fn stderr_has_colour() -> bool {
     anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never
+}
+
+/// A bar on standard error; nothing where nobody would see it.
+pub fn progress_bar(template: &str, hidden: bool) -> ProgressBar {
+    let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let bar = ProgressBar::with_draw_target(Some(0), target);
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
 }
 
 /// Standard output, for results.

@@ -17,6 +17,7 @@ mod hint;
 mod listen;
 mod load;
 mod plugin;
+mod replay;
 mod run;
 mod send;
 mod show;
@@ -60,6 +61,7 @@ enum Verb {
     Test(test::Args),
     Send(send::Args),
     Listen(listen::Args),
+    Replay(replay::Args),
     Dead(dead::Args),
     Plugin(plugin::Args),
 }
@@ -87,6 +89,7 @@ pub fn main() -> ExitCode {
         Verb::Test(args) => test::main(args, config),
         Verb::Send(args) => send::main(args, config),
         Verb::Listen(args) => listen::main(args, config),
+        Verb::Replay(args) => replay::main(args, config),
         Verb::Dead(args) => dead::main(args, config),
         Verb::Plugin(args) => plugin::main(args, config),
     };

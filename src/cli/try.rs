@@ -12,12 +12,12 @@ use serde_json::{Value as Json, json};
 use super::console::{BAD, DIM, GOOD, NAME, Out};
 use super::exit::{Code, Fault, OrExit, Outcome};
 use super::show::{self, Form, meant};
+use super::way::Destination;
 use super::{load, way};
 use crate::chain::{Chain, Failure, RunLimits};
 use crate::config::pattern::Pattern;
 use crate::config::{
-    Channel, Config, Handler, Log, LogFormat, Output, RouteKind, Routes, Setting, Source,
-    StreamSource,
+    Channel, Config, Handler, Log, LogFormat, Routes, Setting, Source, StreamSource,
 };
 use crate::message::{Delivery, Header, Message};
 use crate::{daemon, telemetry};
@@ -165,27 +165,6 @@ enum End {
     TooLarge(usize),
 }
 
-/// Where a message would go.
-struct Destination {
-    /// "publish", "push" or "log".
-    command: &'static str,
-    /// The connection and the name; none for the log.
-    to: Option<(Arc<str>, String)>,
-}
-
-impl std::fmt::Display for Destination {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.command)?;
-        if let Some((connection, name)) = &self.to {
-            write!(f, " {}", way::shown(name))?;
-            if &**connection != way::MAIN_CONNECTION {
-                write!(f, " at {}", way::shown(connection))?;
-            }
-        }
-        Ok(())
-    }
-}
-
 impl Trial {
     async fn prepare(args: &Args, config: Option<&Path>) -> Result<Self, Fault> {
         let headers = args.headers.iter();
@@ -283,31 +262,9 @@ impl Trial {
 
     /// Where a message that came out would go; nowhere for a plugin file.
     fn destinations(&self, message: &Message) -> Vec<Destination> {
-        let Some(channel) = &self.channel else { return Vec::new() };
-        if let Some(route) = &message.route {
-            let command = match channel.routes.resolve(route) {
-                Some(RouteKind::Publish) => "publish",
-                Some(RouteKind::Append) => "append",
-                Some(RouteKind::Push) => "push",
-                None => return Vec::new(),
-            };
-            let to = Some((way::MAIN_CONNECTION.into(), route.clone()));
-            return vec![Destination { command, to }];
-        }
-        let outputs = channel.outputs.iter().map(|output| {
-            let (command, target) = match output {
-                Output::Publish(target) => ("publish", Some(target)),
-                Output::Append(target) => ("append", Some(target)),
-                Output::Push(target) => ("push", Some(target)),
-                Output::Log => ("log", None),
-            };
-            let to = target.map(|target| {
-                let name = target.name.fill(&self.delivery.redis_channel).into_owned();
-                (target.connection.clone(), name)
-            });
-            Destination { command, to }
-        });
-        outputs.collect()
+        let redis_channel = &self.delivery.redis_channel;
+        let channel = self.channel.as_ref();
+        channel.map_or_else(Vec::new, |c| way::destinations(c, redis_channel, message))
     }
 
     fn print(&self, run: &Run, form: Form, several: bool, out: &mut Out) -> Result<(), Fault> {
@@ -369,13 +326,8 @@ impl Trial {
             Ok(messages) => {
                 let outputs = messages.iter().map(|message| {
                     let mut output = show::message_json(message);
-                    let to = self.destinations(message).into_iter().map(|to| match to.to {
-                        Some((connection, name)) => {
-                            json!({ "command": to.command, "connection": &*connection, "name": name })
-                        }
-                        None => json!({ "command": to.command }),
-                    });
-                    output.insert("to".into(), to.collect());
+                    let to = self.destinations(message);
+                    output.insert("to".into(), to.iter().map(Destination::json).collect());
                     Json::Object(output)
                 });
                 object["outputs"] = outputs.collect();
@@ -397,7 +349,7 @@ fn delivery(table: Arc<str>, redis_channel: &str, pattern: Option<Arc<str>>) -> 
     Delivery { table, redis_channel, pattern, id: None, attempt: 1, received_at: 0 }
 }
 
-fn find_channel<'c>(config: &'c Config, name: &str) -> Result<&'c Channel, Fault> {
+pub(super) fn find_channel<'c>(config: &'c Config, name: &str) -> Result<&'c Channel, Fault> {
     if let Some(channel) = config.channels.iter().find(|channel| &*channel.name == name) {
         return Ok(channel);
     }

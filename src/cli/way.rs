@@ -1,12 +1,80 @@
 //! A channel's way in words: source, handlers, outputs.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
+use std::sync::Arc;
 
-use crate::config::{Channel, Config, NameTemplate, Output, Routes, Source, Target};
+use serde_json::{Value as Json, json};
+
+use crate::config::{Channel, Config, NameTemplate, Output, RouteKind, Routes, Source, Target};
+use crate::message::Message;
 use crate::telemetry::printable;
 
 /// The name of the connection `[redis]`.
 pub const MAIN_CONNECTION: &str = "redis";
+
+/// Where a message that has left the chain goes.
+pub struct Destination {
+    /// "publish", "append", "push" or "log".
+    command: &'static str,
+    /// The connection and the name; none for the log.
+    to: Option<(Arc<str>, String)>,
+}
+
+impl Destination {
+    /// Whether it becomes an entry of a stream there.
+    pub fn is_append(&self) -> bool {
+        self.command == "append"
+    }
+
+    /// For a program.
+    pub fn json(&self) -> Json {
+        match &self.to {
+            Some((connection, name)) => {
+                json!({ "command": self.command, "connection": &**connection, "name": name })
+            }
+            None => json!({ "command": self.command }),
+        }
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.command)?;
+        if let Some((connection, name)) = &self.to {
+            write!(f, " {}", shown(name))?;
+            if &**connection != MAIN_CONNECTION {
+                write!(f, " at {}", shown(connection))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where a channel sends a message that has left its chain, whose input came on this Redis channel.
+pub fn destinations(channel: &Channel, redis_channel: &str, message: &Message) -> Vec<Destination> {
+    if let Some(route) = &message.route {
+        let command = match channel.routes.resolve(route) {
+            Some(RouteKind::Publish) => "publish",
+            Some(RouteKind::Append) => "append",
+            Some(RouteKind::Push) => "push",
+            None => return Vec::new(),
+        };
+        return vec![Destination { command, to: Some((MAIN_CONNECTION.into(), route.clone())) }];
+    }
+    let outputs = channel.outputs.iter().map(|output| {
+        let (command, target) = match output {
+            Output::Publish(target) => ("publish", Some(target)),
+            Output::Append(target) => ("append", Some(target)),
+            Output::Push(target) => ("push", Some(target)),
+            Output::Log => ("log", None),
+        };
+        let to = target.map(|target| {
+            (target.connection.clone(), target.name.fill(redis_channel).into_owned())
+        });
+        Destination { command, to }
+    });
+    outputs.collect()
+}
 
 /// A name as it may be shown.
 pub fn shown(name: &str) -> String {

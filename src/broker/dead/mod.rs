@@ -23,6 +23,7 @@ mod pages;
 mod replay;
 
 pub use pages::Pages;
+pub(super) use pages::{FIRST_PAGE, count_after};
 pub use replay::{Errand, Kept, Outcome, Target};
 
 /// How long Redis may take to answer what is asked at once.
@@ -220,6 +221,12 @@ fn lost(address: &str, error: &RedisError) -> DeadError {
 }
 
 fn entry(value: Value) -> Option<Found> {
+    let (id, fields) = raw_entry(value)?;
+    Some(Found { id, letter: DeadLetter::decode(fields) })
+}
+
+/// An entry of an answer to XRANGE.
+pub(super) fn raw_entry(value: Value) -> Option<(EntryId, Vec<Field>)> {
     let [id, fields] = <[Value; 2]>::try_from(list(value)?).ok()?;
     let id = String::from_utf8(bytes(id)?).ok()?.parse().ok()?;
     let mut parts = list(fields)?.into_iter();
@@ -227,10 +234,10 @@ fn entry(value: Value) -> Option<Found> {
     while let Some(name) = parts.next() {
         fields.push((bytes(name)?, bytes(parts.next()?)?));
     }
-    Some(Found { id, letter: DeadLetter::decode(fields) })
+    Some((id, fields))
 }
 
-fn list(value: Value) -> Option<Vec<Value>> {
+pub(super) fn list(value: Value) -> Option<Vec<Value>> {
     match value {
         Value::Array(items) => Some(items),
         _ => None,
@@ -246,7 +253,7 @@ fn bytes(value: Value) -> Option<Vec<u8>> {
 }
 
 /// What Redis says of an error.
-fn words(error: &ServerError) -> String {
+pub(super) fn words(error: &ServerError) -> String {
     let text = format!("{} {}", error.code(), error.details().unwrap_or_default());
     shown(text.trim_end())
 }

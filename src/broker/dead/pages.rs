@@ -7,7 +7,7 @@ use crate::config::EntryId;
 const LARGEST_PAGE: usize = 500;
 
 /// Entries of the first page, when it isn't known yet how large they are.
-const FIRST_PAGE: usize = 32;
+pub(in crate::broker) const FIRST_PAGE: usize = 32;
 
 /// Bytes that a page should not have many more of: payloads may be as large as `max_payload`.
 const PAGE_BYTES: usize = 32 << 20;
@@ -44,7 +44,7 @@ impl Pages {
             Some(last) => {
                 self.after = Some(last.id);
                 self.until = (last.id < until).then_some(until);
-                self.count = count_after(&page);
+                self.count = count_after(page.iter().map(size));
             }
             None => self.until = None,
         }
@@ -52,40 +52,30 @@ impl Pages {
     }
 }
 
-/// How many entries to ask for when the last ones were like these.
-fn count_after(page: &[Found]) -> usize {
-    let size = |found: &Found| found.letter.as_ref().map_or(0, |letter| letter.size());
-    let bytes: usize = page.iter().map(size).sum();
-    let average = bytes / page.len().max(1);
+fn size(found: &Found) -> usize {
+    found.letter.as_ref().map_or(0, |letter| letter.size())
+}
+
+/// How many entries to ask for when the last ones had these sizes.
+pub(in crate::broker) fn count_after(page: impl ExactSizeIterator<Item = usize>) -> usize {
+    let entries = page.len().max(1);
+    let average = page.sum::<usize>() / entries;
     (PAGE_BYTES / average.max(1)).clamp(1, LARGEST_PAGE)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dead_letter::{Blame, DeadLetter, Origin};
-
-    fn page(sizes: &[usize]) -> Vec<Found> {
-        let found = |size: &usize| Found {
-            id: EntryId { ms: 1, seq: 1 },
-            letter: Ok(DeadLetter {
-                payload: vec![0; *size],
-                headers: Vec::new(),
-                channel: "c".into(),
-                origin: Origin::PubSub { channel: "c".into() },
-                blame: Blame { handler: None, kind: "trap".into(), reason: String::new() },
-                attempts: 1,
-                time: 0,
-            }),
-        };
-        sizes.iter().map(found).collect()
-    }
 
     #[test]
     fn large_entries_make_small_pages() {
-        assert_eq!(count_after(&page(&[])), LARGEST_PAGE);
-        assert_eq!(count_after(&page(&[0, 10])), LARGEST_PAGE);
-        assert_eq!(count_after(&page(&[1 << 20, 1 << 20])), 32);
-        assert_eq!(count_after(&page(&[PAGE_BYTES + 1])), 1);
+        for (sizes, count) in [
+            (&[] as &[usize], LARGEST_PAGE),
+            (&[0, 10], LARGEST_PAGE),
+            (&[1 << 20, 1 << 20], 32),
+            (&[PAGE_BYTES + 1], 1),
+        ] {
+            assert_eq!(count_after(sizes.iter().copied()), count);
+        }
     }
 }

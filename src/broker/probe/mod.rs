@@ -4,8 +4,10 @@
 //! Called by the command line. Leaves nothing behind: commands are rehearsed between `MULTI` and
 //! `DISCARD`, where Redis judges rights, roles and memory and does nothing.
 
+mod commands;
 mod needs;
 mod server;
+mod streams;
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +17,8 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo, RedisResult, Value};
 use tokio::time::timeout;
 
-use self::needs::{Command, Needs};
+use self::commands::{Command, Verb};
+use self::needs::Needs;
 pub use self::server::{Persistence, Role, Server};
 use super::connection::{Connector, Link};
 use crate::config::{self, Address, Config};
@@ -120,17 +123,23 @@ async fn ask(link: Link, needs: &Needs, probed: &mut Probed) -> RedisResult<()> 
         let server = server::ask(&mut connection, version, replica).await?;
         if needs.has_outputs() && matches!(server.role, Role::Replica { .. }) {
             probed.problems.push(
-                "it is a replica: it refuses RPUSH, and what is published on it reaches its own \
+                "it is a replica: it refuses to write to keys, and what is published on it reaches its own \
                  subscribers only; name its master in the connection's url"
                     .to_owned(),
             );
         }
-        if needs.pushes() && server.persistence == Persistence::Nothing {
-            let note = "it keeps nothing on disk: lists that are pushed to are lost when it ends";
-            probed.notes.push(note.to_owned());
+        if needs.reads.is_empty() {
+            if needs.writes_keys() && server.persistence == Persistence::Nothing {
+                let note = "it keeps nothing on disk: the lists and streams that are written to \
+                            are lost when it ends";
+                probed.notes.push(note.to_owned());
+            }
+        } else {
+            probed.notes.extend(streams::durability(&server));
         }
         probed.server = Some(server);
-        rehearse(&mut connection, needs, probed).await
+        rehearse(&mut connection, needs, probed).await?;
+        streams::look(&mut connection, needs, probed).await
     };
     tokio::select! {
         asked = asking => asked,
@@ -148,10 +157,9 @@ async fn rehearse(
         let mut pipe = redis::pipe();
         pipe.ignore_errors().cmd("MULTI");
         for command in commands {
-            pipe.cmd(command.kind.as_str()).arg(&*command.name);
-            if command.kind.has_payload() {
-                pipe.arg("");
-            }
+            let parts = command.parts();
+            let (first, rest) = parts.split_first().unwrap_or((&"PING", &[]));
+            pipe.cmd(first).arg(rest);
         }
         pipe.cmd("DISCARD");
         let replies: Vec<Value> = pipe.query_async(connection).await?;
@@ -160,20 +168,42 @@ async fn rehearse(
             probed.notes.push(note);
             return Ok(());
         }
-        let refused = commands
-            .iter()
-            .zip(replies.iter().skip(1))
-            .filter_map(|(command, reply)| error(reply).map(|answer| refusal(command, &answer)));
-        probed.problems.extend(refused);
+        for (command, reply) in commands.iter().zip(replies.iter().skip(1)) {
+            let Some(answer) = error(reply) else { continue };
+            if command.is_optional() {
+                probed.notes.push(without_cursor(command, &answer));
+            } else {
+                probed.problems.push(refusal(command, &answer));
+            }
+        }
     }
     Ok(())
 }
 
 fn refusal(command: &Command, answer: &str) -> String {
-    let Command { kind, name, example, whose } = command;
-    let (kind, name) = (kind.as_str(), printable(name.as_bytes(), SHOWN));
+    let Command { verb, name, example, whose, .. } = command;
+    let verb_words = verb.words().join(" ");
+    if answer.to_ascii_lowercase().contains("unknown command") {
+        return format!(
+            "channel {whose} needs the command {verb_words}, which this Redis doesn't have: it is too \
+             old, or the command was renamed"
+        );
+    }
+    let name = match verb {
+        Verb::Load => String::new(),
+        _ => format!(" \"{}\"", printable(name.as_bytes(), SHOWN)),
+    };
     let example = if *example { " (an example of what comes)" } else { "" };
-    format!("channel {whose} needs {kind} \"{name}\"{example}, which was refused: {answer}")
+    format!("channel {whose} needs {verb_words}{name}{example}, which was refused: {answer}")
+}
+
+fn without_cursor(command: &Command, answer: &str) -> String {
+    let (verb, whose) = (command.verb.words().join(" "), &command.whose);
+    let name = printable(command.name.as_bytes(), SHOWN);
+    format!(
+        "channel {whose} does without {verb} \"{name}\", which was refused: {answer}; where its group \
+         is destroyed, all that the stream holds comes again"
+    )
 }
 
 fn error(reply: &Value) -> Option<String> {

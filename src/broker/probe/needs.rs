@@ -4,60 +4,42 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::Arc;
 
+use super::commands::{By, Command, Reading, Verb, Writing};
+use crate::broker::stream::cursor_name;
 use crate::config::pattern::Pattern;
 use crate::config::{
-    Channel, Config, Connection, NameTemplate, Output, Source, StreamSource, Target,
+    Channel, Config, Connection, NameTemplate, Output, Source, Start, StreamSource, Target,
+    WhenDone,
 };
 use crate::telemetry::printable;
 
-/// The connection that sources and routes are on.
+/// The connection that sources, routes and dead letters are on.
 const SOURCES: &str = "redis";
 
 /// What the daemon needs beside the commands of the configuration. `MULTI` and `DISCARD` are for
 /// rehearsals: here, and when a connection gives no answer while others do.
 const ALWAYS: [&str; 3] = ["+discard", "+multi", "+ping"];
 
-/// A command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    Subscribe,
-    Psubscribe,
-    Publish,
-    Push,
-}
-
-impl Kind {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Kind::Subscribe => "SUBSCRIBE",
-            Kind::Psubscribe => "PSUBSCRIBE",
-            Kind::Publish => "PUBLISH",
-            Kind::Push => "RPUSH",
-        }
-    }
-
-    pub fn has_payload(self) -> bool {
-        matches!(self, Kind::Publish | Kind::Push)
-    }
-
-    fn rights(self) -> &'static [&'static str] {
-        match self {
-            Kind::Subscribe => &["+subscribe", "+unsubscribe"],
-            Kind::Psubscribe => &["+psubscribe", "+punsubscribe"],
-            Kind::Publish => &["+publish"],
-            Kind::Push => &["+rpush"],
-        }
-    }
-}
-
-/// A command to rehearse.
+/// A stream that is read.
 #[derive(Clone, Debug)]
-pub struct Command {
-    pub kind: Kind,
-    pub name: String,
-    /// The name is one of many that may come.
-    pub example: bool,
-    /// NAME of the first channel that needs it.
+pub struct Read {
+    pub key: Arc<str>,
+    pub group: Arc<str>,
+    pub start: Option<Start>,
+    pub delete: bool,
+    /// Where it is kept up to where all is finished.
+    pub cursor: Option<String>,
+    /// NAME of the channel.
+    pub whose: Arc<str>,
+}
+
+/// A key that is written to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    pub key: String,
+    /// What TYPE must answer where there is one.
+    pub kind: &'static str,
+    /// NAME of the first channel that writes to it.
     pub whose: Arc<str>,
 }
 
@@ -65,13 +47,17 @@ pub struct Command {
 #[derive(Debug, Default)]
 pub struct Needs {
     commands: Vec<Command>,
-    known: BTreeMap<(Kind, String), usize>,
+    known: BTreeMap<(Verb, String), usize>,
     /// Rules of the ACL: `+command`, `&channel`, `~key`.
     rights: BTreeSet<String>,
     channels: BTreeSet<String>,
     keys: BTreeSet<String>,
     /// Patterns that no example was found for.
     untried: Vec<String>,
+    /// The streams that are read.
+    pub reads: Vec<Read>,
+    /// The keys that are written to, as far as their names are known.
+    pub writes: Vec<Written>,
 }
 
 impl Needs {
@@ -86,17 +72,20 @@ impl Needs {
             if *connection.name == *SOURCES {
                 needs.source(channel);
                 needs.routes(channel);
+                if let Some(stream) = &channel.dead_letter {
+                    let by = By::Append { maxlen: channel.dead_letter_maxlen };
+                    needs.write(writing(by, SOURCES, channel), stream, channel);
+                }
             }
             for output in &channel.outputs {
-                match output {
-                    Output::Publish(target) if target.connection == connection.name => {
-                        needs.output(channel, Kind::Publish, target);
-                    }
-                    Output::Push(target) if target.connection == connection.name => {
-                        needs.output(channel, Kind::Push, target);
-                    }
-                    // integration: XADD, of `append`, its routes and dead letters.
-                    Output::Publish(_) | Output::Append(_) | Output::Push(_) | Output::Log => {}
+                let (by, target) = match output {
+                    Output::Publish(target) => (By::Publish, target),
+                    Output::Append(target) => (By::Append { maxlen: channel.maxlen }, target),
+                    Output::Push(target) => (By::Push, target),
+                    Output::Log => continue,
+                };
+                if target.connection == connection.name {
+                    needs.output(channel, writing(by, &connection.name, channel), target);
                 }
             }
         }
@@ -110,12 +99,12 @@ impl Needs {
 
     /// Whether anything is written there.
     pub fn has_outputs(&self) -> bool {
-        self.rights.contains("+publish") || self.pushes()
+        self.rights.contains("+publish") || self.writes_keys()
     }
 
-    /// Whether lists are pushed to.
-    pub fn pushes(&self) -> bool {
-        self.rights.contains("+rpush")
+    /// Whether lists or streams are written to.
+    pub fn writes_keys(&self) -> bool {
+        self.rights.contains("+rpush") || self.rights.contains("+xadd")
     }
 
     /// What can't be tried.
@@ -143,84 +132,158 @@ impl Needs {
         match &channel.source {
             Source::Subscribe(names) => {
                 for name in names {
-                    self.need(Kind::Subscribe, name, false, channel);
-                    self.permit(Kind::Subscribe, &literal(name));
+                    self.need(Verb::Subscribe, name, false, channel, &[]);
+                    self.permit(Kind::Channel, &literal(name));
+                    self.rights.insert("+unsubscribe".to_owned());
                 }
             }
             Source::Pattern(patterns) => {
                 for pattern in patterns {
-                    self.need(Kind::Psubscribe, pattern, false, channel);
+                    self.need(Verb::Psubscribe, pattern, false, channel, &[]);
                     // Redis compares a pattern with those of the ACL byte by byte. One with a space
                     // can't stand there, so only the right to everything permits it.
                     let spaced = pattern.bytes().any(is_space);
-                    self.permit(Kind::Psubscribe, if spaced { "*" } else { pattern });
+                    let pattern = if spaced { "*" } else { pattern };
+                    self.permit(Kind::Channel, pattern);
+                    self.rights.insert("+punsubscribe".to_owned());
                 }
             }
-            // integration: XREADGROUP and what else the stream's reader sends.
-            Source::Stream(_) => {}
+            Source::Stream(stream) => {
+                for key in &stream.keys {
+                    self.read(key, stream, channel);
+                }
+            }
         }
+    }
+
+    fn read(&mut self, key: &Arc<str>, stream: &StreamSource, channel: &Channel) {
+        let delete = stream.when_done == WhenDone::Delete;
+        let consumer = stream.consumer.as_deref().unwrap_or("handlerd-check");
+        let reading = Reading { group: &stream.group, consumer, delete };
+        for (verb, arguments) in reading.commands() {
+            let name = if verb == Verb::Load { "" } else { &**key };
+            self.need(verb, name, false, channel, &arguments);
+        }
+        self.permit(Kind::Key, &literal(key));
+        let cursor = cursor_name(key, &stream.group);
+        if let Some(cursor) = &cursor {
+            self.need(Verb::Get, cursor, false, channel, &[]);
+            self.need(Verb::Set, cursor, false, channel, &[""]);
+            self.permit(Kind::Key, &literal(cursor));
+        }
+        self.reads.push(Read {
+            key: key.clone(),
+            group: stream.group.clone(),
+            start: stream.start,
+            delete,
+            cursor,
+            whose: channel.name.clone(),
+        });
     }
 
     fn routes(&mut self, channel: &Channel) {
         let routes = &channel.routes;
-        for (kind, patterns) in [(Kind::Publish, &routes.publish), (Kind::Push, &routes.push)] {
+        for (by, patterns) in [
+            (By::Publish, &routes.publish),
+            (By::Append { maxlen: channel.maxlen }, &routes.append),
+            (By::Push, &routes.push),
+        ] {
             for pattern in patterns {
-                self.need_example(kind, pattern.text(), channel);
-                self.permit(kind, &unspaced(pattern.text()));
+                self.write_like(writing(by, SOURCES, channel), pattern.text(), channel);
             }
         }
     }
 
-    fn output(&mut self, channel: &Channel, kind: Kind, target: &Target) {
+    fn output(&mut self, channel: &Channel, writing: Writing, target: &Target) {
         let parts = match &target.name {
-            NameTemplate::Fixed(name) => {
-                self.need(kind, name, false, channel);
-                self.permit(kind, &literal(name));
-                return;
-            }
+            NameTemplate::Fixed(name) => return self.write(writing, name, channel),
             NameTemplate::Parts(parts) => parts,
         };
         match &channel.source {
             Source::Subscribe(names) | Source::Stream(StreamSource { keys: names, .. }) => {
                 for name in names {
-                    let name = parts.join(&**name);
-                    self.need(kind, &name, false, channel);
-                    self.permit(kind, &literal(&name));
+                    self.write(writing, &parts.join(&**name), channel);
                 }
             }
             Source::Pattern(patterns) => {
                 let parts: Vec<String> = parts.iter().map(|part| literal(part)).collect();
                 for pattern in patterns {
-                    let pattern = parts.join(pattern);
-                    self.need_example(kind, &pattern, channel);
-                    self.permit(kind, &unspaced(&pattern));
+                    self.write_like(writing, &parts.join(pattern), channel);
                 }
             }
         }
     }
 
-    fn need(&mut self, kind: Kind, name: &str, example: bool, channel: &Channel) {
-        let next = self.commands.len();
-        if *self.known.entry((kind, name.to_owned())).or_insert(next) == next {
-            let (name, whose) = (name.to_owned(), channel.name.clone());
-            self.commands.push(Command { kind, name, example, whose });
+    /// Write to this name.
+    fn write(&mut self, writing: Writing, name: &str, channel: &Channel) {
+        self.rehearse_write(writing, name, false, channel);
+        self.permit_write(writing, &literal(name));
+        let Some(kind) = writing.by.kind() else { return };
+        if !self.writes.iter().any(|known| known.key == name && known.kind == kind) {
+            let (key, whose) = (name.to_owned(), channel.name.clone());
+            self.writes.push(Written { key, kind, whose });
         }
     }
 
-    fn need_example(&mut self, kind: Kind, pattern: &str, channel: &Channel) {
+    /// Write to whatever matches this pattern.
+    fn write_like(&mut self, writing: Writing, pattern: &str, channel: &Channel) {
         match example(pattern) {
-            Some(name) => self.need(kind, &name, name != pattern, channel),
+            Some(name) => self.rehearse_write(writing, &name, name != pattern, channel),
             None => self.untried.push(pattern.to_owned()),
+        }
+        self.permit_write(writing, &unspaced(pattern));
+    }
+
+    fn rehearse_write(&mut self, writing: Writing, name: &str, example: bool, channel: &Channel) {
+        for (verb, arguments) in writing.commands() {
+            self.need(verb, name, example, channel, &arguments);
+        }
+    }
+
+    fn permit_write(&mut self, writing: Writing, pattern: &str) {
+        let verbs = writing.commands().into_iter();
+        self.rights.extend(verbs.map(|(verb, _)| verb.right()));
+        let kind = if writing.by.kind().is_some() { Kind::Key } else { Kind::Channel };
+        self.permit(kind, pattern);
+    }
+
+    fn need(
+        &mut self,
+        verb: Verb,
+        name: &str,
+        example: bool,
+        channel: &Channel,
+        arguments: &[&str],
+    ) {
+        self.rights.insert(verb.right());
+        let next = self.commands.len();
+        if *self.known.entry((verb, name.to_owned())).or_insert(next) == next {
+            let (name, whose) = (name.to_owned(), channel.name.clone());
+            let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+            self.commands.push(Command { verb, name, arguments, example, whose });
         }
     }
 
     fn permit(&mut self, kind: Kind, pattern: &str) {
-        self.rights.extend(kind.rights().iter().map(|&right| right.to_owned()));
         match kind {
-            Kind::Push => self.keys.insert(format!("~{pattern}")),
-            _ => self.channels.insert(format!("&{pattern}")),
+            Kind::Channel => self.channels.insert(format!("&{pattern}")),
+            Kind::Key => self.keys.insert(format!("~{pattern}")),
         };
     }
+}
+
+/// What a name is one of.
+#[derive(Clone, Copy)]
+enum Kind {
+    Channel,
+    Key,
+}
+
+/// How a channel writes over a connection: what it makes of a stream's entries is one step with their
+/// acknowledgement on the Redis that the stream is on.
+fn writing(by: By, connection: &str, channel: &Channel) -> Writing {
+    let in_one_step = connection == SOURCES && matches!(channel.source, Source::Stream(_));
+    Writing { by, in_one_step }
 }
 
 /// The rules, or the one for everything: beside that Redis takes no others.

@@ -17,6 +17,8 @@ pub struct Server {
     pub role: Role,
     /// What of its data it has when it is started again.
     pub persistence: Persistence,
+    /// `maxmemory-policy`, where there is a `maxmemory` and it may be asked.
+    pub eviction: Option<String>,
 }
 
 /// Master or replica.
@@ -61,6 +63,7 @@ pub async fn ask(
     pipe.cmd("INFO").arg("persistence");
     pipe.cmd("CONFIG").arg("GET").arg("appendfsync");
     pipe.cmd("CONFIG").arg("GET").arg("save");
+    pipe.cmd("INFO").arg("memory");
     let replies: Vec<Value> = pipe.query_async(connection).await?;
     let info = |at: usize| {
         let reply = replies.get(at).filter(|reply| !matches!(reply, Value::ServerError(_)));
@@ -88,6 +91,9 @@ pub async fn ask(
         version: valkey.unwrap_or(version),
         role,
         persistence: persistence(info(2), setting(3, "appendfsync"), setting(4, "save")),
+        eviction: info(5)
+            .filter(|info| info.get::<u64>("maxmemory").is_some_and(|bytes| bytes > 0))
+            .and_then(|info| info.get("maxmemory_policy")),
     })
 }
 
@@ -103,7 +109,7 @@ fn persistence(info: Option<InfoDict>, fsync: Option<String>, save: Option<Strin
 
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Server { product, version, role, persistence } = self;
+        let Server { product, version, role, persistence, eviction: _ } = self;
         f.write_str(product)?;
         if !version.is_empty() {
             write!(f, " {version}")?;

@@ -16,7 +16,7 @@ use crate::config::EntryId;
 
 /// The name of the cursor: in a Cluster it lies in the stream's slot. `None` where no name does,
 /// because the stream's has a `}` and no `{tag}`.
-pub(super) fn cursor_name(key: &str, group: &str) -> Option<String> {
+pub(in crate::broker) fn cursor_name(key: &str, group: &str) -> Option<String> {
     let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
     match tag {
         Some((tag, _)) if !tag.is_empty() => {

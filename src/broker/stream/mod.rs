@@ -50,6 +50,7 @@ pub use lane::Outcome;
 pub use settings::{Settings, Start, WhenDone};
 pub use trouble::State;
 
+pub(super) use group::cursor_name;
 use lane::Lane;
 
 /// Pause before a task that panicked is started again.

@@ -18,6 +18,8 @@ mod show;
 mod streams;
 mod table;
 
+pub(super) use select::point_in_time;
+
 /// Look at messages that could not be handled, send them back, remove them.
 ///
 /// They are in streams, each with the reason why it was given up.

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-
 use super::select::{Filters, Selected, by_filters, by_ids};
 use super::table::{Table, named};
 use super::{Desk, Place, count, fault};
@@ -50,6 +48,9 @@ pub struct Args {
     dry_run: bool,
 }
 
+/// Entries looked at, of all.
+const BAR: &str = "{wide_bar} {pos} of {len} looked at, {eta} left";
+
 /// Replay.
 pub fn main(args: Args, config: Option<&Path>) -> Outcome {
     if !args.ids.is_empty() && (args.all || !args.filters.is_empty()) {
@@ -72,7 +73,7 @@ pub fn main(args: Args, config: Option<&Path>) -> Outcome {
     }
     let table = args.dry_run.then(|| Table::of(desk.streams.len()));
     let mut replay = Replay { elsewhere, table, out: Out::text(), done: Done::default() };
-    let bar = progress_bar(args.dry_run);
+    let bar = console::progress_bar(BAR, args.dry_run);
     let sending = if args.ids.is_empty() {
         let look = |looked, entries| {
             bar.set_length(entries);
@@ -92,17 +93,6 @@ pub fn main(args: Args, config: Option<&Path>) -> Outcome {
     // What was done before an error is said, too.
     let code = replay.report()?;
     sending.map(|()| code)
-}
-
-/// Entries looked at, of all; nothing where nobody would see it.
-fn progress_bar(hidden: bool) -> ProgressBar {
-    let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    let style = ProgressStyle::with_template("{wide_bar} {pos} of {len} looked at, {eta} left");
-    let bar = ProgressBar::with_draw_target(Some(0), target);
-    match style {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
 }
 
 struct Replay {

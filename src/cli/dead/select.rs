@@ -189,7 +189,7 @@ fn refusal(stream: &str, id: EntryId, error: &NotADeadLetter) -> String {
 }
 
 /// Milliseconds since 1970 of a time as people write it: so long ago, or a date in UTC.
-fn point_in_time(text: &str) -> Result<u64, String> {
+pub(in crate::cli) fn point_in_time(text: &str) -> Result<u64, String> {
     point_before(SystemTime::now(), text)
 }
 
