@@ -1,0 +1,79 @@
+//! Faults, over and over, and a count of what came out: each message once, whatever happens.
+//!
+//! Numbered messages are fed into a stream that several daemons share. What happens to them and to
+//! Redis, and when, follows from a seed, which is printed. `tests/soak --minutes N --seed S` runs
+//! for as long as it is told; in `cargo test` each fault happens once.
+//!
+//! ```text
+//! feeder --> stream --> daemons --> proxy --> out, list, said, dead --> ledger: the verdict
+//!                          ^ fault.rs happens to all of these
+//! ```
+
+mod fault;
+mod feeder;
+mod ledger;
+mod listener;
+mod message;
+mod random;
+mod report;
+mod scene;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::time::{Duration, Instant};
+
+use fault::Fault;
+use random::Random;
+use report::Report;
+use scene::Scene;
+
+/// How soon messages must flow again (99 of 100 times), where no owner has to be waited for.
+const FLOWING: Duration = Duration::from_secs(3);
+
+/// How long all that is left may take at the end.
+fn run(seed: u64, rate: u64, least: Duration) {
+    println!("seed {seed}");
+    let begin = Instant::now();
+    let mut random = Random::new(seed);
+    let mut scene = Scene::start(rate);
+    scene.wait_flow(begin);
+    let mut report = Report::default();
+    while report.count() == 0 || begin.elapsed() < least {
+        for fault in random.shuffled(&Fault::ALL) {
+            std::thread::sleep(random.time(0, 700));
+            let caught_up = random.below(2) == 0;
+            println!("{:8.3} s  {}", begin.elapsed().as_secs_f64(), fault.name());
+            let back = fault.happen(&mut scene, &mut random);
+            let flowing = scene.wait_flow(back);
+            let caught_up = caught_up.then(|| scene.wait_caught_up(back));
+            report.passed(fault, flowing, caught_up);
+            scene.look_at_memory();
+            scene.collect();
+        }
+    }
+    let messages = scene.feeder.stop();
+    scene.wait_caught_up(Instant::now());
+    scene.collect();
+    let verdict = scene.ledger.judge(messages, &scene.heard());
+    report.print(seed, begin.elapsed(), &verdict, scene.rss);
+    assert_eq!((verdict.lost, verdict.duplicated), (0, 0), "seed {seed}:\n{}", verdict.examples);
+    let p99 = report.flowing_p99();
+    assert!(p99 <= FLOWING + scene::CLAIM_IDLE, "messages flow again only after {p99:?}");
+}
+
+#[test]
+fn every_fault_once() {
+    run(1, 500, Duration::ZERO);
+}
+
+/// What `tests/soak` runs.
+#[test]
+#[ignore = "runs for as long as tests/soak says"]
+fn soak() {
+    let number = |name: &str| {
+        let text = std::env::var(name).unwrap_or_else(|_| panic!("tests/soak sets {name}"));
+        text.parse::<u64>().unwrap_or_else(|_| panic!("{name} is a number"))
+    };
+    let minutes = Duration::from_secs(60 * number("SOAK_MINUTES"));
+    run(number("SOAK_SEED"), number("SOAK_RATE"), minutes);
+}
