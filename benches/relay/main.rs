@@ -250,17 +250,9 @@ impl<'a> Bench<'a> {
                 }
             }
             for ((contestant, _), own) in contestants.iter().zip(&rates) {
-                let ratios = own.iter().zip(&rates[0]).map(|(own, one)| own / one);
-                let rate = median(own.iter().copied());
-                report.many(&load, contestant.name, rate, median(ratios), contestant.peak_rss());
+                let (rate, share) = rate_and_share(own, &rates[0]);
+                report.many(&load, contestant.name, rate, share, contestant.peak_rss());
             }
-<<<<<<< HEAD
-=======
-        }
-        for ((contestant, _), own) in contestants.iter().zip(&rates) {
-            let (rate, share) = rate_and_share(own, &rates[0]);
-            report.many(contestant.name, rate, share, contestant.peak_rss());
->>>>>>> s-bench
         }
         Ok(())
     }
