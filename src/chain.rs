@@ -165,6 +165,24 @@ impl Convoy {
         self.transits.extend(messages);
     }
 
+    /// Bytes of the messages in it.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        let messages = self.transits.iter().flat_map(|transit| transit.outcome.iter().flatten());
+        messages.map(Message::size).sum()
+    }
+
+    /// How many have been handed to the first handler, or came out where there is none.
+    pub fn begun(&self) -> usize {
+        self.passed.first().copied().unwrap_or(self.out)
+    }
+
+    /// Take those from this place on out again; none of them may have [begun](Self::begun).
+    pub fn split_off(&mut self, at: usize) -> Vec<Transit> {
+        debug_assert!(at >= self.begun(), "what a handler was given is on its way");
+        self.transits.split_off(at)
+    }
+
     /// How many have been let go, those that came out included.
     pub fn len(&self) -> usize {
         self.transits.len()

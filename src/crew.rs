@@ -21,7 +21,7 @@ use tokio_util::sync::{CancellationToken, ReusableBoxFuture};
 
 use crate::broker::stream::Finisher;
 use crate::broker::writer::Writer;
-use crate::worker::{self, Channel, Desk};
+use crate::worker::{Channel, Desk};
 
 /// After so long a hand lets other tasks have its thread. Most handlers answer without ever
 /// waiting, so nothing else would make it; and one of the other tasks reads from Redis, which cuts
@@ -31,9 +31,7 @@ const STINT: Duration = Duration::from_millis(1);
 /// Channels that a hand takes from the list at once.
 const TAKEN: usize = 32;
 
-/// A turn of several channels that takes longer than this shows that their handlers are slow: for
-/// so many turns each of them has its own.
-const SLOW: Duration = Duration::from_millis(5);
+/// Turns for which channels whose handlers have been slow don't share one.
 const ALONE: usize = 1000;
 
 /// Messages after which a hand looks at the clock.
@@ -194,7 +192,10 @@ impl Crew {
             alone.fetch_sub(1, Relaxed);
             return;
         }
-        while let Some(next) = places.pop_front_if(|place| self.kinds[*place] == kind) {
+        // A channel with several workers may be there several times: each has a turn of its own.
+        while let Some(next) =
+            places.pop_front_if(|place| self.kinds[*place] == kind && !chosen.contains(place))
+        {
             chosen.push(next);
         }
     }
@@ -273,10 +274,9 @@ impl Crew {
 /// For each channel the number of its kind: the place of the first channel whose chain is alike.
 fn kinds(channels: &[Arc<Channel>]) -> Vec<usize> {
     let mut known = HashMap::new();
-    let kind = |(place, channel): (usize, &Arc<Channel>)| match channel.chain.kind() {
-        // Behind a message that is tried again only those of its own channel may wait.
-        Some(kind) if !channel.may_try_again() => *known.entry(kind).or_insert(place),
-        _ => place,
+    let kind = |(place, channel): (usize, &Arc<Channel>)| match channel.kind() {
+        Some(kind) => *known.entry(kind).or_insert(place),
+        None => place,
     };
     channels.iter().enumerate().map(kind).collect()
 }
@@ -315,19 +315,33 @@ impl Turn {
     async fn run(mut self) -> Table {
         let crew = self.crew.clone();
         let Table { places, desk } = &mut self.table;
-        let began = (places.len() > 1).then(Instant::now);
-        let channels: Vec<&Channel> = places.iter().map(|place| &*crew.channels[*place]).collect();
-        let turn = AssertUnwindSafe(worker::turn(&channels, desk, || crew.flush()));
-        if turn.catch_unwind().await.is_err() {
+        let mut channels: Vec<&Channel> =
+            places.iter().map(|place| &*crew.channels[*place]).collect();
+        let taken = desk.begin(&channels);
+        let turn = async {
+            let mut with = taken;
+            loop {
+                // Those for which there is no room, or no time, have their next turn now.
+                if with < places.len() {
+                    crew.end_turns(&mut places.split_off(with));
+                    channels.truncate(with);
+                }
+                match desk.work(&channels, || crew.flush()).await {
+                    None => break,
+                    Some(from) => {
+                        crew.alone[crew.kinds[places[0]]].store(ALONE, Relaxed);
+                        with = from;
+                    }
+                }
+            }
+        };
+        if AssertUnwindSafe(turn).catch_unwind().await.is_err() {
             tracing::error!(
                 channel = &*channels[0].name,
                 "handling messages failed by a fault of handlerd's own; the channel goes on"
             );
             // What it had in hand is counted when it is dropped.
             *desk = Desk::default();
-        }
-        if began.is_some_and(|began| began.elapsed() >= SLOW) {
-            crew.alone[crew.kinds[places[0]]].store(ALONE, Relaxed);
         }
         crew.end_turns(places);
         std::mem::take(&mut self.table)
@@ -341,3 +355,6 @@ impl Drop for Turn {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -116,6 +116,11 @@ impl Outputs {
         }
     }
 
+    /// The writers that it needs, each once, in the order of their names.
+    pub fn writers(&self) -> impl Iterator<Item = &Writer> {
+        self.writers.iter()
+    }
+
     /// Whether every writer takes more.
     pub fn has_room(&self) -> bool {
         self.writers.iter().all(Writer::has_room)

@@ -445,6 +445,23 @@ impl Batch {
         }
     }
 
+    /// The messages in hand, which are these, wait again, before all others.
+    pub fn put_back(&mut self, messages: Vec<Received>) {
+        debug_assert_eq!(self.in_hand, messages.len() as u64, "others than those that were taken");
+        if let Some(queue) = self.queue.take() {
+            let mut waiting = lock(&queue.waiting);
+            for message in messages.into_iter().rev() {
+                waiting.messages.push_front(message);
+            }
+            // They have been in the budget all the time.
+            waiting.bytes += self.bytes;
+            queue.bytes.store(waiting.bytes, Relaxed);
+            waiting.busy.release(&mut self.keys);
+        }
+        self.in_hand = 0;
+        self.bytes = 0;
+    }
+
     /// The messages in hand go back to their source: nothing became of them.
     pub fn give_back(&mut self) {
         self.messages.clear();

@@ -60,13 +60,23 @@ pub struct Graveyard {
 const MOST: usize = 128;
 const MOST_BYTES: usize = 256 << 10;
 
+/// A turn of several channels that takes longer than this shows that their handlers are slow: from
+/// then on it is for those only whose messages have been begun.
+const SLOW: Duration = Duration::from_millis(5);
+
 /// What a turn needs and leaves to the next one, of whatever channels: room for the messages.
 #[derive(Default)]
 pub struct Desk {
-    batches: Vec<Batch>,
+    /// For each channel of the turn its batch, and how many messages that was.
+    batches: Vec<(Batch, usize)>,
+    /// Batches that belong to this turn: those behind them are there for their memory.
+    taken: usize,
     convoy: Convoy,
     kept: VecDeque<Kept>,
-    /// Messages that the last turn handled.
+    /// The batch whose messages come out next.
+    of: usize,
+    began: Option<Instant>,
+    /// Messages that the turn has handled.
     pub handled: usize,
 }
 
@@ -76,57 +86,111 @@ struct Kept {
     /// As it came, where it may be tried again or become a dead letter.
     original: Option<Message>,
     entry: Option<Entry>,
+    order: u64,
 }
 
-/// Handle messages of some channels whose chains are alike: a batch of each, as long as there is
-/// room. What comes out is written, and goes out when `flush` is called: here that is done only
-/// when a handler takes its time, which must not hold back what others have finished before it.
-pub async fn turn(channels: &[&Channel], desk: &mut Desk, flush: impl Fn()) {
-    let Desk { batches, convoy, kept, handled } = desk;
-    *handled = 0;
-    convoy.clear();
-    kept.clear();
-    let (mut taken, mut bytes) = (0, 0);
-    while taken < channels.len() && convoy.len() < MOST && bytes < MOST_BYTES {
-        if taken == batches.len() {
-            batches.push(Batch::default());
-        }
-        let batch = &mut batches[taken];
-        channels[taken].queue.take(batch);
-        bytes += batch.bytes();
-        let keeps = channels[taken].keeps_messages();
-        convoy.extend(batch.drain().map(|received| {
-            let Received { message, delivery, entry, order: _ } = received;
-            kept.push_back(Kept { original: keeps.then(|| message.clone()), entry });
-            Transit::new(delivery, message)
-        }));
-        taken += 1;
-    }
-    let mut waited = false;
-    let mut of = 0;
-    while let Some(arrived) = advance(&channels[0].chain, convoy, &flush, &mut waited).await {
-        for transit in arrived.iter_mut() {
-            while batches[of].is_done() {
-                of += 1;
+impl Desk {
+    /// Begin a turn of some channels whose chains are alike: take a batch of each, as long as there
+    /// is room. Answers for how many of them there was.
+    pub fn begin(&mut self, channels: &[&Channel]) -> usize {
+        let Desk { batches, taken, convoy, kept, of, began, handled } = self;
+        (*taken, *of, *handled) = (0, 0, 0);
+        convoy.clear();
+        kept.clear();
+        // One that is alone has nobody to hold up.
+        *began = (channels.len() > 1).then(Instant::now);
+        let mut bytes = 0;
+        while *taken < channels.len() && convoy.len() < MOST && bytes < MOST_BYTES {
+            if *taken == batches.len() {
+                batches.push(Default::default());
             }
-            let kept = kept.pop_front().unwrap_or_default();
-            if kept.entry.is_none() && !channels[of].outputs.has_room() {
-                waited = true;
-                channels[of].outputs.room().await;
-            }
-            channels[of].arrived(transit, kept, &flush, &mut waited).await;
-            batches[of].done(1);
+            let (batch, count) = &mut batches[*taken];
+            let channel = channels[*taken];
+            channel.queue.take(batch);
+            bytes += batch.bytes();
+            let before = convoy.len();
+            let keeps = channel.keeps_messages();
+            convoy.extend(batch.drain().map(|received| {
+                let Received { message, delivery, entry, order } = received;
+                let original = keeps.then(|| message.clone());
+                kept.push_back(Kept { original, entry, order });
+                Transit::new(delivery, message)
+            }));
+            *count = convoy.len() - before;
+            *taken += 1;
         }
-        *handled += arrived.len();
-        // What is not begun yet of a stream that is being stopped goes back to it.
-        if channels[0].is_stopping_stream() {
-            kept.clear();
-            batches.iter_mut().for_each(Batch::give_back);
-            break;
-        }
+        *taken
     }
-    if waited {
-        flush();
+
+    /// Handle what was taken. What comes out is written, and goes out when `flush` is called: here
+    /// that is done only when something takes its time, which must not hold back what others have
+    /// finished before it.
+    ///
+    /// `None` when all is done. When the turn turns out to be slow: from which of the channels on
+    /// nothing has been begun, whose messages are in their queues again; go on with those before it.
+    pub async fn work(&mut self, channels: &[&Channel], flush: impl Fn()) -> Option<usize> {
+        let mut waited = false;
+        while let Some(arrived) =
+            advance(&channels[0].chain, &mut self.convoy, &flush, &mut waited).await
+        {
+            self.handled += arrived.len();
+            for transit in arrived {
+                while self.batches[self.of].0.is_done() {
+                    self.of += 1;
+                }
+                let kept = self.kept.pop_front().unwrap_or_default();
+                channels[self.of].arrived(transit, kept, &flush, &mut waited).await;
+                // What came out is not kept until the turn is over.
+                transit.outcome = Ok(Vec::new());
+                self.batches[self.of].0.done(1);
+            }
+            // What is not begun yet of a stream that is being stopped goes back to it.
+            if channels[0].is_stopping_stream() {
+                self.kept.clear();
+                self.batches.iter_mut().for_each(|(batch, _)| batch.give_back());
+                break;
+            }
+            if self.began.is_some_and(|began| began.elapsed() >= SLOW)
+                && let Some(from) = self.give_back()
+            {
+                return Some(from);
+            }
+        }
+        if waited {
+            flush();
+        }
+        None
+    }
+
+    /// Bytes of what came out and is still kept.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.convoy.held()
+    }
+
+    /// Put the batches of which nothing has been begun back into their queues; answers the first.
+    fn give_back(&mut self) -> Option<usize> {
+        let begun = self.convoy.begun();
+        let mut start = 0;
+        let is_untouched = |(_, count): &(Batch, usize)| {
+            let untouched = start >= begun;
+            start += if untouched { 0 } else { *count };
+            untouched
+        };
+        let from = self.batches[..self.taken].iter().position(is_untouched)?;
+        let transits = self.convoy.split_off(start);
+        let kept = self.kept.split_off(self.kept.len() - transits.len());
+        let received = |(transit, kept): (Transit, Kept)| {
+            let message = transit.outcome.ok().and_then(|mut messages| messages.pop());
+            let (message, delivery) = (message.unwrap_or_default(), transit.delivery);
+            Received { message, delivery, entry: kept.entry, order: kept.order }
+        };
+        let mut messages = transits.into_iter().zip(kept).map(received);
+        for (batch, count) in &mut self.batches[from..self.taken] {
+            batch.put_back(messages.by_ref().take(*count).collect());
+        }
+        self.taken = from;
+        Some(from)
     }
 }
 
@@ -159,8 +223,17 @@ impl Channel {
         self.may_try_again() || self.graveyard.is_some()
     }
 
+    /// What is equal for the channels that may share a turn: those with the same handlers that write
+    /// to the same Redises, or else one that is away would stop those that don't write to it. `None`
+    /// where messages may have to wait for one before them, which is no other channel's affair.
+    pub fn kind(&self) -> Option<(Vec<usize>, Vec<Arc<str>>)> {
+        let alone = self.finisher.is_some() || self.may_try_again();
+        let handlers = self.chain.kind().filter(|_| !alone)?;
+        Some((handlers, self.outputs.writers().map(|writer| writer.name().clone()).collect()))
+    }
+
     /// Whether a message that fails may be tried again: then those behind it wait.
-    pub fn may_try_again(&self) -> bool {
+    fn may_try_again(&self) -> bool {
         self.policy.retries != policy::Retries::Times(0)
     }
 
@@ -185,6 +258,11 @@ impl Channel {
         flush: &impl Fn(),
         waited: &mut bool,
     ) {
+        if kept.entry.is_none() && !self.outputs.has_room() {
+            flush();
+            *waited = true;
+            self.outputs.room().await;
+        }
         let (mut tries, mut failing) = (0, None);
         loop {
             let failure = match &transit.outcome {
@@ -256,6 +334,7 @@ impl Channel {
         }
         if let Some(entry) = kept.entry.take() {
             if !entry.has_room() {
+                self.flush();
                 *waited = true;
                 entry.room().await;
             }
@@ -289,7 +368,7 @@ impl Channel {
 
     /// A message will not be tried any more: a dead letter, or lost.
     fn give_up(&self, delivery: &Delivery, kept: Kept, failure: Failure) {
-        let Kept { original, entry } = kept;
+        let Kept { original, entry, order: _ } = kept;
         let Some(graveyard) = &self.graveyard else {
             self.queue.metrics().lost(DropReason::Failed, 1);
             self.say(delivery, &failure, "a message was dropped, its handler failed");

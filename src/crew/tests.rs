@@ -1,0 +1,241 @@
+//! Who works when, with native handlers: nobody waits for another channel's affairs.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::*;
+use crate::broker::connection::Connector;
+use crate::chain::{Chain, Handler, HandlerFuture, RunLimits, Transit};
+use crate::config::{Config, Environment, Overflow};
+use crate::message::{Delivery, Message};
+use crate::output::Outputs;
+use crate::policy;
+use crate::queue::{Budget, Queue, Received};
+use crate::telemetry::{Metrics, RateLimit};
+
+/// Nothing here takes longer unless it is broken.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Takes its time for messages that begin with `s`, one at a time; notes whose they were.
+struct Native {
+    name: Arc<str>,
+    seen: Mutex<Vec<Arc<str>>>,
+    pause: Duration,
+    at_once: AtomicUsize,
+    most_at_once: AtomicUsize,
+}
+
+impl Handler for Native {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    fn handle<'a>(&'a self, messages: &'a mut [Transit]) -> HandlerFuture<'a> {
+        Box::pin(async move {
+            let at_once = self.at_once.fetch_add(1, SeqCst) + 1;
+            self.most_at_once.fetch_max(at_once, SeqCst);
+            let message = messages[0].single().expect("nothing else is handed over");
+            if message.payload.starts_with(b"s") {
+                tokio::time::sleep(self.pause).await;
+            }
+            self.at_once.fetch_sub(1, SeqCst);
+            self.seen.lock().expect("nobody panics").push(messages[0].delivery.table.clone());
+            1
+        })
+    }
+}
+
+fn native(pause: Duration) -> Arc<Native> {
+    let (seen, at_once, most_at_once) = Default::default();
+    Arc::new(Native { name: "native".into(), seen, pause, at_once, most_at_once })
+}
+
+struct Bench {
+    crew: Arc<Crew>,
+    stop: CancellationToken,
+    writers: Vec<Writer>,
+}
+
+impl Bench {
+    /// One hand for these channels, each with this handler; it works when asked to.
+    fn new(config: &str, handler: &Arc<Native>) -> Bench {
+        let environment: Environment = [("UNUSED", "")].into_iter().collect();
+        let loaded = Config::parse(config, Path::new("/test/config.toml"), &environment);
+        let config = loaded.unwrap_or_else(|errors| panic!("{}", errors.render(false))).config;
+        let mut writers = BTreeMap::new();
+        for name in config.channels.iter().flat_map(Outputs::connections) {
+            let connection = config.connections.get(name).unwrap_or(&config.redis);
+            let writer = || Writer::new(Connector::new(connection));
+            writers.entry(connection.name.clone()).or_insert_with(writer);
+        }
+        let metrics = Arc::new(Metrics::default());
+        let budget = Budget::new(1 << 30);
+        let channel = |channel: &crate::config::Channel| {
+            let counts = metrics.channel(&channel.name);
+            let outputs = Outputs::new(channel, &writers, counts.clone());
+            let (workers, away) = (channel.workers, outputs.away());
+            let limits = RunLimits { max_outputs: 9, max_output: 1 << 30 };
+            Arc::new(Channel {
+                name: channel.name.clone(),
+                queue: Queue::new(workers, 1 << 29, Overflow::DropOldest, &budget, counts, away),
+                chain: Chain::new(vec![handler.clone()], limits, channel.routes.clone()),
+                outputs,
+                finisher: None,
+                policy: policy::Settings { retries: channel.retries, retry_for: channel.retry_for },
+                graveyard: None,
+                payload_field: "payload".into(),
+                metrics: metrics.clone(),
+                failure_log: RateLimit::new(Duration::from_secs(1)),
+            })
+        };
+        let channels = config.channels.iter().map(channel).collect();
+        let writers: Vec<Writer> = writers.values().cloned().collect();
+        let crew = Crew::new(1, channels, writers.clone());
+        Bench { crew, stop: CancellationToken::new(), writers }
+    }
+
+    fn push(&self, channel: usize, messages: usize, payload: &[u8]) {
+        let channel = &self.crew.channels[channel];
+        let delivery = Arc::new(Delivery {
+            table: channel.name.clone(),
+            redis_channel: "c".into(),
+            pattern: None,
+            id: None,
+            attempt: 1,
+            received_at: 0,
+        });
+        let message = || Received {
+            message: Message::new(payload),
+            delivery: delivery.clone(),
+            entry: None,
+            order: 0,
+        };
+        channel.queue.push(&mut std::iter::repeat_with(message).take(messages).collect());
+    }
+
+    fn work(&self) -> tokio::task::JoinHandle<()> {
+        tokio::spawn(self.crew.clone().work(self.stop.clone()))
+    }
+
+    async fn until_idle(&self) {
+        tokio::time::timeout(PATIENCE, self.crew.idle()).await.expect("all is done");
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn() -> bool) {
+        let waiting = async {
+            while !holds() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("in vain: {what}"));
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+const TWO: &str =
+    "[channels.a]\nlog = true\nhandlers = []\n[channels.b]\nlog = true\nhandlers = []\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_one_channel_does_not_keep_another_from_its_turn() {
+    let handler = native(Duration::ZERO);
+    let bench = Bench::new(TWO, &handler);
+    bench.push(0, 20_000, b"x");
+    bench.push(1, 1, b"x");
+    bench.work();
+    bench.until_idle().await;
+    let seen = handler.seen.lock().expect("nobody panics");
+    let place = seen.iter().position(|table| **table == *"b").expect("it had its turn");
+    assert!(place < 1000, "after {place} messages of the other");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_messages_of_one_channel_do_not_hold_up_another() {
+    let handler = native(Duration::from_millis(20));
+    let bench = Bench::new(TWO, &handler);
+    bench.push(0, 100, b"s");
+    bench.push(1, 1, b"x");
+    bench.work();
+    bench.until_idle().await;
+    let seen = handler.seen.lock().expect("nobody panics");
+    assert_eq!(seen.len(), 101);
+    let place = seen.iter().position(|table| **table == *"b").expect("it had its turn");
+    assert!(place < 5, "after {place} slow messages of the other");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_away_stops_only_those_that_write_to_it() {
+    let config = r#"
+        [connections.eu]
+        url = "redis://127.0.0.1:1"
+        [channels.a]
+        publish = { to = "eu", channel = "x" }
+        handlers = []
+        [channels.b]
+        log = true
+        handlers = []
+    "#;
+    let handler = native(Duration::ZERO);
+    let bench = Bench::new(config, &handler);
+    bench.push(0, 200, &[b'x'; 64 << 10]);
+    bench.push(1, 10_000, b"x");
+    bench.work();
+    let metrics = bench.crew.channels[1].queue.metrics();
+    bench.until("all of b", || metrics.handled.get() == 10_000).await;
+    assert!(bench.crew.channels[0].queue.metrics().handled.get() < 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_of_one_channel_are_in_hand_as_it_has_workers() {
+    let handler = native(Duration::from_millis(2));
+    let config = "[channels.a]\nlog = true\nworkers = 3\nhandlers = []\n";
+    let bench = Bench::new(config, &handler);
+    for _ in 0..5 {
+        bench.push(0, 100, b"s");
+    }
+    bench.work();
+    bench.until_idle().await;
+    assert_eq!(handler.most_at_once.load(SeqCst), 3);
+    assert_eq!(handler.seen.lock().expect("nobody panics").len(), 500);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waited_for_room_goes_out_to_the_last() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = free.local_addr().expect("it has one");
+    drop(free);
+    let handler = native(Duration::ZERO);
+    let config = format!(
+        "[redis]\nurl = \"redis://{address}\"\n[channels.a]\npublish = \"x\"\nhandlers = []\n"
+    );
+    let bench = Bench::new(&config, &handler);
+    // A little more than a writer takes.
+    bench.push(0, 514, &[b'x'; 8 << 10]);
+    bench.work();
+    let metrics = bench.crew.channels[0].queue.metrics();
+    bench.until("the writer is full", || !bench.writers[0].has_room()).await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = dir.path().join("config.toml");
+    let broker = crate::broker::embedded::Broker::start(address, &config);
+    let _broker = broker.await.unwrap_or_else(|error| panic!("{error}"));
+    let writer = bench.writers[0].clone().run(Arc::new(Metrics::default()), bench.stop.clone());
+    let writing = tokio::spawn(writer);
+    bench.until("all is delivered", || metrics.delivered.get() == 514).await;
+    writing.abort();
+}
+
+#[tokio::test]
+async fn what_came_out_is_not_kept_for_the_next_turn() {
+    let handler = native(Duration::ZERO);
+    let bench = Bench::new(TWO, &handler);
+    bench.push(0, 100, &[b'x'; 1 << 10]);
+    let mut desk = Desk::default();
+    let channels: [&Channel; 1] = [&bench.crew.channels[0]];
+    assert_eq!(desk.begin(&channels), 1);
+    assert_eq!(desk.work(&channels, || {}).await, None);
+    assert_eq!((desk.handled, desk.held()), (100, 0));
+}
