@@ -29,7 +29,7 @@ use support::Redis;
 /// Measure handlerd on streams beside a bare loop on this machine.
 ///
 /// Examples:
-///   cargo bench --bench stream                    everything, about two minutes
+///   cargo bench --bench stream                    everything, about a minute
 ///   cargo bench --bench stream -- --quick         a rough look
 ///   cargo bench --bench stream -- --only shared   one part of it
 #[derive(Parser)]

@@ -1,8 +1,9 @@
 //! Replies of lists in lists, read where they lie.
 //!
 //! A batch of a stream's entries is hundreds of values; the codec makes a tree of them, which cost a
-//! fifth of what handlerd spends on an entry. Here a reply is only measured, and walked by whoever
-//! reads it. Nothing calls itself, so no depth of nesting uses up the stack.
+//! fifth of what handlerd spends on an entry (`perf record` during `cargo bench --bench stream`). Here
+//! a reply is only measured, and walked by whoever reads it. Nothing calls itself, so no depth of
+//! nesting uses up the stack.
 
 use std::io;
 
