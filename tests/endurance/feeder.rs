@@ -9,8 +9,11 @@ use std::time::{Duration, Instant};
 
 use crate::message::{self, Kind};
 
-/// How often a batch is sent.
-const TICK: Duration = Duration::from_millis(10);
+/// How often a batch is sent, so that several are in hand at once.
+const TICK: Duration = Duration::from_millis(40);
+
+/// The pause before Redis is tried again.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// The most that one batch has, when Redis was away and there is something to make up for.
 const MOST: u64 = 200;
@@ -143,7 +146,7 @@ impl Shared {
                     Err(_) => *connection = None,
                 }
             }
-            std::thread::sleep(TICK);
+            std::thread::sleep(PAUSE);
         }
         false
     }

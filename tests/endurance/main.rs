@@ -30,7 +30,7 @@ use scene::Scene;
 /// How soon messages must flow again (99 of 100 times), where no owner has to be waited for.
 const FLOWING: Duration = Duration::from_secs(3);
 
-/// How long all that is left may take at the end.
+/// Let faults happen for at least so long, in rounds in which each happens once.
 fn run(seed: u64, rate: u64, least: Duration) {
     println!("seed {seed}");
     let begin = Instant::now();
@@ -39,7 +39,7 @@ fn run(seed: u64, rate: u64, least: Duration) {
     scene.wait_flow(begin);
     let mut report = Report::default();
     while report.count() == 0 || begin.elapsed() < least {
-        for fault in random.shuffled(&Fault::ALL) {
+        for fault in random.shuffled(Fault::ALL) {
             std::thread::sleep(random.time(0, 700));
             let caught_up = random.below(2) == 0;
             println!("{:8.3} s  {}", begin.elapsed().as_secs_f64(), fault.name());

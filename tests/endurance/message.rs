@@ -8,7 +8,7 @@
 pub enum Kind {
     /// Pass it on.
     Good,
-    /// One of `trap`, `loop`, `reject`: it becomes a dead letter.
+    /// One of `trap`, `panic`, `loop`, `reject`: it becomes a dead letter.
     Bad(&'static str),
 }
 
@@ -33,6 +33,8 @@ pub fn payload(number: u64, kind: Kind) -> String {
     match kind {
         Kind::Bad(word) => format!("{word} {number}"),
         Kind::Good if number % 97 == 5 => format!("echo {} {number}", "x".repeat(3000)),
+        // In hand for a while, so that something is whenever something happens.
+        Kind::Good if number % 8 == 3 => format!("sleep 3 {number}"),
         Kind::Good => format!("echo {number}"),
     }
 }

@@ -66,6 +66,7 @@ pub struct Scene {
     set_aside: Vec<(String, &'static str)>,
     /// Raised for each daemon that is to be somebody else.
     identities: [u32; DAEMONS],
+    passwords: u32,
     folder: TempDir,
 }
 
@@ -88,6 +89,7 @@ impl Scene {
             rss: 0,
             set_aside: Vec::new(),
             identities: [0; DAEMONS],
+            passwords: 0,
             folder,
         };
         for place in 0..DAEMONS {
@@ -125,6 +127,20 @@ impl Scene {
     pub fn kill_daemon(&mut self, place: usize) {
         self.look_at_memory();
         self.daemons[place] = None;
+    }
+
+    /// SIGTERM, and what is in hand is finished or given back.
+    pub fn stop_daemon(&mut self, place: usize) {
+        self.look_at_memory();
+        let stopped = self.daemon(place).stop();
+        assert_eq!(stopped.code, 0, "{}", stopped.last);
+        self.daemons[place] = None;
+    }
+
+    /// A password that wasn't used before.
+    pub fn next_password(&mut self) -> String {
+        self.passwords += 1;
+        format!("secret-{}", self.passwords)
     }
 
     /// The file that daemons read their password from.
