@@ -40,6 +40,9 @@ faults! {
     Plugin = "plugin traps, loops, rejects",
     RedisKilled = "Redis killed",
     RedisFrozen = "Redis frozen",
+    AllAndRedisKilled = "all daemons and Redis killed",
+    KilledWhileFrozen = "daemon killed while Redis is frozen",
+    StoppedWhileFrozen = "daemon stopped while Redis is frozen",
     ConnectionsCut = "connections cut",
     ConnectionsHalfOpen = "connections half-open",
     NetworkSlow = "network slow",
@@ -58,7 +61,7 @@ faults! {
     NoDeadKey = "no right to the dead letters",
     NoCursorKey = "no right to the cursor",
     NoChannel = "no right to the channel",
-    NoCommand = "no right to a command",
+    NoCommand = "no right to each command",
     PasswordRotated = "password rotated",
     GroupDestroyed = "group destroyed",
     StreamTrimmed = "stream trimmed",
@@ -74,10 +77,8 @@ const COMMANDS: [&str; 9] =
 impl Fault {
     /// Let it happen, and pass. Answers since when Redis accepts all that daemons write.
     pub fn happen(self, scene: &mut Scene, random: &mut Random) -> Instant {
-        // The same decisions for each fault: so those that follow don't depend on which it was.
         let place = random.below(DAEMONS as u64) as usize;
         let (short, long) = (random.time(20, 600), random.time(300, 1500));
-        let command = random.one(&COMMANDS);
         match self {
             Fault::DaemonKilled => {
                 scene.kill_daemon(place);
@@ -116,6 +117,29 @@ impl Fault {
                 scene.redis.freeze();
                 lasts(long * 2);
                 return scene.redis.thaw();
+            }
+            Fault::AllAndRedisKilled => {
+                (0..DAEMONS).for_each(|place| scene.kill_daemon(place));
+                scene.redis.kill();
+                (0..DAEMONS).for_each(|place| scene.start_daemon(place));
+                lasts(short);
+                return scene.redis.restart();
+            }
+            // What it has sent is carried out after its end.
+            Fault::KilledWhileFrozen => {
+                scene.redis.freeze();
+                lasts(short);
+                scene.kill_daemon(place);
+                scene.start_daemon(place);
+                lasts(short);
+                return scene.redis.thaw();
+            }
+            Fault::StoppedWhileFrozen => {
+                scene.redis.freeze();
+                scene.stop_daemon(place);
+                let back = scene.redis.thaw();
+                scene.start_daemon(place);
+                return back;
             }
             Fault::ConnectionsCut => {
                 scene.proxy.refuse(true);
@@ -179,8 +203,11 @@ impl Fault {
             Fault::NoCursorKey => no_key(scene, KEYS[4], long),
             Fault::NoChannel => without(scene, &["resetchannels", "&other"], long),
             Fault::NoCommand => {
-                println!("            {command}");
-                without(scene, &[&format!("-{command}")], long);
+                for command in random.shuffled(&COMMANDS) {
+                    let since = Instant::now();
+                    without(scene, &[&format!("-{command}")], short);
+                    scene.wait_flow(since);
+                }
             }
             Fault::PasswordRotated => return password_rotated(scene, short),
             Fault::GroupDestroyed => group_destroyed(scene),

@@ -3,10 +3,11 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::ledger::Counts;
 use crate::message::{self, Kind};
 
 /// How often a batch is sent, so that several are in hand at once.
@@ -35,7 +36,9 @@ struct Shared {
     /// All numbers below it are in the stream.
     fed: AtomicU64,
     /// What the next ones are to be.
-    bad: Mutex<Vec<&'static str>>,
+    asked: Mutex<Vec<&'static str>>,
+    /// Those that are bad ones.
+    bad: Mutex<Counts>,
 }
 
 impl Feeder {
@@ -45,6 +48,7 @@ impl Feeder {
             stop: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             fed: AtomicU64::new(0),
+            asked: Mutex::default(),
             bad: Mutex::default(),
         });
         let client = client(socket);
@@ -60,7 +64,12 @@ impl Feeder {
 
     /// Let the next ones be of these kinds.
     pub fn misbehave(&self, words: impl IntoIterator<Item = &'static str>) {
-        self.shared.bad.lock().unwrap_or_else(PoisonError::into_inner).extend(words);
+        lock(&self.shared.asked).extend(words);
+    }
+
+    /// Those that are to become dead letters.
+    pub fn bad(&self) -> Counts {
+        lock(&self.shared.bad).clone()
     }
 
     /// Stop; answers how many there were. Redis must accept writes.
@@ -79,6 +88,10 @@ impl Drop for Feeder {
         self.shared.stop.store(true, SeqCst);
         self.shared.gone.store(true, SeqCst);
     }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A client for the test's own user.
@@ -109,12 +122,11 @@ impl Shared {
     }
 
     fn kind(&self, number: u64) -> Kind {
-        let asked = self.bad.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        match asked {
-            Some(word) => Kind::Bad(word),
-            None if number % BAD == BAD - 1 => Kind::Bad("reject"),
-            None => Kind::Good,
-        }
+        let asked = lock(&self.asked).pop();
+        let word = asked.or_else(|| (number % BAD == BAD - 1).then_some("reject"));
+        let Some(word) = word else { return Kind::Good };
+        lock(&self.bad).add(number);
+        Kind::Bad(word)
     }
 
     /// Add them all, as one transaction: either all of them are in, or none. Tries until they are;

@@ -2,8 +2,11 @@
 
 use std::fmt::Write;
 
+/// How many wrong ones are shown.
+const EXAMPLES: u64 = 20;
+
 /// How often each number was seen.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Counts(Vec<u8>);
 
 impl Counts {
@@ -31,6 +34,8 @@ pub struct Ledger {
     pub pushed: Counts,
     /// Dead letters.
     pub dead: Counts,
+    /// Those that were to become dead letters.
+    pub bad: Counts,
     /// Those that the test removed from the stream.
     pub trimmed: Counts,
     /// Those that may come again, because their group was destroyed.
@@ -46,6 +51,8 @@ pub struct Verdict {
     pub out: u64,
     /// Those that are dead letters.
     pub dead: u64,
+    /// Good ones that are dead letters, and bad ones that aren't.
+    pub misjudged: u64,
     /// Those that came out nowhere because they were removed before they were handled.
     pub trimmed: u64,
     /// Those that came out nowhere, and nobody removed them.
@@ -65,32 +72,123 @@ impl Ledger {
     pub fn judge(&self, messages: u64, heard: &Counts) -> Verdict {
         let mut verdict = Verdict { messages, ..Verdict::default() };
         for number in 0..messages {
-            let seen = [&self.appended, &self.pushed, &self.dead].map(|counts| counts.of(number));
-            let heard = heard.of(number);
-            match seen {
-                [1, 1, 0] if heard <= 1 => {
-                    verdict.out += 1;
-                    verdict.unheard += u64::from(heard == 0);
-                }
-                [0, 0, 1] if heard == 0 => verdict.dead += 1,
-                [0, 0, 0] if heard == 0 && self.trimmed.of(number) > 0 => verdict.trimmed += 1,
-                // Written twice or more, but whole each time.
-                [n, m, _] if n == m && n > 0 && self.again.of(number) > 0 => verdict.again += 1,
-                _ => {
-                    let lost = seen == [0, 0, 0] && heard == 0;
-                    *(if lost { &mut verdict.lost } else { &mut verdict.duplicated }) += 1;
-                    if verdict.lost + verdict.duplicated <= 20 {
-                        let [appended, pushed, dead] = seen;
-                        let _ = writeln!(
-                            verdict.examples,
-                            "message {number}: appended {appended}, pushed {pushed}, dead \
-                             {dead}, published {heard}, trimmed {}",
-                            self.trimmed.of(number)
-                        );
-                    }
-                }
-            }
+            self.judge_one(number, heard.of(number), &mut verdict);
         }
         verdict
+    }
+
+    fn judge_one(&self, number: u64, heard: u8, verdict: &mut Verdict) {
+        let seen = [&self.appended, &self.pushed, &self.dead].map(|counts| counts.of(number));
+        let [trimmed, again, bad] =
+            [&self.trimmed, &self.again, &self.bad].map(|counts| counts.of(number) > 0);
+        let wrong = match seen {
+            [1, 1, 0] if heard <= 1 => {
+                verdict.out += 1;
+                verdict.unheard += u64::from(heard == 0);
+                verdict.misjudged += u64::from(bad);
+                bad
+            }
+            [0, 0, 1] if heard == 0 => {
+                verdict.dead += 1;
+                verdict.misjudged += u64::from(!bad);
+                !bad
+            }
+            [0, 0, 0] if heard == 0 && trimmed => {
+                verdict.trimmed += 1;
+                false
+            }
+            // Twice or more, but whole each time.
+            [n, m, 0] if n == m && n > 0 && heard <= n && again => {
+                verdict.again += 1;
+                false
+            }
+            [0, 0, n] if n > 1 && heard == 0 && again => {
+                verdict.again += 1;
+                false
+            }
+            [0, 0, 0] if heard == 0 => {
+                verdict.lost += 1;
+                true
+            }
+            _ => {
+                verdict.duplicated += 1;
+                true
+            }
+        };
+        if wrong && verdict.lost + verdict.duplicated + verdict.misjudged <= EXAMPLES {
+            let [appended, pushed, dead] = seen;
+            let _ = writeln!(
+                verdict.examples,
+                "message {number}: appended {appended}, pushed {pushed}, dead {dead}, published \
+                 {heard}, bad {bad}, trimmed {trimmed}, group destroyed {again}"
+            );
+        }
+    }
+}
+
+/// Who watches the watcher: each way to be wrong is found.
+mod tests {
+    use super::*;
+
+    fn counts(numbers: &[u64]) -> Counts {
+        let mut counts = Counts::default();
+        numbers.iter().for_each(|number| counts.add(*number));
+        counts
+    }
+
+    #[track_caller]
+    fn judged(ledger: &Ledger, heard: &[u64], messages: u64) -> [u64; 8] {
+        let v = ledger.judge(messages, &counts(heard));
+        let all = [v.out, v.dead, v.trimmed, v.lost, v.duplicated, v.again];
+        assert_eq!(all.iter().sum::<u64>(), messages, "each is one of these: {v:?}");
+        [v.out, v.dead, v.trimmed, v.lost, v.duplicated, v.again, v.misjudged, v.unheard]
+    }
+
+    #[test]
+    fn what_comes_out_once_is_right() {
+        let ledger = Ledger {
+            appended: counts(&[0, 1]),
+            pushed: counts(&[1, 0]),
+            dead: counts(&[2]),
+            bad: counts(&[2]),
+            trimmed: counts(&[1, 3]),
+            ..Ledger::default()
+        };
+        assert_eq!(judged(&ledger, &[0], 4), [2, 1, 1, 0, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn what_comes_out_twice_or_in_part_is_not() {
+        let ledger = Ledger {
+            appended: counts(&[0, 0, 1, 3, 4, 5]),
+            pushed: counts(&[0, 0, 2, 3, 5]),
+            dead: counts(&[3, 6, 6, 7]),
+            bad: counts(&[3, 6, 7]),
+            ..Ledger::default()
+        };
+        assert_eq!(judged(&ledger, &[5, 5, 7], 8), [0, 0, 0, 0, 8, 0, 0, 0]);
+    }
+
+    #[test]
+    fn what_does_not_come_out_is_lost_and_what_goes_the_wrong_way_is_found() {
+        let ledger = Ledger {
+            appended: counts(&[0]),
+            pushed: counts(&[0]),
+            dead: counts(&[1]),
+            bad: counts(&[0]),
+            ..Ledger::default()
+        };
+        assert_eq!(judged(&ledger, &[0], 3), [1, 1, 0, 1, 0, 0, 2, 0]);
+    }
+
+    #[test]
+    fn a_destroyed_group_excuses_whole_repetitions_only() {
+        let ledger = Ledger {
+            appended: counts(&[0, 0, 1, 1]),
+            pushed: counts(&[0, 0, 1]),
+            again: counts(&[0, 1, 2]),
+            ..Ledger::default()
+        };
+        assert_eq!(judged(&ledger, &[0], 3), [0, 0, 0, 1, 1, 1, 0, 0]);
     }
 }

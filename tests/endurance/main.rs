@@ -54,9 +54,11 @@ fn run(seed: u64, rate: u64, least: Duration) {
     let messages = scene.feeder.stop();
     scene.wait_caught_up(Instant::now());
     scene.collect();
+    scene.ledger.bad = scene.feeder.bad();
     let verdict = scene.ledger.judge(messages, &scene.heard());
     report.print(seed, begin.elapsed(), &verdict, scene.rss);
-    assert_eq!((verdict.lost, verdict.duplicated), (0, 0), "seed {seed}:\n{}", verdict.examples);
+    let wrong = (verdict.lost, verdict.duplicated, verdict.misjudged);
+    assert_eq!(wrong, (0, 0, 0), "seed {seed}:\n{}", verdict.examples);
     let p99 = report.flowing_p99();
     assert!(p99 <= FLOWING + scene::CLAIM_IDLE, "messages flow again only after {p99:?}");
 }

@@ -18,11 +18,6 @@ impl Random {
         (self.0 >> 33) % n
     }
 
-    /// One of them.
-    pub fn one<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len() as u64) as usize]
-    }
-
     /// A time from `least` to `most` milliseconds.
     pub fn time(&mut self, least: u64, most: u64) -> Duration {
         Duration::from_millis(least + self.below(most - least + 1))

@@ -48,6 +48,7 @@ impl Report {
             ("messages in", verdict.messages),
             ("out, once", verdict.out),
             ("dead letters", verdict.dead),
+            ("misjudged", verdict.misjudged),
             ("trimmed by the test", verdict.trimmed),
             ("lost", verdict.lost),
             ("duplicated", verdict.duplicated),

@@ -29,7 +29,9 @@ pub const CLAIM_IDLE: Duration = Duration::from_secs(1);
 
 const CHANNEL: &str = r#"
     [handlers.misbehave]
-    timeout = "300ms"
+    timeout = "500ms"
+    [daemon]
+    drain_timeout = "2s"
     [channels.orders]
     stream = "in"
     group = "workers"
@@ -213,7 +215,8 @@ impl Scene {
             end \
             return found";
         const ELEMENTS: &str = "return redis.call('LPOP', KEYS[1], 2000) or {}";
-        let mut from = vec![(OUT.to_owned(), OUT), (LIST.to_owned(), LIST), (DEAD.to_owned(), DEAD)];
+        let mut from =
+            vec![(OUT.to_owned(), OUT), (LIST.to_owned(), LIST), (DEAD.to_owned(), DEAD)];
         from.extend(self.set_aside.drain(..));
         for (key, output) in from {
             let script = if output == LIST { ELEMENTS } else { ENTRIES };
@@ -253,4 +256,3 @@ impl Drop for Scene {
         }
     }
 }
-
