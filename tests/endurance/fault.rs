@@ -75,6 +75,11 @@ const COMMANDS: [&str; 9] =
     ["xadd", "rpush", "publish", "xack", "xreadgroup", "xpending", "xclaim", "evalsha", "xinfo"];
 
 impl Fault {
+    /// Whether a daemon is asked to end: a frozen one would not.
+    pub fn stops_a_daemon(self) -> bool {
+        matches!(self, Fault::DaemonStopped | Fault::StoppedWhileFrozen)
+    }
+
     /// Let it happen, and pass. Answers since when Redis accepts all that daemons write.
     pub fn happen(self, scene: &mut Scene, random: &mut Random) -> Instant {
         let place = random.below(DAEMONS as u64) as usize;

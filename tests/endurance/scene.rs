@@ -217,7 +217,7 @@ impl Scene {
         const ELEMENTS: &str = "return redis.call('LPOP', KEYS[1], 2000) or {}";
         let mut from =
             vec![(OUT.to_owned(), OUT), (LIST.to_owned(), LIST), (DEAD.to_owned(), DEAD)];
-        from.extend(self.set_aside.drain(..));
+        from.append(&mut self.set_aside);
         for (key, output) in from {
             let script = if output == LIST { ELEMENTS } else { ENTRIES };
             loop {
