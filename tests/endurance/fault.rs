@@ -80,6 +80,24 @@ impl Fault {
         matches!(self, Fault::DaemonStopped | Fault::StoppedWhileFrozen)
     }
 
+    /// Those of Redis and the way to it that an output stream of a pub/sub channel knows.
+    pub const OF_REDIS: &[Fault] = &[
+        Fault::RedisKilled,
+        Fault::RedisFrozen,
+        Fault::ConnectionsCut,
+        Fault::ConnectionsHalfOpen,
+        Fault::NetworkSlow,
+        Fault::ClientsKilled,
+        Fault::ClientsPaused,
+        Fault::OutOfMemory,
+        Fault::ReadOnly,
+        Fault::StreamWrongType,
+        Fault::IdsExhausted,
+        Fault::NoStreamKey,
+        Fault::NoChannel,
+        Fault::PasswordRotated,
+    ];
+
     /// Let it happen, and pass. Answers since when Redis accepts all that daemons write.
     pub fn happen(self, scene: &mut Scene, random: &mut Random) -> Instant {
         let place = random.below(DAEMONS as u64) as usize;
@@ -101,7 +119,7 @@ impl Fault {
                 (0..DAEMONS).for_each(|place| scene.start_daemon(place));
             }
             Fault::DaemonStopped => {
-                scene.stop_daemon(place);
+                drop(scene.stop_daemon(place));
                 lasts(short);
                 scene.start_daemon(place);
             }
@@ -141,7 +159,7 @@ impl Fault {
             }
             Fault::StoppedWhileFrozen => {
                 scene.redis.freeze();
-                scene.stop_daemon(place);
+                drop(scene.stop_daemon(place));
                 let back = scene.redis.thaw();
                 scene.start_daemon(place);
                 return back;

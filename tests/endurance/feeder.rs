@@ -1,5 +1,5 @@
-//! Adds numbered messages to the stream at a steady rate, whatever happens to Redis, and knows which
-//! of them are in it.
+//! Sends numbered messages at a steady rate, whatever happens to Redis: adds them to a stream, and
+//! knows which of them are in it, or publishes them, and knows whom they reached.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -22,6 +22,15 @@ const MOST: u64 = 200;
 /// One in so many is a bad one anyway.
 const BAD: u64 = 4_001;
 
+/// How they are sent.
+#[derive(Clone, Copy)]
+pub enum Way {
+    /// XADD, until they are in this stream.
+    Add(&'static str),
+    /// PUBLISH on this channel, once.
+    Publish(&'static str),
+}
+
 /// A thread that ends with it.
 pub struct Feeder {
     shared: Arc<Shared>,
@@ -39,21 +48,24 @@ struct Shared {
     asked: Mutex<Vec<&'static str>>,
     /// Those that are bad ones.
     bad: Mutex<Counts>,
+    /// Those that were published while somebody listened, or perhaps.
+    reached: Mutex<Counts>,
 }
 
 impl Feeder {
-    /// Feed `stream` of the Redis at this socket with so many a second.
-    pub fn start(socket: &Path, stream: &'static str, rate: u64) -> Feeder {
+    /// Send so many a second to the Redis at this socket.
+    pub fn start(socket: &Path, way: Way, rate: u64) -> Feeder {
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             fed: AtomicU64::new(0),
             asked: Mutex::default(),
             bad: Mutex::default(),
+            reached: Mutex::default(),
         });
         let client = client(socket);
         let feeding = shared.clone();
-        let thread = std::thread::spawn(move || feeding.feed(&client, stream, rate));
+        let thread = std::thread::spawn(move || feeding.feed(&client, way, rate));
         Feeder { shared, thread: Some(thread) }
     }
 
@@ -70,6 +82,11 @@ impl Feeder {
     /// Those that are to become dead letters.
     pub fn bad(&self) -> Counts {
         lock(&self.shared.bad).clone()
+    }
+
+    /// Those that were published while somebody listened, or perhaps.
+    pub fn reached(&self) -> Counts {
+        lock(&self.shared.reached).clone()
     }
 
     /// Stop; answers how many there were. Redis must accept writes.
@@ -101,7 +118,7 @@ pub fn client(socket: &Path) -> redis::Client {
 }
 
 impl Shared {
-    fn feed(&self, client: &redis::Client, stream: &str, rate: u64) {
+    fn feed(&self, client: &redis::Client, way: Way, rate: u64) {
         let mut connection = None;
         let (begin, mut skipped) = (Instant::now(), 0);
         while !self.stop.load(SeqCst) {
@@ -112,8 +129,10 @@ impl Shared {
             skipped += due.saturating_sub(fed + count).saturating_sub(rate);
             if count > 0 {
                 let batch: Vec<_> = (fed..fed + count).map(|n| (n, self.kind(n))).collect();
-                if !self.add(client, &mut connection, stream, &batch) {
-                    return;
+                match way {
+                    Way::Publish(to) => self.publish(client, &mut connection, to, &batch),
+                    Way::Add(to) if self.add(client, &mut connection, to, &batch) => {}
+                    Way::Add(_) => return,
                 }
                 self.fed.store(fed + count, SeqCst);
             }
@@ -127,6 +146,34 @@ impl Shared {
         let Some(word) = word else { return Kind::Good };
         lock(&self.bad).add(number);
         Kind::Bad(word)
+    }
+
+    /// Publish them. Where the answer is lost they may have reached somebody.
+    fn publish(
+        &self,
+        client: &redis::Client,
+        connection: &mut Option<redis::Connection>,
+        channel: &str,
+        batch: &[(u64, Kind)],
+    ) {
+        if connection.is_none() {
+            *connection = client.get_connection().ok();
+        }
+        let Some(open) = connection else { return };
+        let mut pipe = redis::pipe();
+        for (number, kind) in batch {
+            pipe.cmd("PUBLISH").arg(channel).arg(message::payload(*number, *kind));
+        }
+        let answer = pipe.query::<Vec<u64>>(open);
+        if answer.is_err() {
+            *connection = None;
+        }
+        for (place, (number, _)) in batch.iter().enumerate() {
+            if answer.as_ref().is_ok_and(|listeners| listeners[place] == 0) {
+                continue;
+            }
+            lock(&self.reached).add(*number);
+        }
     }
 
     /// Add them all, as one transaction: either all of them are in, or none. Tries until they are;

@@ -67,6 +67,23 @@ pub struct Verdict {
     pub examples: String,
 }
 
+impl Verdict {
+    /// For the table.
+    pub fn numbers(&self) -> [(&'static str, u64); 9] {
+        [
+            ("messages in", self.messages),
+            ("out, once", self.out),
+            ("dead letters", self.dead),
+            ("misjudged", self.misjudged),
+            ("trimmed by the test", self.trimmed),
+            ("lost", self.lost),
+            ("duplicated", self.duplicated),
+            ("again after their group was destroyed", self.again),
+            ("published and not heard", self.unheard),
+        ]
+    }
+}
+
 impl Ledger {
     /// Judge all numbers below `messages`.
     pub fn judge(&self, messages: u64, heard: &Counts) -> Verdict {

@@ -14,6 +14,7 @@ mod feeder;
 mod ledger;
 mod listener;
 mod message;
+mod pubsub;
 mod random;
 mod report;
 mod scene;
@@ -23,6 +24,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use fault::Fault;
+use feeder::Way;
 use random::Random;
 use report::Report;
 use rustix::process::Signal;
@@ -39,7 +41,7 @@ fn run(seed: u64, rate: u64, least: Duration) {
     println!("seed {seed}");
     let begin = Instant::now();
     let mut random = Random::new(seed);
-    let mut scene = Scene::start(rate);
+    let mut scene = Scene::start(scene::STREAM, DAEMONS, Way::Add(scene::IN), rate);
     scene.wait_flow(begin);
     let mut report = Report::default();
     while report.count() == 0 || begin.elapsed() < least {
@@ -68,7 +70,8 @@ fn run(seed: u64, rate: u64, least: Duration) {
     scene.collect();
     scene.ledger.bad = scene.feeder.bad();
     let verdict = scene.ledger.judge(messages, &scene.heard());
-    report.print(seed, begin.elapsed(), &verdict, scene.rss);
+    let memory = ("most memory of a daemon, MiB", scene.rss >> 20);
+    report.print(seed, begin.elapsed(), &[&verdict.numbers()[..], &[memory]].concat());
     let wrong = (verdict.lost, verdict.duplicated, verdict.misjudged);
     assert_eq!(wrong, (0, 0, 0), "seed {seed}:\n{}", verdict.examples);
     // Of less than a hundred it is the longest.
@@ -83,6 +86,11 @@ fn every_fault_once() {
     run(1, 500, Duration::ZERO);
 }
 
+#[test]
+fn pubsub_loses_only_what_is_counted() {
+    pubsub::run(1, 300, Duration::ZERO);
+}
+
 /// What `tests/soak` runs.
 #[test]
 #[ignore = "runs for as long as tests/soak says"]
@@ -92,5 +100,8 @@ fn soak() {
         text.parse::<u64>().unwrap_or_else(|_| panic!("{name} is a number"))
     };
     let minutes = Duration::from_secs(60 * number("SOAK_MINUTES"));
-    run(number("SOAK_SEED"), number("SOAK_RATE"), minutes);
+    let (seed, rate) = (number("SOAK_SEED"), number("SOAK_RATE"));
+    run(seed, rate, minutes);
+    // It knows fewer faults, and they are the same each time.
+    pubsub::run(seed, rate, minutes / 10);
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::fault::Fault;
-use crate::ledger::Verdict;
 
 /// How long each recovery took.
 #[derive(Default)]
@@ -41,21 +40,10 @@ impl Report {
         self.faults.values().flat_map(|times| which(times).iter().copied()).collect()
     }
 
-    /// Print it.
-    pub fn print(&self, seed: u64, time: Duration, verdict: &Verdict, rss: u64) {
+    /// Print it, with these numbers first.
+    pub fn print(&self, seed: u64, time: Duration, numbers: &[(&str, u64)]) {
         println!("\nseed {seed}, {} s, {} faults", time.as_secs(), self.count());
-        for (name, number) in [
-            ("messages in", verdict.messages),
-            ("out, once", verdict.out),
-            ("dead letters", verdict.dead),
-            ("misjudged", verdict.misjudged),
-            ("trimmed by the test", verdict.trimmed),
-            ("lost", verdict.lost),
-            ("duplicated", verdict.duplicated),
-            ("again after their group was destroyed", verdict.again),
-            ("published and not heard", verdict.unheard),
-            ("most memory of a daemon, MiB", rss >> 20),
-        ] {
+        for (name, number) in numbers {
             println!("{number:>9}  {name}");
         }
         let titles = ["times", "flowing p50", "p99", "caught up p50", "p99"];

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::feeder::Feeder;
+use crate::feeder::{Feeder, Way};
 use crate::ledger::{Counts, Ledger};
 use crate::listener::Listener;
 use crate::message;
-use crate::support::{Handlerd, Proxy, Redis, wait_until};
+use crate::support::{Handlerd, Proxy, Redis, Stopped, wait_until};
 
 /// The stream that is read.
 pub const IN: &str = "in";
@@ -27,11 +27,10 @@ pub const DEAD: &str = "dead";
 /// What entries may be idle before another daemon takes them over.
 pub const CLAIM_IDLE: Duration = Duration::from_secs(1);
 
-const CHANNEL: &str = r#"
+/// A channel of a stream: nothing may be lost.
+pub const STREAM: &str = r#"
     [handlers.misbehave]
     timeout = "500ms"
-    [daemon]
-    drain_timeout = "2s"
     [channels.orders]
     stream = "in"
     group = "workers"
@@ -44,6 +43,14 @@ const CHANNEL: &str = r#"
     dead_letter = "dead"
     retries = 1
     retry_for = "5s"
+"#;
+
+/// A channel of pub/sub, with the same output.
+pub const PUBSUB: &str = r#"
+    [channels.relay]
+    subscribe = "in"
+    handlers = []
+    append = "out"
 "#;
 
 /// How many daemons share the group.
@@ -69,12 +76,13 @@ pub struct Scene {
     /// Raised for each daemon that is to be somebody else.
     identities: [u32; DAEMONS],
     passwords: u32,
+    channel: &'static str,
     folder: TempDir,
 }
 
 impl Scene {
-    /// Start it all, with so many messages a second.
-    pub fn start(rate: u64) -> Scene {
+    /// Start so many daemons with this channel, and send so many messages a second.
+    pub fn start(channel: &'static str, daemons: usize, way: Way, rate: u64) -> Scene {
         let folder = TempDir::with_prefix("handlerd-endurance-").expect("a temporary folder");
         std::fs::write(folder.path().join("password"), "secret-0").expect("a password is written");
         let redis = Redis::with(
@@ -85,16 +93,17 @@ impl Scene {
             daemons: Vec::new(),
             proxy: Proxy::to(redis.port()),
             listener: Listener::start(&redis.socket(), SAID),
-            feeder: Feeder::start(&redis.socket(), IN, rate),
+            feeder: Feeder::start(&redis.socket(), way, rate),
             redis,
             ledger: Ledger::default(),
             rss: 0,
             set_aside: Vec::new(),
             identities: [0; DAEMONS],
             passwords: 0,
+            channel,
             folder,
         };
-        for place in 0..DAEMONS {
+        for place in 0..daemons {
             scene.daemons.push(None);
             scene.start_daemon(place);
         }
@@ -106,9 +115,11 @@ impl Scene {
         let state = format!("daemon-{place}-{}", self.identities[place]);
         let state = self.folder.path().join(state);
         let config = format!(
-            "[redis]\nurl = \"{}\"\nusername = \"handlerd\"\npassword_file = \"{}\"\n{CHANNEL}",
+            "[redis]\nurl = \"{}\"\nusername = \"handlerd\"\npassword_file = \"{}\"\n[daemon]\n\
+             drain_timeout = \"2s\"\n{}",
             self.proxy.url(),
-            self.password_file().display()
+            self.password_file().display(),
+            self.channel
         );
         let env = [("XDG_STATE_HOME", state.to_str().expect("the path is text"))];
         let daemon = Handlerd::start_in(Handlerd::folder(), &config, &env);
@@ -132,11 +143,12 @@ impl Scene {
     }
 
     /// SIGTERM, and what is in hand is finished or given back.
-    pub fn stop_daemon(&mut self, place: usize) {
+    pub fn stop_daemon(&mut self, place: usize) -> Stopped {
         self.look_at_memory();
         let stopped = self.daemon(place).stop();
         assert_eq!(stopped.code, 0, "{}", stopped.last);
         self.daemons[place] = None;
+        stopped
     }
 
     /// A password that wasn't used before.
