@@ -128,7 +128,7 @@ impl Fault {
                 frozen(scene, &[place, (place + 1) % DAEMONS], CLAIM_IDLE + long);
             }
             Fault::Plugin => {
-                scene.feeder.misbehave(["trap", "loop", "reject", "panic", "trap", "loop"]);
+                scene.feeder.misbehave(["trap", "loop", "reject", "panic"]);
                 lasts(short);
             }
             Fault::RedisKilled => {

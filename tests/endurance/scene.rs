@@ -41,7 +41,7 @@ pub const STREAM: &str = r#"
     push = "list"
     publish = "said"
     dead_letter = "dead"
-    retries = 1
+    retries = 2
     retry_for = "5s"
 "#;
 
