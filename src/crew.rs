@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -48,9 +48,14 @@ pub struct Crew {
     alone: Vec<AtomicUsize>,
     writers: Vec<Writer>,
     finishers: Vec<Finisher>,
+    /// How many there are that [`Self::work`].
+    hands: usize,
     list: Mutex<List>,
     wake: Notify,
     idle: Notify,
+    /// Turns that exist; and that one of them is gone.
+    under_way: AtomicUsize,
+    gone: Notify,
 }
 
 #[derive(Default)]
@@ -64,14 +69,26 @@ struct List {
 }
 
 impl Crew {
-    /// A crew for these channels, which write by these writers. Their queues report to it from now
-    /// on.
-    pub fn new(channels: Vec<Arc<Channel>>, writers: Vec<Writer>) -> Arc<Crew> {
-        let (list, wake, idle) = Default::default();
+    /// A crew of so many hands for these channels, which write by these writers. Their queues report
+    /// to it from now on.
+    pub fn new(hands: usize, channels: Vec<Arc<Channel>>, writers: Vec<Writer>) -> Arc<Crew> {
+        let (list, wake, idle, under_way, gone) = Default::default();
         let kinds = kinds(&channels);
         let alone = channels.iter().map(|_| AtomicUsize::new(0)).collect();
         let finishers = channels.iter().filter_map(|channel| channel.finisher.clone()).collect();
-        let crew = Arc::new(Crew { channels, kinds, alone, writers, finishers, list, wake, idle });
+        let crew = Arc::new(Crew {
+            channels,
+            kinds,
+            alone,
+            writers,
+            finishers,
+            hands,
+            list,
+            wake,
+            idle,
+            under_way,
+            gone,
+        });
         for (place, channel) in crew.channels.iter().enumerate() {
             let crew = Arc::downgrade(&crew);
             channel.queue.on_ready(Box::new(move || {
@@ -110,6 +127,18 @@ impl Crew {
         }
     }
 
+    /// Wait until no turn is left of those that a hand had begun which was dropped: only then has all
+    /// that they had in hand been counted.
+    pub async fn dissolved(&self) {
+        loop {
+            let gone = self.gone.notified();
+            if self.under_way.load(SeqCst) == 0 {
+                return;
+            }
+            gone.await;
+        }
+    }
+
     /// Be a hand: work until stopped. The turns that it began and that still have to wait are
     /// dropped with it.
     pub async fn work(self: Arc<Self>, stop: CancellationToken) {
@@ -131,12 +160,14 @@ impl Crew {
             }
             while !places.is_empty() {
                 self.choose(&mut places, &mut table.places);
-                turn.set(Turn { crew: self.clone(), table: std::mem::take(&mut table) }.run());
+                turn.set(Turn::new(self.clone(), std::mem::take(&mut table)).run());
                 match std::future::poll_fn(|cx| Poll::Ready(turn.poll(cx))).await {
                     Poll::Ready(used) => table = used,
                     Poll::Pending => {
                         waiting.spawn(std::mem::replace(&mut turn, nothing()));
                         while waiting.try_join_next().is_some() {}
+                        // It may have computed until its plugin was made to give way.
+                        handled = LOOK;
                     }
                 }
                 handled += table.desk.handled;
@@ -168,12 +199,19 @@ impl Crew {
         }
     }
 
-    /// Take channels from the list; `false` when there are none.
+    /// Take channels from the list, and leave the other hands their share; `false` when there are
+    /// none.
     fn take(&self, places: &mut VecDeque<usize>) -> bool {
-        let mut list = self.list();
-        let taken = list.ready.len().min(TAKEN);
-        places.extend(list.ready.drain(..taken));
-        taken > 0
+        let asleep = {
+            let mut list = self.list();
+            let taken = list.ready.len().div_ceil(self.hands).min(TAKEN);
+            places.extend(list.ready.drain(..taken));
+            list.asleep > 0 && !list.ready.is_empty()
+        };
+        if asleep {
+            self.wake.notify_one();
+        }
+        !places.is_empty()
     }
 
     async fn wait(&self) {
@@ -254,9 +292,26 @@ struct Table {
 struct Turn {
     crew: Arc<Crew>,
     table: Table,
+    /// The last to be dropped.
+    _under_way: UnderWay,
+}
+
+/// One turn more, as long as it lives.
+struct UnderWay(Arc<Crew>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, SeqCst);
+        self.0.gone.notify_waiters();
+    }
 }
 
 impl Turn {
+    fn new(crew: Arc<Crew>, table: Table) -> Self {
+        crew.under_way.fetch_add(1, SeqCst);
+        Turn { _under_way: UnderWay(crew.clone()), crew, table }
+    }
+
     async fn run(mut self) -> Table {
         let crew = self.crew.clone();
         let Table { places, desk } = &mut self.table;

@@ -288,9 +288,9 @@ impl Daemon {
                 source.clone().run(Arc::new(move |taken| take(&channel, taken)), stop.clone())
             }));
         }
-        let crew = Crew::new(self.channels, self.writers.values().cloned().collect());
-        let stop_crew = CancellationToken::new();
         let hands = std::thread::available_parallelism().map_or(1, usize::from);
+        let crew = Crew::new(hands, self.channels, self.writers.values().cloned().collect());
+        let stop_crew = CancellationToken::new();
         for hand in 1..=hands {
             let (crew, stop) = (crew.clone(), stop_crew.clone());
             tasks.spawn(keep_running(Task::Hand, format!("hand {hand}"), move || {
@@ -399,6 +399,7 @@ impl Running {
         };
         if !drained {
             self.tasks.shutdown().await;
+            self.crew.dissolved().await;
             self.crew.abandon();
             self.streams.iter().for_each(stream::Source::abandon);
             self.writers.values().for_each(Writer::abandon);

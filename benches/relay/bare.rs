@@ -9,6 +9,8 @@ use std::net::TcpStream;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::common::resp::{announced, bulk, line};
+
 /// Output that is written at once at most, however much input waits.
 const BLOCK: usize = 256 << 10;
 
@@ -97,31 +99,9 @@ fn drain(stream: &mut TcpStream) -> io::Result<()> {
 
 /// PUBLISH of the changed message.
 fn announce(out: &mut Vec<u8>, to: &str, channel: &[u8], payload: &[u8]) {
-    const PARTS: [&[u8]; 3] = [b"Received message '", b"' from channel '", b"'"];
-    let length = PARTS.iter().map(|p| p.len()).sum::<usize>() + channel.len() + payload.len();
-    out.extend_from_slice(b"*3\r\n$7\r\nPUBLISH\r\n$");
-    number(out, to.len());
-    out.extend_from_slice(to.as_bytes());
-    out.extend_from_slice(b"\r\n$");
-    number(out, length);
-    for part in [PARTS[0], payload, PARTS[1], channel, PARTS[2], b"\r\n"] {
-        out.extend_from_slice(part);
-    }
-}
-
-fn number(out: &mut Vec<u8>, mut n: usize) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (n % 10) as u8;
-        n /= 10;
-        if n == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
-    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(b"*3\r\n$7\r\nPUBLISH\r\n");
+    bulk(out, to.as_bytes());
+    announced(out, channel, payload);
 }
 
 type Message<'a> = (&'a [u8], &'a [u8]);
@@ -144,17 +124,4 @@ pub fn next_message(bytes: &[u8]) -> Option<(Option<Message<'_>>, usize)> {
         return None;
     }
     Some(((parts[0] == b"message").then_some((parts[1], parts[2])), at))
-}
-
-/// The number after a line's first byte, and where the next line begins.
-fn line(bytes: &[u8], start: usize) -> Option<(usize, usize)> {
-    let mut number = 0;
-    let mut at = start + 1;
-    loop {
-        match *bytes.get(at)? {
-            b'\r' => return Some((number, at + 2)),
-            digit => number = number * 10 + usize::from(digit - b'0'),
-        }
-        at += 1;
-    }
 }

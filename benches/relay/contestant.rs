@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::process::{Command, Stdio};
 
+use crate::common::ANNOUNCED;
 use crate::support::process::Process;
 use crate::support::{Handlerd, Redis, wait_until};
 
@@ -41,8 +42,6 @@ impl Contestant {
         }
     }
 }
-
-const ANNOUNCED: &str = "Received message '";
 
 /// The bare relay first, then handlerd with so many plugins.
 pub fn all(redis: &Redis, plugins: &[usize]) -> Vec<Contestant> {

@@ -10,8 +10,11 @@
 //! | `bare.rs` | the bare relay, a process of its own |
 //! | `load.rs` | publisher and subscriber: throughput and latency |
 //! | `contestant.rs` | what is measured: processes and their configs |
+//! | `../common` | what the other benches need too |
 
 mod bare;
+#[path = "../common/mod.rs"]
+mod common;
 mod contestant;
 mod load;
 mod report;
@@ -22,9 +25,10 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use common::{median, payload, progress, rate_and_share};
 use contestant::Contestant;
 use load::Commands;
-use report::{Latency, Report, median};
+use report::{Latency, Report};
 use support::{Handlerd, Redis};
 
 /// Measure handlerd beside a bare relay on this machine.
@@ -97,12 +101,6 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     Bench::new(&options).run()
-}
-
-/// The payload whose bytes everything but the latency is measured with.
-fn payload(size: usize) -> Vec<u8> {
-    let text = b"The quick brown fox jumps over the lazy dog, and the dog minds not. ";
-    text.iter().copied().cycle().take(size).collect()
 }
 
 struct Bench<'a> {
@@ -181,10 +179,9 @@ impl<'a> Bench<'a> {
             }
         }
         for (contestant, own) in contestants.iter().zip(&rates) {
-            // Neighbours in time are compared with each other, then the middle is taken.
-            let ratios = own.iter().zip(&rates[0]).map(|(own, bare)| own / bare);
+            let (rate, share) = rate_and_share(own, &rates[0]);
             let load = format!("{size} B, {pipeline} a write");
-            report.throughput(&load, contestant.name, median(own.iter().copied()), median(ratios));
+            report.throughput(&load, contestant.name, rate, share);
         }
         Ok(())
     }
@@ -253,15 +250,10 @@ impl<'a> Bench<'a> {
                 }
             }
             for ((contestant, _), own) in contestants.iter().zip(&rates) {
-                let ratios = own.iter().zip(&rates[0]).map(|(own, one)| own / one);
-                let rate = median(own.iter().copied());
-                report.many(&load, contestant.name, rate, median(ratios), contestant.peak_rss());
+                let (rate, share) = rate_and_share(own, &rates[0]);
+                report.many(&load, contestant.name, rate, share, contestant.peak_rss());
             }
         }
         Ok(())
     }
-}
-
-fn progress(text: &str) {
-    eprintln!("{text}");
 }

@@ -5,16 +5,9 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::common::{self, median, table};
 use crate::contestant::Contestant;
 use crate::support::Redis;
-
-/// The middle of some numbers.
-pub fn median(numbers: impl IntoIterator<Item = f64>) -> f64 {
-    let mut numbers: Vec<f64> = numbers.into_iter().collect();
-    numbers.sort_by(f64::total_cmp);
-    let (lower, upper) = (numbers[(numbers.len() - 1) / 2], numbers[numbers.len() / 2]);
-    f64::midpoint(lower, upper)
-}
 
 /// The latencies of one contestant's rounds, in microseconds.
 #[derive(Default)]
@@ -51,20 +44,7 @@ fn mib(bytes: u64) -> String {
 impl Report {
     /// An empty report on this machine.
     pub fn new(redis: &Redis, rounds: usize, time: Duration) -> Report {
-        let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let cpu = cpus
-            .lines()
-            .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
-            .map_or("unknown processor", |(_, name)| name);
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let info: String = redis.run(&["INFO", "server"]);
-        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
-        let machine = format!(
-            "{cpu}, {cores} cores, Linux {}, Redis {}; median of {rounds} rounds of {time:?}",
-            kernel.trim(),
-            version.unwrap_or("?").trim()
-        );
+        let machine = format!("{}; median of {rounds} rounds of {time:?}", common::machine(redis));
         let [start, throughput, latency, memory, many] = Default::default();
         Report { machine, start, throughput, latency, memory, many }
     }
@@ -89,13 +69,13 @@ impl Report {
     /// Memory before anything was sent.
     pub fn idle(&mut self, contestants: &[Contestant]) {
         self.memory =
-            contestants.iter().map(|c| format!("| {} | {}", c.name, mib(c.rss()))).collect();
+            contestants.iter().map(|c| format!("| {} | {} |", c.name, mib(c.rss()))).collect();
     }
 
     /// Memory after the throughput was measured.
     pub fn loaded(&mut self, contestants: &[Contestant]) {
         for (line, contestant) in self.memory.iter_mut().zip(contestants) {
-            line.push_str(&format!(" | {}", mib(contestant.peak_rss())));
+            line.push_str(&format!(" {} |", mib(contestant.peak_rss())));
         }
     }
 
@@ -136,18 +116,7 @@ impl fmt::Display for Report {
                 &self.many,
             ),
         ] {
-            if lines.is_empty() {
-                continue;
-            }
-            let columns = head.matches('|').count() - 1;
-            writeln!(f, "\n{head}\n|{}", " --- |".repeat(columns))?;
-            for line in lines {
-                writeln!(
-                    f,
-                    "{}",
-                    if line.ends_with('|') { line.clone() } else { format!("{line} |") }
-                )?;
-            }
+            table(f, head, lines)?;
         }
         Ok(())
     }

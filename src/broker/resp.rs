@@ -2,7 +2,7 @@
 //!
 //! Frames are decoded by the `redis-protocol` crate's RESP3 decoder, which reads RESP2's replies too
 //! except for null: that is known here, though not inside an array, where no reply to a command of
-//! ours has it. Commands are arrays of bulk strings, written by hand: three lines, and no copy in
+//! ours has it. Replies whose lists hold lists are read without it, see `reply.rs`. Commands are arrays of bulk strings, written by hand: three lines, and no copy in
 //! between. Protocol: <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
 
 use std::io;
@@ -10,6 +10,10 @@ use std::io;
 use redis_protocol::resp3::decode::complete::decode_range;
 use redis_protocol::resp3::types::RangeFrame;
 use tokio::io::{AsyncRead, AsyncReadExt};
+
+mod reply;
+
+pub use reply::Node;
 
 /// Append a command: its name and its arguments.
 pub fn command(out: &mut Vec<u8>, parts: &[&[u8]]) {
@@ -235,45 +239,9 @@ impl<'a> Frame<'a> {
         }
     }
 
-    /// The whole of it, for a reply whose lists hold lists.
-    pub fn node(&self) -> Node<'_> {
-        Node { bytes: self.bytes, frame: &self.frame }
-    }
-
     /// Whether this is an out-of-band push (RESP3).
     pub fn is_push(&self) -> bool {
         matches!(self.frame, RangeFrame::Push { .. })
-    }
-}
-
-/// A part of a reply, of any kind.
-#[derive(Clone, Copy)]
-pub struct Node<'a> {
-    bytes: &'a [u8],
-    frame: &'a RangeFrame,
-}
-
-impl<'a> Node<'a> {
-    /// Its bytes where it is a string.
-    pub fn string(self) -> Option<&'a [u8]> {
-        string(self.bytes, self.frame)
-    }
-
-    /// Its value where it is a number.
-    pub fn integer(self) -> Option<i64> {
-        integer(self.frame)
-    }
-
-    /// Its items where it is an array or a map (key, value, key, value); else none.
-    pub fn items(self) -> Vec<Node<'a>> {
-        let node = |frame: &'a RangeFrame| Node { bytes: self.bytes, frame };
-        match self.frame {
-            RangeFrame::Array { data, .. } => data.iter().map(node).collect(),
-            RangeFrame::Map { data, .. } => {
-                data.iter().flat_map(|(k, v)| [node(k), node(v)]).collect()
-            }
-            _ => Vec::new(),
-        }
     }
 }
 

@@ -82,12 +82,12 @@ impl Conn {
         self.stream.write_all(&self.out).await?;
         self.stream.flush().await?;
         loop {
-            match self.reader.next_frame()? {
-                Some(frame) if frame.is_push() => {}
-                Some(frame) => {
-                    return Ok(match frame.error() {
+            match self.reader.next_reply()? {
+                Some(reply) if reply.is_push() => {}
+                Some(reply) => {
+                    return Ok(match reply.error() {
                         Some(error) => Err(Trouble::refused(error)),
-                        None => Ok(read(frame.node())),
+                        None => Ok(read(reply)),
                     });
                 }
                 None => drop(self.reader.fill(&mut self.stream).await?),

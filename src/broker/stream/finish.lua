@@ -11,7 +11,10 @@
 -- ARGV: group, consumer, 1 to delete what is done, 1 with a cursor, number of entries, the lowest and
 --   the highest of their ids, then for each its id, the number of its keyed writes, how many values
 --   follow, and those: keyed writes `a` key maxlen (0: none) n and n fields and values | `l` key
---   payload, where a key is its place among those of the outputs, then `p` channel payload.
+--   payload, where a key is its place among those of the outputs, then `p` channel payload. An entry
+--   that is said as its id, `=` and a value is as the last one before it that is said in full, a
+--   single `a` of a single field, but with this value: streams have long runs of such, and each
+--   value that needn't come here makes the call cheaper.
 -- Answers: how many were dealt with, from the first on; why not the next, or nothing; publishes that
 --   were refused, and why; what else went wrong; the places of those that were not pending.
 local KEYS, ARGV, pcall, tonumber, unpack = KEYS, ARGV, redis.pcall, tonumber, unpack
@@ -127,38 +130,69 @@ local function pass(at, stop, several, write)
 end
 
 -- The keyed writes.
-local acked, gone, publishes = {}, {}, {}
+local acked, acks, gone, publishes = {}, 0, {}, {}
 local dealt, why, at = count, nil, 8
+-- The last entry that was said in full: where it is in ARGV, and what of it those like it need.
+local same, place, key, field, trim
 for entry = 1, count do
-  local id, keyed, values = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
-  at = at + 3
-  local stop = at + values
-  if pending[id] == nil then why = look(id, id, 1) end
-  if not why and not pending[id] then
-    gone[#gone + 1] = entry
-  elseif not why then
-    local before_it = writes
-    if keyed > 0 then
-      why = pass(at, stop, keyed > 1) or pass(at, stop, keyed > 1, true)
-    end
-    if why then
-      undo(before_it)
-    else
-      acked[#acked + 1] = id
-      pending[id] = false
-      -- They are at the end.
-      if values > 0 and ARGV[stop - 3] == 'p' then publishes[#publishes + 1] = { at, stop } end
-    end
+  local id, keyed, stop = ARGV[at], ARGV[at + 1], at + 3
+  local alike = keyed == '='
+  if not alike then
+    at = stop
+    stop = at + ARGV[at - 1]
+    same, key = at, nil
+  end
+  local mine = pending[id]
+  if mine == nil then
+    why = look(id, id, 1)
+    mine = pending[id]
   end
   if why then
     dealt = entry - 1
     break
   end
+  if not mine then
+    gone[#gone + 1] = entry
+  else
+    if alike then
+      if not key then
+        place = tonumber(ARGV[same + 1])
+        key, field, trim = KEYS[before + place], ARGV[same + 4], ARGV[same + 2]
+        why = check('a', place)
+        if trim == '0' then trim = nil end
+      end
+      if not why then
+        local reply = pcall('XADD', key, '*', field, ARGV[at + 2])
+        if type(reply) == 'string' then
+          writes = writes + 1
+          written[writes], ids[writes] = key, reply
+          if trim then trims[key] = trim end
+        else
+          why = failure(reply)
+        end
+      end
+    elseif keyed ~= '0' then
+      local before_it, several = writes, keyed ~= '1'
+      why = pass(at, stop, several) or pass(at, stop, several, true)
+      if why then undo(before_it) end
+    end
+    if why then
+      dealt = entry - 1
+      break
+    end
+    acks = acks + 1
+    acked[acks] = id
+    pending[id] = false
+    -- They are at the end.
+    if not alike and stop > at and ARGV[stop - 3] == 'p' then
+      publishes[#publishes + 1] = { at, stop }
+    end
+  end
   at = stop
 end
 
 -- The acknowledgement.
-if #acked > 0 then
+if acks > 0 then
   local reply = pcall('XACK', stream, group, unpack(acked))
   if failure(reply) then
     undo(0)
@@ -176,7 +210,7 @@ end
 
 -- From where a group would have to be made again: `u` and the lowest unfinished id, or, when nothing
 -- is pending, `f` and the last one that was delivered.
-if cursor and (#acked > 0 or count == 0) then
+if cursor and (acks > 0 or count == 0) then
   local lowest = pcall('XPENDING', stream, group, '-', '+', 1)
   local new
   if not failure(lowest) then

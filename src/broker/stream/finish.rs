@@ -164,6 +164,30 @@ pub(super) struct Arguments {
     count: usize,
     lowest: EntryId,
     highest: EntryId,
+    /// The last entry that was said in full, where those like it need to say their payload only.
+    said: Option<Said>,
+}
+
+/// A single append of a payload without headers.
+#[derive(PartialEq)]
+struct Said {
+    key: Arc<str>,
+    maxlen: Option<u64>,
+    field: Arc<str>,
+}
+
+impl Said {
+    fn of(finish: &Finish) -> Option<(Self, &[u8])> {
+        match &*finish.writes {
+            [Write::Append { key, maxlen, payload: (field, payload), headers }]
+                if headers.is_empty() =>
+            {
+                let said = Said { key: key.clone(), maxlen: *maxlen, field: field.clone() };
+                Some((said, payload))
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Arguments {
@@ -184,6 +208,16 @@ impl Arguments {
         self.lowest = if self.count == 0 { id } else { self.lowest.min(id) };
         self.highest = self.highest.max(id);
         self.count += 1;
+        let said = Said::of(finish);
+        if let Some((said, payload)) = &said
+            && self.said.as_ref() == Some(said)
+        {
+            self.part(id.to_string().as_bytes());
+            self.part(b"=");
+            self.part(payload);
+            return;
+        }
+        self.said = said.map(|(said, _)| said);
         let publishes = finish.writes.iter().filter(|w| matches!(w, Write::Publish { .. })).count();
         let keyed = finish.writes.len() - publishes;
         let values: usize = finish.writes.iter().map(Write::values).sum();

@@ -41,6 +41,8 @@ pub(super) struct Finisher {
     scripts: Scripts,
     cursor: Option<String>,
     flight: VecDeque<Item>,
+    /// Done with, but for what is to be said and freed: that is done while Redis works at the next.
+    spent: Vec<(Item, Outcome)>,
     arguments: Arguments,
     /// So many go alone: one of them is refused, and it isn't known which.
     alone: usize,
@@ -88,6 +90,7 @@ impl Finisher {
             scripts: Scripts::default(),
             cursor: None,
             flight: VecDeque::new(),
+            spent: Vec::new(),
             arguments: Arguments::default(),
             alone: 0,
             forbidden: false,
@@ -101,6 +104,7 @@ impl Finisher {
         loop {
             self.fill();
             if self.flight.is_empty() {
+                settle(&self.lane, &mut self.spent);
                 if stop.is_cancelled() {
                     return;
                 }
@@ -125,19 +129,18 @@ impl Finisher {
         self.lane.take(&mut self.flight, most, CALL_BYTES);
         // Of a group that isn't there any more: they are read anew.
         let epoch = self.lane.epoch();
-        let before = self.flight.len();
         let stale = |item: &Item| item.entry.epoch() != epoch;
         if self.flight.iter().any(stale) {
             let flight = std::mem::take(&mut self.flight);
             let (gone, left): (VecDeque<Item>, _) = flight.into_iter().partition(stale);
             self.flight = left;
-            gone.into_iter().for_each(|item| settle(item, Outcome::Gone));
-            self.lane.settle(before - self.flight.len());
+            self.spent.extend(gone.into_iter().map(|item| (item, Outcome::Gone)));
         }
     }
 
     async fn step(&mut self) -> Result<(), Trouble> {
         if self.conn.is_none() {
+            settle(&self.lane, &mut self.spent);
             self.connect().await?;
         }
         let lane = self.lane.clone();
@@ -164,7 +167,9 @@ impl Finisher {
         let arguments = &self.arguments;
         let parts = arguments.parts(&call);
         let put = |out: &mut Vec<u8>| arguments.put(&call, out);
-        let answer = self.scripts.run(conn, Script::Finish, parts, put, ANSWER, Answer::of).await;
+        let answer = self.scripts.run(conn, Script::Finish, parts, put, ANSWER, Answer::of);
+        let spent = &mut self.spent;
+        let (answer, ()) = tokio::join!(answer, async { settle(&lane, spent) });
         match answer {
             Ok(answer) => self.answered(answer),
             Err(trouble) => {
@@ -208,15 +213,14 @@ impl Finisher {
             let elsewhere = gone.next_if_eq(&place).is_some() && !item.uncertain;
             if elsewhere {
                 self.lane.metrics.stream.finished_elsewhere.add(1);
-                settle(item, Outcome::Gone);
+                self.spent.push((item, Outcome::Gone));
             } else {
                 delivered += item.finish.outputs();
                 self.lane.metrics.dead_letters.add(item.finish.dead_letters());
-                settle(item, Outcome::Done);
+                self.spent.push((item, Outcome::Done));
             }
         }
         self.lane.metrics.delivered.add(delivered.saturating_sub(answer.refused));
-        self.lane.settle(dealt);
         self.say(&answer);
         if answer.why.is_empty() {
             return Ok(());
@@ -252,6 +256,7 @@ impl Finisher {
     }
 
     async fn wait(&mut self, trouble: Trouble) {
+        settle(&self.lane, &mut self.spent);
         if trouble.state == State::NoGroup {
             self.lane.group_is_missing();
         }
@@ -262,18 +267,25 @@ impl Finisher {
     }
 }
 
-/// Nothing is left to do for it.
-fn settle(item: Item, outcome: Outcome) {
-    let Item { mut entry, done, .. } = item;
-    entry.settle();
-    drop(entry);
-    if let Some(done) = done {
-        let _ = done.send(outcome);
+/// Nothing is left to do for these.
+fn settle(lane: &Lane, spent: &mut Vec<(Item, Outcome)>) {
+    let count = spent.len();
+    for (item, outcome) in spent.drain(..) {
+        let Item { mut entry, done, .. } = item;
+        entry.settle();
+        drop(entry);
+        if let Some(done) = done {
+            let _ = done.send(outcome);
+        }
+    }
+    if count > 0 {
+        lane.settle(count);
     }
 }
 
 impl Drop for Finisher {
     fn drop(&mut self) {
+        settle(&self.lane, &mut self.spent);
         self.lane.settle(self.flight.len());
     }
 }

@@ -282,12 +282,11 @@ impl Reader {
                 [_, entries] => Some(*entries),
                 _ => None,
             };
-            let entry = |node: &Node<'_>| match node.items().as_slice() {
-                [id, fields] => take(lane, *id, *fields, 1),
-                _ => None,
+            let entry = |node: Node<'_>| {
+                let mut parts = node.each();
+                take(lane, parts.next()?, parts.next()?, 1)
             };
-            let entries = entries.map(Node::items).unwrap_or_default();
-            entries.iter().filter_map(entry).collect::<Vec<Taken>>()
+            entries.into_iter().flat_map(Node::each).filter_map(entry).collect::<Vec<Taken>>()
         });
         let taken = taken.await?;
         self.journal.fine();

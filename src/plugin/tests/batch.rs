@@ -74,21 +74,6 @@ async fn what_fails_ends_the_batch_and_takes_nothing_along() {
     }
 }
 
-/// Sleeps for 60 ms, then echoes.
-const SLOW: Source<'_> = Source {
-    world: "import wasi:clocks/monotonic-clock@0.2.0; import wasi:io/poll@0.2.0;",
-    imports: r#"
-        (import "wasi:clocks/monotonic-clock@0.2.0" "subscribe-duration" (func $in (param i64) (result i32)))
-        (import "wasi:io/poll@0.2.0" "[method]pollable.block" (func $block (param i32)))
-        (import "wasi:io/poll@0.2.0" "[resource-drop]pollable" (func $drop (param i32)))"#,
-    items: "(global $pollable (mut i32) (i32.const 0))",
-    body: r#"(global.set $pollable (call $in (i64.const 60000000)))
-        (call $block (global.get $pollable))
-        (call $drop (global.get $pollable))
-        (drop (call $message (local.get $payload) (local.get $len)))
-        (call $messages (i32.const 2048) (i32.const 1))"#,
-};
-
 #[tokio::test]
 async fn what_a_slow_message_made_does_not_wait_for_the_next() {
     let bench = Bench::new();

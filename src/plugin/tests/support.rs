@@ -164,6 +164,21 @@ pub(super) const ECHO: &str = "(drop (call $message (local.get $payload) (local.
     (i32.store (i32.const 2060) (local.get $headers_len))
     (call $messages (i32.const 2048) (i32.const 1))";
 
+/// Sleeps 50 ms, then echoes.
+pub(super) const SLOW: Source<'_> = Source {
+    world: "import wasi:clocks/monotonic-clock@0.2.0; import wasi:io/poll@0.2.0;",
+    imports: r#"
+        (import "wasi:clocks/monotonic-clock@0.2.0" "subscribe-duration" (func $in (param i64) (result i32)))
+        (import "wasi:io/poll@0.2.0" "[method]pollable.block" (func $block (param i32)))
+        (import "wasi:io/poll@0.2.0" "[resource-drop]pollable" (func $drop (param i32)))"#,
+    items: "(global $pollable (mut i32) (i32.const 0))",
+    body: r#"(global.set $pollable (call $in (i64.const 50000000)))
+        (call $block (global.get $pollable))
+        (call $drop (global.get $pollable))
+        (drop (call $message (local.get $payload) (local.get $len)))
+        (call $messages (i32.const 2048) (i32.const 1))"#,
+};
+
 /// A host in a folder that goes with it.
 pub(super) struct Bench {
     pub(super) host: Arc<Host>,

@@ -290,3 +290,67 @@ async fn start_says_where_a_new_group_begins() {
         redis.cli::<()>("XSETID in 1-2");
     }
 }
+
+#[tokio::test]
+async fn entries_that_are_alike_and_others_between_them_each_get_their_own() {
+    let redis = Redis::start(&[]);
+    redis.add("in", numbers(0..300));
+    let set = settings("me");
+    // So that they are finished together, whatever the pace.
+    let reading = Running::start(&redis.connection(), set);
+    let mut in_hand = reading.messages(300).await;
+    let gone = in_hand[20].1.id();
+    assert_eq!(redis.cli::<u64>(&format!("XACK in g {gone}")), 1);
+    let mut told = Vec::new();
+    let last = in_hand.len() - 1;
+    for (n, (received, entry)) in in_hand.drain(..).enumerate() {
+        let message = received.message;
+        let append = |key: &str, field: &str, maxlen, message: Message| {
+            let mut finish = Finish::new();
+            finish.append(key, &field.into(), message, maxlen).unwrap();
+            finish
+        };
+        let finish = match n % 10 {
+            3 => append("other", "payload", None, message),
+            4 => append("out", "body", None, message),
+            5 => append("out", "payload", Some(1_000_000), message),
+            6 => Finish::new(),
+            7 => {
+                let headers = vec![("n".to_owned(), b"7".to_vec())];
+                append("out", "payload", None, Message { headers, ..message })
+            }
+            8 => {
+                let mut finish = append("out", "payload", None, message.clone());
+                finish.push("list", message.payload);
+                finish
+            }
+            _ => append("out", "payload", None, message),
+        };
+        match n == last {
+            true => told.push(entry.finish_and_tell(finish)),
+            false => entry.finish(finish),
+        }
+    }
+    assert_eq!(told.remove(0).await, Ok(Outcome::Done));
+    let fields = |key: &str| -> Vec<Vec<String>> {
+        let range: Vec<(String, Vec<String>)> = redis.cli(&format!("XRANGE {key} - +"));
+        range.into_iter().map(|(_, fields)| fields).collect()
+    };
+    let tens = |digit: usize| (0..300).filter(move |n| n % 10 == digit).map(|n| n.to_string());
+    let expected: Vec<Vec<String>> = (0..300)
+        .filter(|n| ![3, 6].contains(&(n % 10)) && *n != 20)
+        .map(|n: usize| {
+            let field = if n % 10 == 4 { "body" } else { "payload" };
+            let mut fields = vec![field.to_owned(), n.to_string()];
+            if n % 10 == 7 {
+                fields.extend(["n".to_owned(), "7".to_owned()]);
+            }
+            fields
+        })
+        .collect();
+    assert_eq!(fields("out"), expected);
+    assert_eq!(redis.payloads("other"), tens(3).collect::<Vec<_>>());
+    assert_eq!(redis.cli::<Vec<String>>("LRANGE list 0 -1"), tens(8).collect::<Vec<_>>());
+    assert_eq!(redis.pending("in"), 0);
+    reading.stop().await;
+}

@@ -48,9 +48,8 @@ async fn bare(redis: &Redis) -> Duration {
         out.clear();
         let mut written = 0;
         loop {
-            if let Some(frame) = reader.next_frame().unwrap() {
-                let Some(entries) = frame.node().items().get(1).map(|entries| entries.items())
-                else {
+            if let Some(frame) = reader.next_reply().unwrap() {
+                let Some(entries) = frame.items().get(1).map(|entries| entries.items()) else {
                     return begin.elapsed();
                 };
                 for entry in entries {
@@ -67,7 +66,7 @@ async fn bare(redis: &Redis) -> Duration {
         }
         link.stream.write_all(&out).await.unwrap();
         while written > 0 {
-            match reader.next_frame().unwrap() {
+            match reader.next_reply().unwrap() {
                 Some(_) => written -= 1,
                 None => drop(reader.fill(&mut link.stream).await.unwrap()),
             }
