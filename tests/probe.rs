@@ -549,3 +549,21 @@ async fn missing_rights_and_commands_for_streams_are_named() {
     let cursor = "does without SET \"handlerd:{orders}:g:cursor\"";
     assert!(notes.iter().any(|note| note.contains(cursor)), "{report}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_are_not_in_one_slot_of_a_cluster_are_told() {
+    let redis = Redis::with("cluster-enabled yes");
+    redis.run::<()>(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    wait_until("a cluster of one", || {
+        redis.run::<String>(&["CLUSTER", "INFO"]).contains("cluster_state:ok")
+    });
+    let far = "channel orders writes to \"orders.done\", \"orders.dead\" in one step with the entries \
+               of \"orders\", but they are not in one slot of this Redis Cluster";
+    let report = probed(&streams(&redis, &orders(""))).await;
+    let found = problems(&report);
+    assert!(matches!(&found[..], [problem] if problem.starts_with(far)), "{report}");
+    let near = "[channels.orders]\nstream = '{orders}'\ngroup = 'g'\nappend = '{orders}.done'\n\
+                dead_letter = '{orders}.dead'";
+    let report = probed(&streams(&redis, near)).await;
+    assert!(report.is_good(), "{report}");
+}

@@ -81,14 +81,16 @@ pub fn main(args: Args, config: Option<&Path>) -> Outcome {
         }
         None => None,
     };
+    let to_terminal = std::io::stdout().is_terminal();
     // Between the lines on a terminal a bar would only be in the way.
-    let hidden = against.is_none() && std::io::stdout().is_terminal();
+    let hidden = against.is_none() && to_terminal;
     let mut replay = Replay {
         trial,
         against,
         form: if args.hex { Form::Hex } else { Form::Text },
         json: args.json,
         name_streams: keys.len() > 1,
+        to_terminal,
         bar: console::progress_bar("{wide_bar} {msg}, {eta} left", hidden),
         out: Out::text(),
         sums: Sums::default(),
@@ -339,6 +341,8 @@ struct Replay {
     form: Form,
     json: bool,
     name_streams: bool,
+    /// Lines and the bar may be on the same terminal.
+    to_terminal: bool,
     bar: ProgressBar,
     out: Out,
     sums: Sums,
@@ -367,8 +371,8 @@ impl Replay {
                 self.bar.set_length(range.to().ms.saturating_sub(begin));
                 self.bar.set_position(id.ms.saturating_sub(begin));
                 self.entry(key, id, &fields).await?;
-                self.bar.set_message(entries(self.sums.entries));
             }
+            self.bar.set_message(entries(self.sums.entries));
         }
     }
 
@@ -422,7 +426,8 @@ impl Replay {
             self.trial.print(key, here, self.form, &mut lines);
         }
         let Replay { bar, out, .. } = self;
-        bar.suspend(|| lines.iter().try_for_each(|line| out.line(line)))
+        let lines = lines.join("\n");
+        if self.to_terminal { bar.suspend(|| out.line(lines)) } else { out.line(lines) }
     }
 
     fn report(&mut self) -> Result<Code, Fault> {

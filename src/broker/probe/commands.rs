@@ -5,6 +5,9 @@
 
 use std::sync::Arc;
 
+/// No script has it; what it may do is judged nevertheless.
+pub const NO_SCRIPT: &str = "0000000000000000000000000000000000000000";
+
 /// A command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verb {
@@ -86,8 +89,6 @@ pub struct Command {
 impl Command {
     /// As it is sent.
     pub fn parts(&self) -> Vec<&str> {
-        /// No script has it; its rights are judged nevertheless.
-        const NO_SCRIPT: &str = "0000000000000000000000000000000000000000";
         let mut parts = self.verb.words().to_vec();
         let arguments = self.arguments.iter().map(String::as_str);
         match self.verb {

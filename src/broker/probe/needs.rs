@@ -29,6 +29,8 @@ pub struct Read {
     pub delete: bool,
     /// Where it is kept up to where all is finished.
     pub cursor: Option<String>,
+    /// The keys that are written to in one step with its entries, as far as their names are known.
+    pub together: Vec<String>,
     /// NAME of the channel.
     pub whose: Arc<str>,
 }
@@ -177,6 +179,7 @@ impl Needs {
             start: stream.start,
             delete,
             cursor,
+            together: together(channel, key),
             whose: channel.name.clone(),
         });
     }
@@ -284,6 +287,20 @@ enum Kind {
 fn writing(by: By, connection: &str, channel: &Channel) -> Writing {
     let in_one_step = connection == SOURCES && matches!(channel.source, Source::Stream(_));
     Writing { by, in_one_step }
+}
+
+/// The keys that are written to in one step with the entries of this stream.
+fn together(channel: &Channel, key: &str) -> Vec<String> {
+    let outputs = channel.outputs.iter().filter_map(|output| match output {
+        Output::Append(target) | Output::Push(target) if *target.connection == *SOURCES => {
+            Some(target.name.fill(key).into_owned())
+        }
+        Output::Append(_) | Output::Push(_) | Output::Publish(_) | Output::Log => None,
+    });
+    let routes = channel.routes.append.iter().chain(&channel.routes.push);
+    let routes = routes.map(|pattern| pattern.text().to_string());
+    let routes = routes.filter(|text| example(text).is_some_and(|name| name == *text));
+    outputs.chain(channel.dead_letter.as_deref().map(str::to_owned)).chain(routes).collect()
 }
 
 /// The rules, or the one for everything: beside that Redis takes no others.

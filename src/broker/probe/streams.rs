@@ -6,8 +6,9 @@ use std::collections::HashMap;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Value};
 
+use super::commands::NO_SCRIPT;
 use super::needs::{Needs, Read, Written};
-use super::{Persistence, Probed, SHOWN, Server};
+use super::{Persistence, Probed, SHOWN, Server, error};
 use crate::config::Start;
 use crate::telemetry::printable;
 
@@ -70,6 +71,7 @@ pub(super) async fn look(
             }
         }
     }
+    one_slot(connection, needs, probed).await?;
     for writes in needs.writes.chunks(AT_ONCE) {
         let mut pipe = redis::pipe();
         pipe.ignore_errors();
@@ -82,6 +84,39 @@ pub(super) async fn look(
                 probed.problems.push(format!(
                     "channel {whose} writes to \"{}\" as a {kind}, but it is a {found}: use another \
                      name, or remove that key",
+                    shown(key)
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// In a Redis Cluster what is written in one step must be in one slot: rehearsed by a script that
+/// there isn't.
+async fn one_slot(
+    connection: &mut MultiplexedConnection,
+    needs: &Needs,
+    probed: &mut Probed,
+) -> RedisResult<()> {
+    for reads in needs.reads.chunks(AT_ONCE) {
+        let mut pipe = redis::pipe();
+        pipe.ignore_errors().cmd("MULTI");
+        for Read { key, together, .. } in reads {
+            pipe.cmd("EVALSHA").arg(NO_SCRIPT).arg(1 + together.len()).arg(&**key).arg(together);
+        }
+        pipe.cmd("DISCARD");
+        let replies: Vec<Value> = pipe.query_async(connection).await?;
+        // Without a transaction the scripts were asked for, and aren't there.
+        for (Read { key, together, whose, .. }, reply) in reads.iter().zip(replies.iter().skip(1)) {
+            if error(reply).is_some_and(|answer| answer.starts_with("CROSSSLOT")) {
+                let others: Vec<String> =
+                    together.iter().map(|name| format!("\"{}\"", shown(name))).collect();
+                probed.problems.push(format!(
+                    "channel {whose} writes to {} in one step with the entries of \"{}\", but they are \
+                     not in one slot of this Redis Cluster: give their names a common {{tag}}, dead \
+                     letters included",
+                    others.join(", "),
                     shown(key)
                 ));
             }

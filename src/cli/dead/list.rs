@@ -13,7 +13,7 @@ use crate::cli::exit::{Code, Outcome};
 /// A line has the beginning of the payload, with everything escaped that isn't printable.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  handlerd dead list --stream orders.dead
+  handlerd dead list orders
   handlerd dead list --stream orders.dead --handler price --kind trap --since 2h
   handlerd dead list --stream orders.dead --json | jq -r .reason | sort | uniq -c
 

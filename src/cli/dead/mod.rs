@@ -25,8 +25,8 @@ pub(super) use select::point_in_time;
 /// They are in streams, each with the reason why it was given up.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  handlerd dead list --stream orders.dead --since 2h
-  handlerd dead show 1700000000123-0 --stream orders.dead
+  handlerd dead list orders --since 2h
+  handlerd dead show 1700000000123-0
   handlerd dead replay --stream orders.dead --handler price --dry-run
   handlerd dead delete --stream orders.dead --kind reject --until 2026-01-31")]
 pub struct Args {
