@@ -33,6 +33,9 @@ use crate::worker;
 /// A channel's failing handler is logged this often at most.
 const FAILURE_LOG_PERIOD: Duration = Duration::from_secs(1);
 
+/// Time that is kept of `drain_timeout` for giving entries back to their streams.
+const GIVE_BACK: Duration = Duration::from_secs(1);
+
 /// Pause before a task that panicked is started again.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
 
@@ -108,6 +111,7 @@ impl fmt::Display for Ended {
             handled,
             delivered,
             dead_letters,
+            pending,
             dropped,
             failures,
             reconnects,
@@ -117,6 +121,9 @@ impl fmt::Display for Ended {
         write!(f, "{how}: {received} received, {handled} handled, {delivered} delivered")?;
         if *dead_letters > 0 {
             write!(f, ", {dead_letters} dead letters")?;
+        }
+        if *pending > 0 {
+            write!(f, ", {pending} left pending")?;
         }
         let lost: u64 = dropped.values().sum();
         write!(f, ", {lost} lost")?;
@@ -386,17 +393,34 @@ impl Running {
     async fn drain(mut self, limit: Duration, stop: &mut Stop) -> Ended {
         let started = Instant::now();
         self.stop_sources.cancel();
-        let drained = tokio::select! {
-            () = self.finish() => true,
-            () = tokio::time::sleep(limit) => {
+        let last = if self.streams.is_empty() { Duration::ZERO } else { GIVE_BACK.min(limit / 4) };
+        let (drained, at_once) = tokio::select! {
+            () = self.finish() => (true, false),
+            () = tokio::time::sleep(limit.saturating_sub(last)) => {
                 tracing::warn!("drain_timeout ({}) is up", humantime::format_duration(limit));
-                false
+                (false, false)
             }
             signal = stop.next() => {
                 tracing::warn!("{signal} again: stopping at once");
-                false
+                (false, true)
             }
         };
+        if !drained && !at_once {
+            // What could not be finished goes back to its streams: that delivery doesn't count.
+            self.crew.abandon();
+            self.stop_crew.cancel();
+            self.streams.iter().for_each(stream::Source::abandon);
+            let given_back = async {
+                while self.streams.iter().any(|source| source.left() > 0) {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            tokio::select! {
+                () = given_back => {}
+                () = tokio::time::sleep(last) => {}
+                _ = stop.next() => {}
+            }
+        }
         if !drained {
             self.tasks.shutdown().await;
             self.crew.dissolved().await;
@@ -405,7 +429,9 @@ impl Running {
             self.writers.values().for_each(Writer::abandon);
         }
         tracing::debug!("drained in {:?}", started.elapsed());
-        Ended { drained, totals: self.metrics.totals() }
+        let mut totals = self.metrics.totals();
+        totals.pending += self.streams.iter().map(|source| source.left() as u64).sum::<u64>();
+        Ended { drained, totals }
     }
 
     /// Sources, then the crew, then writers: each ends when what feeds it has ended.

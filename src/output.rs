@@ -170,30 +170,41 @@ impl Outputs {
             .with_max_delay(Duration::from_secs(5))
             .with_jitter()
             .without_max_times();
+        // Each has counters of its own: only what hasn't arrived is sent again.
+        let mut left = Vec::new();
+        for message in messages {
+            self.each(delivery, message, |command, writer, name| {
+                if let Some(writer) = writer {
+                    left.push((command, writer.clone(), name.to_owned(), message));
+                }
+            });
+        }
         for pause in pauses.build() {
-            // Counters of this try alone tell what became of it.
-            let (kept, published) = <(Arc<ChannelMetrics>, Arc<ChannelMetrics>)>::default();
-            let (mut keyed, mut publishes) = (0, 0);
-            for message in messages {
-                self.each(delivery, message, |command, writer, name| {
-                    let Some(writer) = writer else { return };
-                    let (from, count) = match command {
-                        Command::Publish => (&published, &mut publishes),
-                        Command::Append | Command::Push => (&kept, &mut keyed),
-                    };
-                    *count += 1;
-                    self.write(command, writer, name, message, from);
-                });
+            let sent: Vec<Arc<ChannelMetrics>> = left
+                .iter()
+                .map(|(command, writer, name, message)| {
+                    let from = Arc::default();
+                    self.write(*command, writer, name, message, &from);
+                    from
+                })
+                .collect();
+            // All of them, before one is waited for.
+            self.flush();
+            for ((_, writer, ..), from) in left.iter().zip(&sent) {
+                writer.ended(from, 1).await;
             }
-            // One that has nothing to do has nothing to wait for.
-            for writer in &self.writers {
-                writer.ended(&kept, keyed).await;
-                writer.ended(&published, publishes).await;
-            }
-            let refused = published.dropped(DropReason::Refused);
-            if kept.delivered.get() == keyed && published.delivered.get() + refused == publishes {
-                self.metrics.delivered.add(keyed + publishes - refused);
+            let mut sent = sent.iter();
+            left.retain(|(command, ..)| {
+                let Some(from) = sent.next() else { return true };
+                let refused = match command {
+                    Command::Publish => from.dropped(DropReason::Refused),
+                    Command::Append | Command::Push => 0,
+                };
+                self.metrics.delivered.add(from.delivered.get());
                 self.metrics.lost(DropReason::Refused, refused);
+                from.delivered.get() + refused == 0
+            });
+            if left.is_empty() {
                 return;
             }
             tokio::time::sleep(pause).await;

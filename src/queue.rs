@@ -247,6 +247,9 @@ impl Queue {
             return dropped + 1;
         }
         waiting.bytes += size;
+        if waiting.busy.allows(message.order, &[]) {
+            waiting.busy.blocked = false;
+        }
         waiting.messages.push_back(message);
         dropped
     }
@@ -684,6 +687,39 @@ mod tests {
         assert_eq!(asked.load(Relaxed), 3);
         assert!(queue.take(&mut third));
         assert_eq!(payloads(&mut third), ["a3"]);
+    }
+
+    #[test]
+    fn attack_a_new_key_waits_for_a_busy_one() {
+        let budget = Budget::new(usize::MAX);
+        let order_by = Some(crate::config::OrderBy::Header("key".into()));
+        let queue = Queue::new(
+            Workers { most: 2, order_by },
+            usize::MAX / 2,
+            Overflow::DropOldest,
+            &budget,
+            Arc::default(),
+            Box::new(|| false),
+        );
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = asked.clone();
+        queue.on_ready(Box::new(move || {
+            counted.fetch_add(1, Relaxed);
+        }));
+        queue.push(&mut ["a1"].map(ordered).into());
+        let mut first = Batch::default();
+        assert!(queue.take(&mut first));
+        assert_eq!(payloads_of(&mut first), ["a1"]);
+        // a1 is being tried again, for minutes. a2 comes: nothing to do.
+        queue.push(&mut ["a2"].map(ordered).into());
+        assert_eq!(asked.load(Relaxed), 2);
+        let mut second = Batch::default();
+        assert!(!queue.take(&mut second));
+        assert!(!queue.end_turn());
+        // b1 has nothing to do with it.
+        queue.push(&mut ["b1"].map(ordered).into());
+        assert_eq!(asked.load(Relaxed), 3, "nobody is told of b1");
+        assert!(queue.take(&mut second));
     }
 
     /// The same as `payloads`, still in hand.

@@ -214,6 +214,7 @@ impl Metrics {
             totals.handled += channel.handled.get();
             totals.delivered += channel.delivered.get();
             totals.dead_letters += channel.dead_letters.get();
+            totals.pending += channel.stream.given_back.get();
             totals.gap = totals.gap.max(Duration::from_millis(channel.gap_ms.get()));
             for reason in DropReason::ALL {
                 let n = channel.dropped(reason);
@@ -280,6 +281,8 @@ pub struct Totals {
     pub delivered: u64,
     /// Messages that became dead letters.
     pub dead_letters: u64,
+    /// Entries of streams that were read and stay pending.
+    pub pending: u64,
     /// Losses by reason; a reason without any is absent.
     pub dropped: BTreeMap<DropReason, u64>,
     /// Handlers' failures by kind; a kind without any is absent.

@@ -330,6 +330,8 @@ impl Channel {
         let finish = self.outputs.finish(delivery, messages)?;
         if self.outputs.go_abroad() {
             *waited = true;
+            // What was done before must not wait for a Redis that is perhaps away.
+            self.flush();
             self.outputs.send_abroad(delivery, messages).await;
         }
         if let Some(entry) = kept.entry.take() {

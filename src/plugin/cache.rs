@@ -20,7 +20,7 @@ use super::PluginError;
 use super::file::hex;
 
 /// Part of every name: raised when what is kept of a plugin changes otherwise than by its version.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// Entries unused for so long are removed when a new one comes.
 const KEEP: Duration = Duration::from_secs(60 * 24 * 3600);

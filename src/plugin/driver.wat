@@ -15,10 +15,10 @@
   ;; The batch's memory, which the plugin doesn't see.
   (import "batch" "memory" (memory $batch 1))
 
-  ;; So many bytes of the batch, as a list that the plugin owns.
+  ;; So many bytes of the batch, as a list that the plugin owns. An empty one is allocated too, as
+  ;; the host does it: some languages free whatever they are given.
   (func $give (param $from i32) (param $len i32) (result i32)
     (local $to i32)
-    (if (i32.eqz (local.get $len)) (then (return (i32.const 1))))
     (local.set $to (call $realloc (i32.const 0) (i32.const 0) (i32.const 1) (local.get $len)))
     (memory.copy $plugin $batch (local.get $to) (local.get $from) (local.get $len))
     (local.get $to))
@@ -41,12 +41,11 @@
       (local.set $at (i32.add (local.get $at) (local.get $channel_len)))
       (local.set $payload (call $give (local.get $at) (local.get $payload_len)))
       (local.set $at (i32.add (local.get $at) (local.get $payload_len)))
-      (local.set $headers (i32.const 4))
+      (local.set $headers
+        (call $realloc (i32.const 0) (i32.const 0) (i32.const 4)
+          (i32.mul (local.get $header_count) (i32.const 16))))
       (if (local.get $header_count)
         (then
-          (local.set $headers
-            (call $realloc (i32.const 0) (i32.const 0) (i32.const 4)
-              (i32.mul (local.get $header_count) (i32.const 16))))
           (local.set $header (local.get $headers))
           (local.set $left (local.get $header_count))
           (loop $next

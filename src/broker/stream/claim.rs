@@ -71,6 +71,7 @@ impl Reader {
     ) -> Result<Claimed, Trouble> {
         let settings = &self.lane.settings;
         let (room, add) = (room.to_string(), add.to_string());
+        let most = settings.max_deliveries.to_string();
         let held = self.lane.held();
         let held: Vec<String> = held.iter().chain(without).map(EntryId::to_string).collect();
         let mut arguments = vec![
@@ -80,6 +81,7 @@ impl Reader {
             from,
             room.as_bytes(),
             add.as_bytes(),
+            most.as_bytes(),
         ];
         arguments.extend(held.iter().map(String::as_bytes));
         let keys = [self.lane.key.as_bytes()];

@@ -61,37 +61,50 @@ impl Conn {
         self.sent(limit, read).await
     }
 
+    /// The limit is for the first byte of the answer. After that, and while the question goes out,
+    /// it is for each further piece: a long one over a slow way takes its time.
     async fn sent<T>(
         &mut self,
         limit: Duration,
         read: impl FnOnce(Node<'_>) -> T,
     ) -> Result<T, Trouble> {
-        match timeout(limit, self.exchange(read)).await {
-            Ok(answer) => answer?,
-            Err(_) => {
-                let text = format!("no answer within {:.1} s", limit.as_secs_f32());
-                Err(Trouble::new(State::RedisAway, text))
+        let mut left = self.out.as_slice();
+        while !left.is_empty() {
+            let written = within(ANSWER, self.stream.write(left)).await?;
+            if written == 0 {
+                return Err(io::Error::from(io::ErrorKind::WriteZero).into());
             }
+            left = &left[written..];
         }
-    }
-
-    async fn exchange<T>(
-        &mut self,
-        read: impl FnOnce(Node<'_>) -> T,
-    ) -> io::Result<Result<T, Trouble>> {
-        self.stream.write_all(&self.out).await?;
-        self.stream.flush().await?;
+        within(ANSWER, self.stream.flush()).await?;
+        let mut limit = limit;
         loop {
             match self.reader.next_reply()? {
                 Some(reply) if reply.is_push() => {}
                 Some(reply) => {
-                    return Ok(match reply.error() {
+                    return match reply.error() {
                         Some(error) => Err(Trouble::refused(error)),
                         None => Ok(read(reply)),
-                    });
+                    };
                 }
-                None => drop(self.reader.fill(&mut self.stream).await?),
+                None => {
+                    within(limit, self.reader.fill(&mut self.stream)).await?;
+                    limit = ANSWER;
+                }
             }
+        }
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    step: impl Future<Output = io::Result<T>>,
+) -> Result<T, Trouble> {
+    match timeout(limit, step).await {
+        Ok(done) => Ok(done?),
+        Err(_) => {
+            let text = format!("no answer within {:.1} s", limit.as_secs_f32());
+            Err(Trouble::new(State::RedisAway, text))
         }
     }
 }

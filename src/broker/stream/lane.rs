@@ -61,6 +61,8 @@ pub(super) struct Lane {
     wake: Notify,
     /// Something was finished.
     settled: Notify,
+    /// Nothing is finished any more.
+    abandoned: CancellationToken,
 }
 
 /// What is in hand.
@@ -104,6 +106,7 @@ impl Lane {
             out: Mutex::default(),
             wake: Notify::new(),
             settled: Notify::new(),
+            abandoned: CancellationToken::new(),
         })
     }
 
@@ -228,6 +231,9 @@ impl Lane {
 
     /// Put an entry in line to be finished. Never waits.
     pub(super) fn finish(&self, item: Item) {
+        if self.abandoned.is_cancelled() {
+            return;
+        }
         let due = {
             let mut out = lock(&self.out);
             out.bytes += item.finish.size();
@@ -288,6 +294,7 @@ impl Lane {
 
     /// Empty the line; what was in it is let go unfinished.
     pub(super) fn abandon(&self) {
+        self.abandoned.cancel();
         let items = {
             let mut out = lock(&self.out);
             out.bytes = 0;
@@ -295,6 +302,11 @@ impl Lane {
         };
         drop(items);
         self.settled.notify_waiters();
+    }
+
+    /// Wait until [`Self::abandon`] is called.
+    pub(super) async fn abandoned(&self) {
+        self.abandoned.cancelled().await;
     }
 
     /// Whether less than 4 MiB of outputs are in line.

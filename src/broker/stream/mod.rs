@@ -93,6 +93,11 @@ impl Source {
         self.lanes.iter().map(|lane| lane.in_hand()).sum()
     }
 
+    /// How many entries are in hand, or were given back and Redis doesn't know it yet.
+    pub fn left(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.in_hand() + lane.given_back().len()).sum()
+    }
+
     /// Let go of what is in line to be finished: it stays pending. For when [`Self::run`] was ended
     /// before its time.
     pub fn abandon(&self) {
@@ -119,8 +124,12 @@ impl Source {
                     .await;
                     read.cancel();
                 };
-                let finishing = again(lane, "finishing", || {
-                    finisher::Finisher::new(connector, lane).run(&read)
+                let finishing = again(lane, "finishing", || async {
+                    tokio::select! {
+                        () = finisher::Finisher::new(connector, lane).run(&read) => {}
+                        // What it has in hand is let go with it.
+                        () = lane.abandoned() => {}
+                    }
                 });
                 tokio::join!(reading, finishing);
             }

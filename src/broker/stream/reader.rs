@@ -144,6 +144,8 @@ impl Reader {
         let ended = self.steps(&mut conn, stop).await;
         match &ended {
             Err(trouble) if trouble.state.wants_new_connection() => {
+                // Too much at once, perhaps.
+                self.largest = self.largest.saturating_mul(4).min(1 << 30);
                 if !matches!(self.own, Own::Left { add: 1, .. }) {
                     self.own = Own::all(0);
                 }

@@ -146,6 +146,20 @@ async fn a_batch_larger_than_its_memory_goes_in_several() {
 }
 
 #[tokio::test]
+async fn empty_lists_are_allocated_by_the_plugin_too() {
+    let bench = Bench::new();
+    // What its allocator gives is from 65536 on; Python's runtime frees whatever it is given.
+    let body = format!(
+        r#"(if (i32.or (i32.lt_u (local.get $payload) (i32.const 65536))
+                (i32.lt_u (local.get $headers) (i32.const 65536)))
+            (then unreachable))
+        {ECHO}"#
+    );
+    let handler = bench.handler(&Source { body: &body, ..Source::default() }, |_| {}).await;
+    assert_eq!(hand_over(&handler, &mut batch(&["", "a", ""])).await, ["", "a", ""]);
+}
+
+#[tokio::test]
 async fn the_drivers_memory_is_not_the_plugins() {
     let bench = Bench::new();
     // Two pages of its own.
