@@ -98,6 +98,11 @@ impl Crew {
         crew
     }
 
+    /// The channels.
+    pub fn channels(&self) -> &[Arc<Channel>] {
+        &self.channels
+    }
+
     /// Take no messages any more: what waits is handled, and then there is nothing to do.
     pub fn close(&self) {
         self.channels.iter().for_each(|channel| channel.queue.close());
@@ -340,8 +345,9 @@ impl Turn {
                 channel = &*channels[0].name,
                 "handling messages failed by a fault of handlerd's own; the channel goes on"
             );
-            // What it had in hand is counted when it is dropped.
+            // What it had in hand is counted when it is dropped; what it had handed over goes out.
             *desk = Desk::default();
+            crew.flush();
         }
         crew.end_turns(places);
         std::mem::take(&mut self.table)

@@ -286,15 +286,6 @@ impl Daemon {
                 writer.clone().run(metrics.clone(), stop.clone())
             }));
         }
-        let sources = usize::from(!self.subscriptions.is_empty()) + self.streams.len();
-        for (place, source) in self.streams.iter().cloned() {
-            let (channel, stop) = (self.channels[place].clone(), stop_sources.clone());
-            let name = format!("the stream of channel {}", channel.name);
-            tasks.spawn(keep_running(Task::Source, name, move || {
-                let channel = channel.clone();
-                source.clone().run(Arc::new(move |taken| take(&channel, taken)), stop.clone())
-            }));
-        }
         let hands = std::thread::available_parallelism().map_or(1, usize::from);
         let crew = Crew::new(hands, self.channels, self.writers.values().cloned().collect());
         let stop_crew = CancellationToken::new();
@@ -302,6 +293,16 @@ impl Daemon {
             let (crew, stop) = (crew.clone(), stop_crew.clone());
             tasks.spawn(keep_running(Task::Hand, format!("hand {hand}"), move || {
                 crew.clone().work(stop.clone())
+            }));
+        }
+        // After the crew: a queue that gets messages before somebody is told of them stands still.
+        let sources = usize::from(!self.subscriptions.is_empty()) + self.streams.len();
+        for (place, source) in self.streams.iter().cloned() {
+            let (channel, stop) = (crew.channels()[place].clone(), stop_sources.clone());
+            let name = format!("the stream of channel {}", channel.name);
+            tasks.spawn(keep_running(Task::Source, name, move || {
+                let channel = channel.clone();
+                source.clone().run(Arc::new(move |taken| take(&channel, taken)), stop.clone())
             }));
         }
         let (source, subscriptions) = (self.source, self.subscriptions);
