@@ -21,7 +21,6 @@ use crate::broker::writer::Writer;
 use crate::chain::{Chain, Handler, RunLimits};
 use crate::config::{self, Config};
 use crate::crew::Crew;
-use crate::dead_letter;
 use crate::output::Outputs;
 use crate::plugin::{Host, PluginError};
 use crate::policy;
@@ -218,10 +217,6 @@ impl Daemon {
         outputs: Outputs,
         finisher: Option<stream::Finisher>,
     ) {
-        let payload_field = match &channel.source {
-            config::Source::Stream(stream) => stream.payload_field.clone(),
-            _ => dead_letter::PAYLOAD.into(),
-        };
         self.channels.push(Arc::new(worker::Channel {
             name: channel.name.clone(),
             queue,
@@ -233,7 +228,6 @@ impl Daemon {
                 .dead_letter
                 .clone()
                 .map(|stream| worker::Graveyard { stream, maxlen: channel.dead_letter_maxlen }),
-            payload_field,
             metrics: self.metrics.clone(),
             failure_log: RateLimit::new(FAILURE_LOG_PERIOD),
         }));

@@ -116,6 +116,11 @@ impl Outputs {
         }
     }
 
+    /// The field that the payload of a stream's entries is in, those that come and those that go.
+    pub fn payload_field(&self) -> &str {
+        &self.append.payload_field
+    }
+
     /// The writers that it needs, each once, in the order of their names.
     pub fn writers(&self) -> impl Iterator<Item = &Writer> {
         self.writers.iter()

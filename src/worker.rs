@@ -39,8 +39,6 @@ pub struct Channel {
     pub policy: policy::Settings,
     /// Where what is given up is kept.
     pub graveyard: Option<Graveyard>,
-    /// The field that the payload of a stream's entries is in.
-    pub payload_field: Arc<str>,
     /// Where failures are counted.
     pub metrics: Arc<Metrics>,
     /// A broken handler can't fill the log.
@@ -382,7 +380,8 @@ impl Channel {
         self.say(delivery, &failure, "a message becomes a dead letter");
         let original = original.unwrap_or_default();
         let blame = Blame::from(failure);
-        let letter = DeadLetter::new(original, delivery, &self.payload_field, blame, now());
+        let letter =
+            DeadLetter::new(original, delivery, self.outputs.payload_field(), blame, now());
         self.bury(graveyard, letter, entry);
     }
 
@@ -419,7 +418,7 @@ impl Channel {
                 let blame = Blame { handler: None, kind: kind.as_str().into(), reason };
                 let message = Message { payload, ..Message::default() };
                 let mut letter =
-                    DeadLetter::new(message, &delivery, &self.payload_field, blame, now());
+                    DeadLetter::new(message, &delivery, self.outputs.payload_field(), blame, now());
                 letter.headers = headers;
                 self.bury(graveyard, letter, Some(entry));
             }

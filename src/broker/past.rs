@@ -7,13 +7,11 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, ProtocolVersion, RedisConnectionInfo, RedisError, Value,
-};
+use redis::{Cmd, ErrorKind, RedisError, Value};
 use thiserror::Error;
-use tokio::task::JoinSet;
 
-use super::connection::{ConnectError, Connector, Link};
+use super::commands::{self, Driver};
+use super::connection::{ConnectError, Connector};
 use super::dead::{FIRST_PAGE, count_after, list, raw_entry};
 use crate::config::EntryId;
 use crate::dead_letter::Field;
@@ -69,8 +67,7 @@ pub enum PastError {
 pub struct Past {
     connection: MultiplexedConnection,
     address: String,
-    /// Moves the connection's bytes, and ends with this.
-    _driver: JoinSet<()>,
+    _driver: Driver,
 }
 
 /// Where one is in a range of a stream.
@@ -97,15 +94,9 @@ impl Past {
     /// When there is no connection.
     pub async fn connect(connector: &Connector) -> Result<Self, PastError> {
         let address = connector.address();
-        let Link { stream, resp3, .. } = connector.connect().await?;
-        let protocol = if resp3 { ProtocolVersion::RESP3 } else { ProtocolVersion::RESP2 };
-        let info = RedisConnectionInfo::default().set_protocol(protocol).set_skip_set_lib_name();
-        let config = AsyncConnectionConfig::new().set_response_timeout(Some(LIMIT));
-        let connected = MultiplexedConnection::new_with_config(&info, stream, config).await;
+        let connected = commands::over(connector.connect().await?, LIMIT).await;
         let (connection, driver) = connected.map_err(|error| lost(&address, &error))?;
-        let mut drivers = JoinSet::new();
-        drivers.spawn(driver);
-        Ok(Past { connection, address, _driver: drivers })
+        Ok(Past { connection, address, _driver: driver })
     }
 
     /// A range of a stream, both ends included, as far as there are entries now.

@@ -83,7 +83,6 @@ impl Bench {
                 finisher: None,
                 policy: policy::Settings { retries: channel.retries, retry_for: channel.retry_for },
                 graveyard: None,
-                payload_field: "payload".into(),
                 metrics: metrics.clone(),
                 failure_log: RateLimit::new(Duration::from_secs(1)),
             })

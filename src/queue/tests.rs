@@ -139,8 +139,8 @@ fn ordered(key: &str) -> Received {
     received
 }
 
-#[test]
-fn with_order_by_only_what_is_unrelated_is_in_hand_at_once() {
+/// One for two workers, and how often it asked for a turn.
+fn queue_by_key() -> (Arc<Queue>, Arc<AtomicUsize>) {
     let budget = Budget::new(usize::MAX);
     let order_by = Some(crate::config::OrderBy::Header("key".into()));
     let queue = Queue::new(
@@ -156,6 +156,12 @@ fn with_order_by_only_what_is_unrelated_is_in_hand_at_once() {
     queue.on_ready(Box::new(move || {
         counted.fetch_add(1, Relaxed);
     }));
+    (queue, asked)
+}
+
+#[test]
+fn with_order_by_only_what_is_unrelated_is_in_hand_at_once() {
+    let (queue, asked) = queue_by_key();
     queue.push(&mut ["a1", "a2", "b1", "a3"].map(ordered).into());
     let mut first = Batch::default();
     assert!(queue.take(&mut first));
@@ -178,22 +184,8 @@ fn with_order_by_only_what_is_unrelated_is_in_hand_at_once() {
 }
 
 #[test]
-fn attack_a_new_key_waits_for_a_busy_one() {
-    let budget = Budget::new(usize::MAX);
-    let order_by = Some(crate::config::OrderBy::Header("key".into()));
-    let queue = Queue::new(
-        Workers { most: 2, order_by },
-        usize::MAX / 2,
-        Overflow::DropOldest,
-        &budget,
-        Arc::default(),
-        Box::new(|| false),
-    );
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counted = asked.clone();
-    queue.on_ready(Box::new(move || {
-        counted.fetch_add(1, Relaxed);
-    }));
+fn a_new_key_does_not_wait_for_a_busy_one() {
+    let (queue, asked) = queue_by_key();
     queue.push(&mut ["a1"].map(ordered).into());
     let mut first = Batch::default();
     assert!(queue.take(&mut first));

@@ -7,14 +7,11 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Pipeline, ProtocolVersion, RedisConnectionInfo, RedisError, ServerError,
-    Value,
-};
+use redis::{Pipeline, RedisError, ServerError, Value};
 use thiserror::Error;
-use tokio::task::JoinSet;
 
-use super::connection::{ConnectError, Connector, Link};
+use super::commands::{self, Driver};
+use super::connection::{ConnectError, Connector};
 use crate::config::EntryId;
 use crate::dead_letter::{DeadLetter, Field, NotADeadLetter};
 use crate::telemetry::printable;
@@ -80,8 +77,7 @@ pub struct Found {
 pub struct DeadLetters {
     connection: MultiplexedConnection,
     address: String,
-    /// Moves the connection's bytes, and ends with this.
-    _driver: JoinSet<()>,
+    _driver: Driver,
 }
 
 impl DeadLetters {
@@ -91,15 +87,9 @@ impl DeadLetters {
     /// When there is no connection.
     pub async fn connect(connector: &Connector) -> Result<Self, DeadError> {
         let address = connector.address();
-        let Link { stream, resp3, .. } = connector.connect().await?;
-        let protocol = if resp3 { ProtocolVersion::RESP3 } else { ProtocolVersion::RESP2 };
-        let info = RedisConnectionInfo::default().set_protocol(protocol).set_skip_set_lib_name();
-        let config = AsyncConnectionConfig::new().set_response_timeout(Some(LIMIT));
-        let connected = MultiplexedConnection::new_with_config(&info, stream, config).await;
+        let connected = commands::over(connector.connect().await?, LIMIT).await;
         let (connection, driver) = connected.map_err(|error| lost(&address, &error))?;
-        let mut drivers = JoinSet::new();
-        drivers.spawn(driver);
-        Ok(DeadLetters { connection, address, _driver: drivers })
+        Ok(DeadLetters { connection, address, _driver: driver })
     }
 
     /// A stream's dead letters as they are now, for [`Pages::next`]: those that come while they are

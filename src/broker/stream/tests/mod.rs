@@ -5,6 +5,5 @@ mod claims;
 mod finish;
 mod outages;
 mod reading;
-mod speed;
 mod states;
 mod support;

@@ -1,0 +1,32 @@
+//! A connection for the commands of the command line's verbs, by the redis crate.
+//!
+//! Called by `dead` and `past`. The daemon's own ways have connections of their own kind.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo, RedisResult};
+use tokio::task::JoinSet;
+
+use super::connection::Link;
+
+/// Moves a connection's bytes, and ends with this.
+pub(super) type Driver = JoinSet<()>;
+
+/// Speak the redis crate's way over a connection that was greeted; each answer may take so long.
+///
+/// # Errors
+/// When the connection ends right away.
+pub(super) async fn over(
+    link: Link,
+    limit: Duration,
+) -> RedisResult<(MultiplexedConnection, Driver)> {
+    let Link { stream, resp3, .. } = link;
+    let protocol = if resp3 { ProtocolVersion::RESP3 } else { ProtocolVersion::RESP2 };
+    let info = RedisConnectionInfo::default().set_protocol(protocol).set_skip_set_lib_name();
+    let config = AsyncConnectionConfig::new().set_response_timeout(Some(limit));
+    let (connection, bytes) = MultiplexedConnection::new_with_config(&info, stream, config).await?;
+    let mut driver = Driver::new();
+    driver.spawn(bytes);
+    Ok((connection, driver))
+}
