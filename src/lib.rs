@@ -21,7 +21,8 @@
 //! | `broker` | Redis, all of it: `pubsub` and `stream` read, `writer` and `stream` write; `dead`, `past`, `probe`, `shell` are for verbs | `message`, `dead_letter`, `config`, `queue`, `telemetry` |
 //! | `output`, `worker` | a message's way behind the queue | `chain`, `policy`, `dead_letter`, `queue`, `broker::writer`, `broker::stream` |
 //! | `crew` | who works when, and when what is written goes out | `worker`, `broker::writer` |
-//! | `daemon` | building everything, running it, draining it | all of the above |
+//! | `watch` | which files have changed | nothing |
+//! | `daemon` | building everything, running it, exchanging it at a reload, draining it | all of the above |
 //! | `service` | signals | nothing |
 //! | `cli` | one file a verb | all of the above |
 //!
@@ -41,4 +42,5 @@ pub mod policy;
 pub mod queue;
 pub mod service;
 pub mod telemetry;
+pub mod watch;
 pub mod worker;

@@ -3,7 +3,7 @@
 //! Owns the metric names of the contract and the set of reasons. Everybody may count; nobody else
 //! names a metric. Counting is an atomic addition, never a lock, on the way of a message.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -181,16 +181,44 @@ impl ChannelMetrics {
 /// All counters of the daemon.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    channels: Mutex<BTreeMap<Arc<str>, Arc<ChannelMetrics>>>,
+    channels: Mutex<Channels>,
     failures: Mutex<BTreeMap<(Arc<str>, &'static str), u64>>,
     /// `handlerd_redis_reconnects_total`.
     pub reconnects: Count,
 }
 
+#[derive(Debug, Default)]
+struct Channels {
+    by_name: BTreeMap<Arc<str>, Arc<ChannelMetrics>>,
+    /// Of channels that are no longer in the configuration, while something of them is left.
+    leaving: Vec<Arc<ChannelMetrics>>,
+    /// Of those of which nothing is left.
+    gone: Totals,
+}
+
 impl Metrics {
     /// The counters of a channel, made when it is named first.
     pub fn channel(&self, name: &Arc<str>) -> Arc<ChannelMetrics> {
-        lock(&self.channels).entry(name.clone()).or_default().clone()
+        lock(&self.channels).by_name.entry(name.clone()).or_default().clone()
+    }
+
+    /// The channels are these from now on. What the others have counted stays in the totals.
+    pub fn set_channels(&self, by_name: BTreeMap<Arc<str>, Arc<ChannelMetrics>>) {
+        let mut channels = lock(&self.channels);
+        let before = std::mem::take(&mut channels.by_name);
+        let kept: HashSet<*const ChannelMetrics> = by_name.values().map(Arc::as_ptr).collect();
+        channels
+            .leaving
+            .extend(before.into_values().filter(|old| !kept.contains(&Arc::as_ptr(old))));
+        channels.by_name = by_name;
+        let Channels { leaving, gone, .. } = &mut *channels;
+        let ended = leaving.extract_if(.., |metrics| Arc::strong_count(metrics) == 1);
+        ended.for_each(|metrics| gone.add(&metrics));
+    }
+
+    /// The counters of all channels, by name.
+    pub fn channels(&self) -> BTreeMap<Arc<str>, Arc<ChannelMetrics>> {
+        lock(&self.channels).by_name.clone()
     }
 
     /// `handlerd_handler_failures_total`: count one.
@@ -205,24 +233,14 @@ impl Metrics {
 
     /// The numbers of all channels together.
     pub fn totals(&self) -> Totals {
-        let mut totals = Totals { reconnects: self.reconnects.get(), ..Totals::default() };
+        let gone = lock(&self.channels).gone.clone();
+        let mut totals = Totals { reconnects: self.reconnects.get(), ..gone };
         for ((_, kind), n) in self.failures() {
             *totals.failures.entry(kind).or_default() += n;
         }
-        for channel in lock(&self.channels).values() {
-            totals.received += channel.received.get();
-            totals.handled += channel.handled.get();
-            totals.delivered += channel.delivered.get();
-            totals.dead_letters += channel.dead_letters.get();
-            totals.pending += channel.stream.given_back.get();
-            totals.gap = totals.gap.max(Duration::from_millis(channel.gap_ms.get()));
-            for reason in DropReason::ALL {
-                let n = channel.dropped(reason);
-                if n > 0 {
-                    *totals.dropped.entry(reason).or_default() += n;
-                }
-            }
-        }
+        let channels = lock(&self.channels);
+        let Channels { by_name, leaving, .. } = &*channels;
+        by_name.values().chain(leaving).for_each(|channel| totals.add(channel));
         totals
     }
 }
@@ -293,6 +311,23 @@ pub struct Totals {
     pub gap: Duration,
 }
 
+impl Totals {
+    fn add(&mut self, channel: &ChannelMetrics) {
+        self.received += channel.received.get();
+        self.handled += channel.handled.get();
+        self.delivered += channel.delivered.get();
+        self.dead_letters += channel.dead_letters.get();
+        self.pending += channel.stream.given_back.get();
+        self.gap = self.gap.max(Duration::from_millis(channel.gap_ms.get()));
+        for reason in DropReason::ALL {
+            let n = channel.dropped(reason);
+            if n > 0 {
+                *self.dropped.entry(reason).or_default() += n;
+            }
+        }
+    }
+}
+
 /// Lets one line through in a while, and tells how many it held back.
 #[derive(Debug)]
 pub struct RateLimit {
@@ -350,6 +385,19 @@ pub fn printable(bytes: &[u8], limit: usize) -> String {
     text
 }
 
+/// An error and its causes in one line. Some errors name their cause themselves: it is not
+/// repeated.
+pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    for cause in anyhow::Chain::new(error).skip(1).map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
 /// Characters that change the order or the place of what is shown around them: bidirectional
 /// controls, zero-width characters, line and paragraph separators, tags.
 fn is_format_character(c: char) -> bool {
@@ -401,6 +449,19 @@ mod tests {
         assert_eq!(printable("é\u{202e}".as_bytes(), 99), r"é\u{202e}");
         assert_eq!(printable(b"abcdef", 3), "abc… (6 bytes in all)");
         assert_eq!(printable("é".as_bytes(), 1), r"\xc3… (2 bytes in all)");
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("redis://here: {source}")]
+    struct NamesItsCause {
+        source: std::io::Error,
+    }
+
+    #[test]
+    fn every_cause_is_said_once() {
+        let source = std::io::Error::other("refused");
+        let error = anyhow::Error::new(NamesItsCause { source }).context("can't send");
+        assert_eq!(with_causes(error.as_ref()), "can't send: redis://here: refused");
     }
 
     #[test]

@@ -82,7 +82,7 @@ pub fn main() -> ExitCode {
         }
     };
     let config = cli.config.as_deref();
-    let outcome = match cli.verb.unwrap_or(Verb::Run(run::Args {})) {
+    let outcome = match cli.verb.unwrap_or(Verb::Run(run::Args::default())) {
         Verb::Run(args) => run::main(args, config),
         Verb::Check(args) => check::main(args, config),
         Verb::Try(args) => r#try::main(args, config),

@@ -89,12 +89,17 @@ impl Bench {
         };
         let channels = config.channels.iter().map(channel).collect();
         let writers: Vec<Writer> = writers.values().cloned().collect();
-        let crew = Crew::new(1, channels, writers.clone());
+        let crew = Crew::new(1);
+        crew.change(channels, Vec::new());
         Bench { crew, stop: CancellationToken::new(), writers }
     }
 
+    fn channel(&self, place: usize) -> Arc<Channel> {
+        self.crew.channel(place).expect("it is there")
+    }
+
     fn push(&self, channel: usize, messages: usize, payload: &[u8]) {
-        let channel = &self.crew.channels[channel];
+        let channel = self.channel(channel);
         let delivery = Arc::new(Delivery {
             table: channel.name.clone(),
             redis_channel: "c".into(),
@@ -183,9 +188,10 @@ async fn a_redis_that_is_away_stops_only_those_that_write_to_it() {
     bench.push(0, 200, &[b'x'; 64 << 10]);
     bench.push(1, 10_000, b"x");
     bench.work();
-    let metrics = bench.crew.channels[1].queue.metrics();
+    let second = bench.channel(1);
+    let metrics = second.queue.metrics();
     bench.until("all of b", || metrics.handled.get() == 10_000).await;
-    assert!(bench.crew.channels[0].queue.metrics().handled.get() < 200);
+    assert!(bench.channel(0).queue.metrics().handled.get() < 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,7 +221,8 @@ async fn what_waited_for_room_goes_out_to_the_last() {
     // A little more than a writer takes.
     bench.push(0, 514, &[b'x'; 8 << 10]);
     bench.work();
-    let metrics = bench.crew.channels[0].queue.metrics();
+    let first = bench.channel(0);
+    let metrics = first.queue.metrics();
     bench.until("the writer is full", || !bench.writers[0].has_room()).await;
     let dir = tempfile::tempdir().expect("a folder");
     let config = dir.path().join("config.toml");
@@ -233,7 +240,8 @@ async fn what_came_out_is_not_kept_for_the_next_turn() {
     let bench = Bench::new(TWO, &handler);
     bench.push(0, 100, &[b'x'; 1 << 10]);
     let mut desk = Desk::default();
-    let channels: [&Channel; 1] = [&bench.crew.channels[0]];
+    let channel = bench.channel(0);
+    let channels: [&Channel; 1] = [&channel];
     assert_eq!(desk.begin(&channels), 1);
     assert_eq!(desk.work(&channels, || {}).await, None);
     assert_eq!((desk.handled, desk.held()), (100, 0));

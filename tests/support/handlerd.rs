@@ -76,10 +76,20 @@ impl Handlerd {
 
     /// Start it with this whole config, in this folder, with these environment variables.
     pub fn start_in(dir: TempDir, config: &str, env: &[(&str, &str)]) -> Handlerd {
+        Handlerd::start_with(dir, config, &[], env)
+    }
+
+    /// The same, with these arguments of `run`.
+    pub fn start_with(
+        dir: TempDir,
+        config: &str,
+        args: &[&str],
+        env: &[(&str, &str)],
+    ) -> Handlerd {
         let file = dir.path().join("config.toml");
         std::fs::write(&file, config).expect("a config is written");
         let mut command = command();
-        command.arg("run").arg("--config").arg(&file).envs(env.iter().copied());
+        command.arg("run").args(args).arg("--config").arg(&file).envs(env.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = Process::spawn(&mut command).expect("the binary starts");
         let stderr = process.child().stderr.take().expect("standard error is a pipe");
@@ -141,6 +151,12 @@ impl Handlerd {
     /// Most resident memory so far, in bytes.
     pub fn peak_rss(&self) -> u64 {
         self.process.memory("VmHWM")
+    }
+
+    /// How many files it has open.
+    pub fn open_files(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.process.id());
+        std::fs::read_dir(folder).expect("it runs").count()
     }
 
     /// Send a signal.

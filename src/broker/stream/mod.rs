@@ -83,6 +83,11 @@ impl Source {
         Source { connector, lanes: settings.keys.iter().map(lane).collect() }
     }
 
+    /// Whether it is a clone of this one.
+    pub fn is(&self, other: &Source) -> bool {
+        Arc::ptr_eq(&self.lanes, &other.lanes)
+    }
+
     /// What finishes its entries.
     pub fn finisher(&self) -> Finisher {
         Finisher { lanes: self.lanes.clone() }

@@ -102,6 +102,11 @@ impl Writer {
         self.shared.connector.name()
     }
 
+    /// Whether it is a clone of this one.
+    pub fn is(&self, other: &Writer) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     /// The writer's task: one at a time. Connects, and again for ever. After `stop` it ends as soon
     /// as everything was answered, which may be never; [`Self::abandon`] ends it at once.
     ///
