@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::connection::Connector;
-use crate::broker::pubsub::{self, Subscription};
+use crate::broker::pubsub::{Subscriber, Subscription};
 use crate::broker::stream::{self, Taken};
 use crate::broker::writer::Writer;
 use crate::chain::{Chain, Handler, RunLimits};
@@ -299,11 +299,11 @@ impl Daemon {
                 source.clone().run(Arc::new(move |taken| take(&channel, taken)), stop.clone())
             }));
         }
-        let (source, subscriptions) = (self.source, self.subscriptions);
-        let (metrics, stop) = (self.metrics.clone(), stop_sources.clone());
-        if !subscriptions.is_empty() {
+        let stop = stop_sources.clone();
+        if !self.subscriptions.is_empty() {
+            let subscriber = Subscriber::new(self.source, self.subscriptions, self.metrics.clone());
             tasks.spawn(keep_running(Task::Source, "the subscription".to_owned(), move || {
-                pubsub::run(source.clone(), subscriptions.clone(), metrics.clone(), stop.clone())
+                subscriber.clone().run(stop.clone())
             }));
         }
         Running {
