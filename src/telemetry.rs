@@ -3,7 +3,7 @@
 //! Owns the metric names of the contract and the set of reasons. Everybody may count; nobody else
 //! names a metric. Counting is an atomic addition, never a lock, on the way of a message.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -143,6 +143,38 @@ impl StreamMetrics {
     }
 }
 
+/// The names and patterns of a pub/sub channel that are not subscribed on the present connection.
+/// Empty: everything that is published for the channel comes. Kept by the subscription.
+#[derive(Debug, Default)]
+pub struct Unsubscribed(Mutex<BTreeSet<Arc<str>>>);
+
+impl Unsubscribed {
+    /// Whether every name is subscribed.
+    pub fn is_empty(&self) -> bool {
+        lock(&self.0).is_empty()
+    }
+
+    /// The names that aren't, in order.
+    pub fn names(&self) -> Vec<Arc<str>> {
+        lock(&self.0).iter().cloned().collect()
+    }
+
+    /// These, and no others.
+    pub fn replace(&self, names: impl Iterator<Item = Arc<str>>) {
+        *lock(&self.0) = names.collect();
+    }
+
+    /// This one is not, or no longer.
+    pub fn insert(&self, name: &Arc<str>) {
+        lock(&self.0).insert(name.clone());
+    }
+
+    /// This one is now.
+    pub fn remove(&self, name: &str) {
+        lock(&self.0).remove(name);
+    }
+}
+
 /// The counters of one `[channels.NAME]`.
 #[derive(Debug, Default)]
 pub struct ChannelMetrics {
@@ -156,6 +188,8 @@ pub struct ChannelMetrics {
     pub dead_letters: Count,
     /// Milliseconds without a confirmed subscription, for `handlerd_subscription_gap_seconds_total`.
     pub gap_ms: Count,
+    /// Of a pub/sub source; empty for a stream's.
+    pub unsubscribed: Unsubscribed,
     /// Of a stream source.
     pub stream: StreamMetrics,
     dropped: [Count; DropReason::ALL.len()],
@@ -247,37 +281,45 @@ impl Metrics {
 
 /// Says in the log what was dropped: one line a channel and reason every 5 s at most, with the number.
 pub struct DropLog {
-    channels: Vec<(Arc<str>, Arc<ChannelMetrics>, [u64; DropReason::ALL.len()])>,
+    channels: BTreeMap<Arc<str>, Told>,
+}
+
+/// A channel's counters, and what of its drops was said.
+struct Told {
+    metrics: Arc<ChannelMetrics>,
+    dropped: [u64; DropReason::ALL.len()],
 }
 
 impl DropLog {
     /// How often, at most.
-    const EVERY: Duration = Duration::from_secs(5);
+    pub const EVERY: Duration = Duration::from_secs(5);
 
     /// For these channels: NAME and counters. What they have counted already is not said again.
-    pub fn new(channels: Vec<(Arc<str>, Arc<ChannelMetrics>)>) -> Self {
-        let known = |metrics: &ChannelMetrics| DropReason::ALL.map(|r| metrics.dropped(r));
-        let channels = channels.into_iter().map(|(name, m)| {
-            let told = known(&m);
-            (name, m, told)
-        });
-        DropLog { channels: channels.collect() }
+    pub fn new(channels: impl Iterator<Item = (Arc<str>, Arc<ChannelMetrics>)>) -> Self {
+        let mut log = DropLog { channels: BTreeMap::new() };
+        log.change(channels);
+        log
     }
 
-    /// Report for ever.
-    pub async fn run(&mut self) {
-        loop {
-            tokio::time::sleep(Self::EVERY).await;
-            self.report();
+    /// Other channels from now on; what those that go have dropped is said.
+    pub fn change(&mut self, channels: impl Iterator<Item = (Arc<str>, Arc<ChannelMetrics>)>) {
+        self.report();
+        let mut before = std::mem::take(&mut self.channels);
+        for (name, metrics) in channels {
+            let told = before.remove(&name).unwrap_or_else(|| {
+                let dropped = DropReason::ALL.map(|reason| metrics.dropped(reason));
+                Told { metrics, dropped }
+            });
+            self.channels.insert(name, told);
         }
     }
 
     /// Say what was dropped since the last time.
     pub fn report(&mut self) {
-        for (channel, metrics, told) in &mut self.channels {
+        for (channel, Told { metrics, dropped }) in &mut self.channels {
             for reason in DropReason::ALL {
-                let dropped = metrics.dropped(reason);
-                let new = dropped - std::mem::replace(&mut told[reason as usize], dropped);
+                let now = metrics.dropped(reason);
+                let new = now - std::mem::replace(&mut dropped[reason as usize], now);
                 if new > 0 {
                     let reason = reason.as_str();
                     let messages = if new == 1 { "message" } else { "messages" };

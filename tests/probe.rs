@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use handlerd::broker::connection::Connector;
 use handlerd::broker::probe::{Persistence, Report, Role, probe};
-use handlerd::broker::pubsub::{self, Subscription};
+use handlerd::broker::pubsub::{Subscriber, Subscription};
 use handlerd::broker::writer::Writer;
 use handlerd::config::{Config, Overflow};
 use handlerd::queue::{Batch, Budget, Queue};
@@ -228,8 +228,8 @@ async fn everything_works(config: &Config, redis: &Redis, far: &Redis) {
         })
         .collect();
     let source = Connector::new(&config.redis);
-    let subscribed =
-        tokio::spawn(pubsub::run(source, subscriptions, metrics.clone(), stop.clone()));
+    let subscriber = Subscriber::new(source, subscriptions, metrics.clone());
+    let subscribed = tokio::spawn(subscriber.run(stop.clone()));
     for (name, clients) in [("chat", 1), ("a*b [x]", 1)] {
         redis.wait_subscribed(name, clients);
     }

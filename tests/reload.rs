@@ -82,7 +82,8 @@ impl Changing {
     }
 
     fn outcomes(&self) -> Vec<String> {
-        let is_outcome = |line: &String| line.contains("reloaded: ") || line.contains("reload was refused");
+        let is_outcome =
+            |line: &String| line.contains("reloaded: ") || line.contains("reload was refused");
         self.daemon.log().into_iter().filter(is_outcome).collect()
     }
 }

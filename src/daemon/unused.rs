@@ -38,7 +38,9 @@ impl Unused {
             };
             match refusal {
                 Some(why) => tracing::warn!("no channel uses it, and none can: {why}"),
-                None => tracing::info!("the plugin {} is there, and no channel uses it", file.display()),
+                None => {
+                    tracing::info!("the plugin {} is there, and no channel uses it", file.display())
+                }
             }
         }
     }

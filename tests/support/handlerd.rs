@@ -80,12 +80,7 @@ impl Handlerd {
     }
 
     /// The same, with these arguments of `run`.
-    pub fn start_with(
-        dir: TempDir,
-        config: &str,
-        args: &[&str],
-        env: &[(&str, &str)],
-    ) -> Handlerd {
+    pub fn start_with(dir: TempDir, config: &str, args: &[&str], env: &[(&str, &str)]) -> Handlerd {
         let file = dir.path().join("config.toml");
         std::fs::write(&file, config).expect("a config is written");
         let mut command = command();

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::connection::Connector;
-use crate::broker::pubsub::{Subscription, run};
+use crate::broker::pubsub::{Subscriber, Subscription};
 use crate::config::{Address, Connection, Overflow, Password, Source, TlsFiles};
 use crate::queue::{Batch, Budget, Queue, Received};
 use crate::telemetry::{ChannelMetrics, DropReason, Metrics};
@@ -228,7 +228,8 @@ impl Running {
         }
         let stop = CancellationToken::new();
         let connector = Connector::new(connection);
-        let task = tokio::spawn(run(connector, subscriptions, metrics.clone(), stop.clone()));
+        let subscriber = Subscriber::new(connector, subscriptions, metrics.clone());
+        let task = tokio::spawn(subscriber.run(stop.clone()));
         Running { channels, metrics, stop, task }
     }
 
