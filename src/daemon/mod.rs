@@ -54,12 +54,16 @@ pub async fn run(start: Start, hangup: &mut Hangup, stop: &mut Stop) -> Ended {
     let mut unused = Unused::new(&config);
     let mut running = Running::start(written, config, handlers).await;
     let signal = loop {
-        let trigger = tokio::select! {
+        let (trigger, why) = tokio::select! {
             signal = stop.next() => break signal,
-            () = hangup.next() => Changed::Config,
-            changed = watch.next() => changed,
+            () = hangup.next() => (Changed::Config, "SIGHUP"),
+            changed = watch.next() => match changed {
+                Changed::Config => (changed, "the configuration has changed"),
+                Changed::Plugins => (changed, "files in the plugin folder have changed"),
+            },
             () = running.changed() => continue,
         };
+        tracing::info!("{why}: looking whether something is to be exchanged");
         let prepared = tokio::select! {
             biased;
             signal = stop.next() => break signal,

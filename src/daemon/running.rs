@@ -125,10 +125,6 @@ impl Running {
                 crew.clone().work(stop.clone())
             }));
         }
-        let (subscriber, stop) = (running.subscriber.clone(), running.stop_sources.clone());
-        running.subscription.spawn(keep_running("the subscription".to_owned(), move || {
-            subscriber.clone().run(stop.clone())
-        }));
         let exchanged = running.exchange(written, config, handlers).await;
         debug_assert!(exchanged.is_some(), "nothing is in the way of the first channels");
         running
@@ -143,7 +139,7 @@ impl Running {
     pub(super) async fn reload(&mut self, prepared: Result<Option<Prepared>, Refused>) {
         let prepared = match prepared {
             Ok(Some(prepared)) => prepared,
-            Ok(None) => return tracing::debug!("nothing has changed that a channel uses"),
+            Ok(None) => return tracing::info!("nothing has changed that a channel uses"),
             Err(Refused(why)) => {
                 why.lines().for_each(|line| tracing::error!("{line}"));
                 return tracing::error!("the reload was refused: everything goes on as it was");
@@ -331,7 +327,7 @@ impl Running {
     /// ones. Answers the places of the new channels, and what is ready when nothing comes for those
     /// any more that have ended.
     async fn switch(
-        &self,
+        &mut self,
         plan: &Plan,
         subscriptions: Vec<Subscription>,
         next: &mut [Next],
@@ -361,6 +357,13 @@ impl Running {
             let _ = switched.send(crew.change(added, successors));
         };
         let change = self.subscriber.change(subscriptions, switch);
+        if self.subscription.is_empty() {
+            // Not before there is something to subscribe to.
+            let (subscriber, stop) = (self.subscriber.clone(), self.stop_sources.clone());
+            self.subscription.spawn(keep_running("the subscription".to_owned(), move || {
+                subscriber.clone().run(stop.clone())
+            }));
+        }
         let mut new = has_switched.await.ok()?.into_iter();
         let places = next.iter().map(|next| next.place.or_else(|| new.next()));
         Some((places.collect::<Option<Vec<usize>>>()?, change))
