@@ -109,7 +109,7 @@ impl Subscriber {
     ///
     /// Returns when Redis has confirmed or refused every new name, and nothing more comes into the
     /// queues of subscriptions that are gone. Without a connection that is at once: the next one
-    /// subscribes to the new list only. While [`Self::run`] doesn't run, it waits until it does.
+    /// subscribes to the new list only. Before [`Self::run`] was first called, it waits for that.
     /// Changes happen one after the other; of those that wait, only the last.
     pub async fn change(&self, subscriptions: Vec<Subscription>) {
         let mut number = 0;
@@ -138,7 +138,6 @@ impl Subscriber {
             () = report(&mut drops, wanted) => {}
         }
         drops.report();
-        supervisor.changes.end();
     }
 }
 
@@ -147,7 +146,7 @@ async fn report(drops: &mut DropLog, mut wanted: watch::Receiver<Wanted>) {
     loop {
         select! {
             () = tokio::time::sleep(DropLog::EVERY) => drops.report(),
-            _ = wanted.changed() => drops.change(counters(&wanted.borrow_and_update())),
+            _ = wanted.changed() => drops.add(counters(&wanted.borrow_and_update())),
         }
     }
 }
