@@ -2,8 +2,8 @@
 //!
 //! Owned by the supervisor, used by sessions. A change has two steps: [`Plan::begin`] gives the names
 //! that stay to their new subscriptions and leaves those that go with their old ones; when Redis has
-//! confirmed that these ended, [`Plan::settle`] forgets them. Each makes roster and router anew, a few
-//! milliseconds for 10,000 names, and happens between two reads. Does no I/O.
+//! confirmed that these ended, [`Plan::settle`] forgets them. Each makes roster and router anew, 8 to
+//! 20 ms for 10,000 channels, and happens between two reads. Does no I/O.
 
 use std::sync::Arc;
 use std::time::Instant;
