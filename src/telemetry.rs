@@ -297,20 +297,17 @@ impl DropLog {
     /// For these channels: NAME and counters. What they have counted already is not said again.
     pub fn new(channels: impl Iterator<Item = (Arc<str>, Arc<ChannelMetrics>)>) -> Self {
         let mut log = DropLog { channels: BTreeMap::new() };
-        log.change(channels);
+        log.add(channels);
         log
     }
 
-    /// Other channels from now on; what those that go have dropped is said.
-    pub fn change(&mut self, channels: impl Iterator<Item = (Arc<str>, Arc<ChannelMetrics>)>) {
-        self.report();
-        let mut before = std::mem::take(&mut self.channels);
+    /// For these channels too. None is taken out: what waits in one that goes may still be dropped.
+    pub fn add(&mut self, channels: impl Iterator<Item = (Arc<str>, Arc<ChannelMetrics>)>) {
         for (name, metrics) in channels {
-            let told = before.remove(&name).unwrap_or_else(|| {
+            self.channels.entry(name).or_insert_with(|| {
                 let dropped = DropReason::ALL.map(|reason| metrics.dropped(reason));
                 Told { metrics, dropped }
             });
-            self.channels.insert(name, told);
         }
     }
 

@@ -186,6 +186,7 @@ impl Watch {
     /// Wait until something has changed, and is whole again.
     pub async fn next(&mut self) -> Changed {
         loop {
+            self.look();
             let now = Instant::now();
             let next = {
                 let mut marks = self.seen.marks();
@@ -202,7 +203,6 @@ impl Watch {
                 }
                 [marks.config.settled(), marks.plugins.settled()].into_iter().flatten().min()
             };
-            self.look();
             let pause = next.map(|next| next.saturating_duration_since(now));
             let pause =
                 if self.watches_all() { pause } else { Some(pause.unwrap_or(LOOK).min(LOOK)) };

@@ -72,9 +72,12 @@ impl Changes {
     pub(super) fn done(&self) {
         self.done.send_replace(self.taken);
     }
+}
 
-    /// Nothing comes any more: all changes are done, those too that are still to come.
-    pub(super) fn end(&self) {
+impl Drop for Changes {
+    /// The task has ended, however: nothing comes any more, so all changes are done, those too that are
+    /// still to be made. When it is started again, it begins with the newest list.
+    fn drop(&mut self) {
         self.done.send_replace(u64::MAX);
     }
 }

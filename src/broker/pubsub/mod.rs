@@ -140,7 +140,6 @@ impl Subscriber {
             () = report(&mut drops, wanted) => {}
         }
         drops.report();
-        supervisor.changes.end();
     }
 }
 
@@ -167,7 +166,7 @@ async fn report(drops: &mut DropLog, mut wanted: watch::Receiver<Wanted>) {
     loop {
         select! {
             () = tokio::time::sleep(DropLog::EVERY) => drops.report(),
-            _ = wanted.changed() => drops.change(counters(&wanted.borrow_and_update())),
+            _ = wanted.changed() => drops.add(counters(&wanted.borrow_and_update())),
         }
     }
 }

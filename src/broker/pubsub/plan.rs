@@ -2,12 +2,13 @@
 //!
 //! Owned by the supervisor, used by sessions. A change has two steps: [`Plan::begin`] gives the names
 //! that stay to their new subscriptions and leaves those that go with their old ones; when Redis has
-//! confirmed that these ended, [`Plan::settle`] forgets them. Each makes roster and router anew, a few
-//! milliseconds for 10,000 names, and happens between two reads. Does no I/O.
+//! confirmed that these ended, [`Plan::settle`] forgets them. Each makes roster and router anew, 8 to
+//! 20 ms for 10,000 channels, and happens between two reads. Does no I/O.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
+
+use rustc_hash::FxHashSet;
 
 use super::Subscription;
 use super::intake::Intake;
@@ -43,7 +44,7 @@ impl Plan {
     /// These are wanted from now on. The names that no longer are, are `leaving`: their messages go
     /// where they went. No other change is under way.
     pub(super) fn begin(&mut self, wanted: Arc<[Subscription]>, now: Instant) -> Moved {
-        let mut names = HashSet::new();
+        let mut names = FxHashSet::default();
         for subscription in &*wanted {
             let (pattern, texts) = texts(&subscription.source);
             names.extend(texts.iter().map(|text| (pattern, &**text)));
@@ -55,7 +56,7 @@ impl Plan {
         let parties =
             Parties { unclaimed: unclaimed.collect(), wanted: wanted.len(), subscriptions };
 
-        let stay: HashSet<_> = wanted.iter().map(|s| Arc::as_ptr(s.queue.metrics())).collect();
+        let stay: FxHashSet<_> = wanted.iter().map(|s| Arc::as_ptr(s.queue.metrics())).collect();
         let moved = self.remake(parties, now);
         for gone in self.wanted.iter().map(|s| s.queue.metrics()) {
             if !stay.contains(&Arc::as_ptr(gone)) {
@@ -98,7 +99,7 @@ impl Plan {
 }
 
 /// A subscription with only those of its names that aren't wanted any more, if there are any.
-fn left_of(old: &Subscription, wanted: &HashSet<(bool, &str)>) -> Option<Subscription> {
+fn left_of(old: &Subscription, wanted: &FxHashSet<(bool, &str)>) -> Option<Subscription> {
     let (pattern, texts) = texts(&old.source);
     let left: Vec<Arc<str>> =
         texts.iter().filter(|text| !wanted.contains(&(pattern, &***text))).cloned().collect();

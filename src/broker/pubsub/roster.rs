@@ -3,10 +3,11 @@
 //! Lives over all connections; made anew of the one before when the subscriptions change. Counts the
 //! gaps of channels. Does no I/O.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
 
 use super::Subscription;
 use crate::config::Source;
@@ -79,7 +80,6 @@ pub(super) struct Known {
 }
 
 /// Whose messages are taken: what a roster is made of.
-#[derive(Default)]
 pub(super) struct Parties {
     /// The subscriptions; first those that are wanted.
     pub(super) subscriptions: Vec<Subscription>,
@@ -130,7 +130,7 @@ impl Roster {
             confirmed: 0,
             refused: 0,
         };
-        let mut ids = HashMap::new();
+        let mut ids = FxHashMap::default();
         for (index, subscription) in parties.subscriptions.iter().enumerate() {
             let (pattern, texts) = texts(&subscription.source);
             let mut missing = Vec::new();
@@ -181,6 +181,11 @@ impl Roster {
     /// How many names are wanted.
     pub(super) fn wanted(&self) -> usize {
         self.wanted
+    }
+
+    /// How many of these are confirmed.
+    pub(super) fn wanted_confirmed(&self) -> usize {
+        self.names[..self.wanted].iter().filter(|name| name.state == State::Confirmed).count()
     }
 
     /// Whether this one is.

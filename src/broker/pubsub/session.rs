@@ -189,6 +189,12 @@ impl<'a> Session<'a> {
         }
         let moved = self.plan.settle(now);
         self.requests.moved(&moved, &self.plan.roster);
+        let roster = &self.plan.roster;
+        info!(
+            connection = %self.connector.name(),
+            "the subscriptions have changed: {} of {} names are subscribed to now",
+            roster.wanted_confirmed(), roster.wanted()
+        );
         true
     }
 
