@@ -404,7 +404,6 @@ fn streams_are_renamed_changed_ended_and_begun_again_without_a_loss() {
         assert!(fields[1].contains(&format!("'{number}'")), "{number}: {fields:?}");
     }
     assert_eq!(done.len() as u64, sent);
-    let pending: (u64, Option<String>, Option<String>, Option<Vec<Vec<String>>>) =
-        redis.run(&["XPENDING", "jobs", "g"]);
-    assert_eq!(pending.0, 0);
+    let pending: Vec<redis::Value> = redis.run(&["XPENDING", "jobs", "g"]);
+    assert_eq!(pending[0], redis::Value::Int(0));
 }
