@@ -113,8 +113,12 @@ impl State {
         let mut words = text.split_ascii_whitespace().map(word);
         match words.next().as_deref().map(known) {
             Some(Some(state)) => state,
-            // Redis 7.0 has no code for what a script may not do.
-            _ if text.contains("The user executing the script can't") => State::NoPermission,
+            // From 7.0 on Redis has no code for what a script may not do; the second is of 7.2.
+            _ if text.contains("The user executing the script can't")
+                || text.contains("ACL failure in script") =>
+            {
+                State::NoPermission
+            }
             _ => words.find_map(|word| known(&word)).unwrap_or(State::Refused),
         }
     }
@@ -290,6 +294,10 @@ mod tests {
             ("ERR The stream has exhausted the last possible ID", State::Exhausted),
             (
                 "ERR The user executing the script can't run this command or subcommand",
+                State::NoPermission,
+            ),
+            (
+                "ERR ACL failure in script: User u has no permissions to run the 'xack' command",
                 State::NoPermission,
             ),
             ("ERR something new", State::Refused),
