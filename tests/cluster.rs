@@ -116,6 +116,45 @@ fn streams_of_all_nodes_are_read_and_finished_where_they_are() {
     assert_eq!(stopped.number("handled"), 1100, "{}", stopped.last);
 }
 
+#[test]
+fn the_verbs_find_dead_letters_and_the_past_where_they_are() {
+    let cluster = Cluster::start(0);
+    let [first, second, third] = &cluster.nodes[..] else { panic!("three nodes") };
+    let channel = |table: &str, tag: &str| {
+        format!(
+            "[channels.{table}]\nstream = \"in{{{tag}}}\"\ngroup = \"g\"\nstart = \"oldest\"\n\
+             handlers = [\"misbehave\"]\nlog = true\ndead_letter = \"in{{{tag}}}.dead\"\n"
+        )
+    };
+    let channels = channel("one", "a") + &channel("two", "b");
+    for (node, key) in [(third, "in{a}"), (first, "in{b}")] {
+        node.run::<String>(&["XADD", key, "*", "payload", "reject no"]);
+    }
+    let mut daemon = Handlerd::start_in(Handlerd::folder(), &config(second, &channels), &[]);
+    for (node, key) in [(third, "in{a}.dead"), (first, "in{b}.dead")] {
+        wait_until("a dead letter", || node.run::<u64>(&["XLEN", key]) == 1);
+    }
+    daemon.stop();
+    let file = daemon.dir().join("config.toml").display().to_string();
+    let run = |verb: &[&str]| Run::new(&[verb, &["--config", &file]].concat()).output();
+    let list = run(&["dead", "list"]).expect(0).text();
+    assert!(list.contains("in{a}") && list.contains("in{b}"), "{list}");
+    let past = run(&["replay", "one"]).expect(1).text();
+    assert!(past.ends_with("1 entry: 1 failed\n"), "{past}");
+    run(&["dead", "replay", "--all"]).expect(0);
+    assert_eq!(
+        third.run::<(u64, u64)>(&[
+            "EVAL",
+            "return { redis.call('XLEN', KEYS[1]), redis.call('XLEN', KEYS[2]) }",
+            "2",
+            "in{a}",
+            "in{a}.dead"
+        ]),
+        (2, 0)
+    );
+    assert_eq!(first.run::<u64>(&["XLEN", "in{b}"]), 2);
+}
+
 /// Move the slot of `{b}` with these keys from the first node to the second, as redis-cli does it;
 /// `halfway` is called when the first of them is there.
 fn move_slot(cluster: &Cluster, keys: &[&str], halfway: impl FnOnce()) {
