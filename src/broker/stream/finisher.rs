@@ -17,6 +17,7 @@ use super::conn::{ANSWER, Conn};
 use super::finish::{Arguments, Call};
 use super::group::{cursor_name, may_use_cursor, rehearse};
 use super::lane::{Item, Lane, Outcome};
+use super::nodes::Nodes;
 use super::script::{Script, Scripts};
 use super::settings::WhenDone;
 use super::trouble::{Journal, State, Trouble};
@@ -34,7 +35,7 @@ const CALL_ENTRIES: usize = 1_000;
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
 pub(super) struct Finisher {
-    connector: Connector,
+    nodes: Nodes,
     lane: Arc<Lane>,
     journal: Journal,
     conn: Option<Conn>,
@@ -83,7 +84,7 @@ impl Finisher {
     pub(super) fn new(connector: &Connector, lane: &Arc<Lane>) -> Self {
         let table = &lane.settings.table;
         Finisher {
-            connector: connector.clone(),
+            nodes: Nodes::new(connector),
             journal: Journal::new(table, &lane.key, "finish entries", &lane.metrics),
             lane: lane.clone(),
             conn: None,
@@ -191,7 +192,7 @@ impl Finisher {
     }
 
     async fn connect(&mut self) -> Result<(), Trouble> {
-        let mut conn = Conn::open(&self.connector).await?;
+        let mut conn = self.nodes.open().await?;
         self.scripts = Scripts::default();
         let settings = &self.lane.settings;
         self.cursor = cursor_name(&self.lane.key, &settings.group);
@@ -262,6 +263,9 @@ impl Finisher {
         }
         if trouble.state.wants_new_connection() {
             self.conn = None;
+        }
+        if self.nodes.follow(&self.lane, &trouble) {
+            return;
         }
         sleep(self.journal.trouble(trouble)).await;
     }

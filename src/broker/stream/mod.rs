@@ -10,11 +10,13 @@
 //!   reader: connect, group, take up, claim, read     reader.rs, claim.rs, group.rs
 //!     entry --> sink                                 entry.rs; suspects.rs: those that go alone
 //!   finisher: line --> finish.lua                    finisher.rs, finish.rs
+//! where to connect to, in a Redis Cluster            nodes.rs
 //! what is wrong, in words; how long to wait          trouble.rs
 //! ```
 //!
 //! Keys of two streams of a source are never in one script. The outputs of an entry are in one script
-//! with its stream, which in a Redis Cluster must be one slot.
+//! with its stream, which in a Redis Cluster must be one slot;
+//! each stream has connections of its own, which find the node of its slot.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -36,6 +38,7 @@ mod finish;
 mod finisher;
 mod group;
 mod lane;
+mod nodes;
 mod reader;
 mod script;
 mod settings;
@@ -52,6 +55,7 @@ pub use trouble::State;
 
 pub(super) use group::cursor_name;
 use lane::Lane;
+pub(super) use nodes::named;
 
 /// Pause before a task that panicked is started again.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);

@@ -16,6 +16,7 @@ use super::conn::{ANSWER, Conn};
 use super::entry::{Taken, take};
 use super::group::{self, cursor_name, may_use_cursor};
 use super::lane::Lane;
+use super::nodes::Nodes;
 use super::script::{Script, Scripts};
 use super::suspects::Suspects;
 use super::timer::Timer;
@@ -43,7 +44,7 @@ const FORGET: Duration = Duration::from_secs(60);
 const GIVE_BACK: Duration = Duration::from_secs(2);
 
 pub(super) struct Reader {
-    connector: Connector,
+    nodes: Nodes,
     pub(super) lane: Arc<Lane>,
     sink: Arc<dyn Sink>,
     journal: Journal,
@@ -94,7 +95,7 @@ impl Reader {
             Timer::new((settings.claim_idle / n).clamp(least, most))
         };
         Reader {
-            connector: connector.clone(),
+            nodes: Nodes::new(connector),
             journal: Journal::new(&settings.table, &lane.key, "read", &lane.metrics),
             sink,
             conn: None,
@@ -123,6 +124,9 @@ impl Reader {
     pub(super) async fn run(mut self, stop: &CancellationToken) {
         while !stop.is_cancelled() {
             let Err(trouble) = self.read_on(stop).await else { continue };
+            if self.nodes.follow(&self.lane, &trouble) {
+                continue;
+            }
             let pause = self.journal.trouble(trouble);
             select! {
                 () = sleep(pause) => {}
@@ -162,7 +166,7 @@ impl Reader {
     }
 
     async fn connect(&mut self) -> Result<Conn, Trouble> {
-        let mut conn = Conn::open(&self.connector).await?;
+        let mut conn = self.nodes.open().await?;
         self.scripts = Scripts::default();
         self.found = false;
         self.cursor = cursor_name(&self.lane.key, &self.lane.settings.group);
@@ -384,6 +388,9 @@ impl Reader {
                 return;
             }
             let Err(trouble) = self.leave_step().await else { continue };
+            if self.nodes.follow(&self.lane, &trouble) {
+                continue;
+            }
             let pause = self.journal.trouble(trouble);
             let until = until.get_or_insert(Instant::now() + GIVE_BACK);
             if self.lane.in_hand() == 0 && Instant::now() >= *until {

@@ -105,7 +105,10 @@ async fn trimmed_entries_are_counted_pending_or_not_read_yet_and_what_is_in_hand
     let trimmed = || running.metrics.dropped(DropReason::Trimmed);
     let in_hand = running.messages(20).await;
     assert_eq!(in_hand.iter().map(text).collect::<Vec<_>>(), numbers(50..70));
-    assert_eq!(trimmed(), 30);
+    // Redis 6.2 doesn't count what was ever added, so nobody can tell what went unread.
+    let counts = redis.says("XINFO STREAM in", "entries-added");
+    let unread = |n: u64| if counts { n } else { 0 };
+    assert_eq!(trimmed(), unread(30));
     // Trimmed while in hand, and renewed several times since.
     redis.cli::<u64>("XTRIM in MAXLEN 1");
     tokio::time::sleep(Duration::from_millis(250)).await;
@@ -115,7 +118,7 @@ async fn trimmed_entries_are_counted_pending_or_not_read_yet_and_what_is_in_hand
     running.finisher.idle().await;
     assert_eq!(redis.payloads("out"), numbers(50..70));
     assert_eq!(text(&running.messages(1).await[0]), "99");
-    until("all are counted", || trimmed() == 30 + 29 + 20).await;
+    until("all are counted", || trimmed() == unread(30 + 29) + 20).await;
     running.stop().await;
 }
 

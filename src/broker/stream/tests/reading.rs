@@ -140,9 +140,9 @@ async fn gauges_tell_what_is_pending_and_what_is_behind() {
     redis.add("in", numbers(0..100));
     let few = Settings { batch: 5, ..settings("me") };
     let running = Running::start(&redis.connection(), few);
-    until("it is seen", || {
-        running.metrics.stream.pending() == 20 && running.metrics.stream.lag() == 80
-    })
-    .await;
+    until("it is seen", || running.metrics.stream.pending() == 20).await;
+    // Redis 6.2 doesn't say it.
+    let lag = if redis.says("XINFO GROUPS in", "lag") { 80 } else { 0 };
+    until("it is seen", || running.metrics.stream.lag() == lag).await;
     running.stop().await;
 }

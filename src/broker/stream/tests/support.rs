@@ -122,6 +122,18 @@ impl Redis {
         self.try_ask(&parts).unwrap()
     }
 
+    /// Whether an answer has such a field somewhere.
+    pub(super) fn says(&self, command: &str, field: &str) -> bool {
+        fn has(value: &redis::Value, field: &str) -> bool {
+            match value {
+                redis::Value::BulkString(text) => text == field.as_bytes(),
+                redis::Value::Array(items) => items.iter().any(|item| has(item, field)),
+                _ => false,
+            }
+        }
+        has(&self.cli(command), field)
+    }
+
     /// XADD of payloads, with ids that Redis makes.
     pub(super) fn add(&self, key: &str, payloads: impl IntoIterator<Item = impl ToString>) {
         let mut pipe = redis::pipe();
