@@ -9,8 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
-
+use crate::broker::backoff::backoff;
 use crate::broker::stream::{AppendError, Finish, can_append};
 use crate::broker::writer::Writer;
 use crate::config::{Channel, NameTemplate, Output, RouteKind, Routes, Source, Target};
@@ -24,6 +23,10 @@ const OWN: &str = "redis";
 
 /// Bytes of a payload that a log line shows at most.
 const LOGGED_PAYLOAD: usize = 4 << 10;
+
+/// Pauses between tries to write to another Redis than the stream's.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The outputs of one channel, with the writers they need.
 pub struct Outputs {
@@ -170,11 +173,6 @@ impl Outputs {
     /// it has it: only then may the entry be finished. What is published and refused is counted, and
     /// not tried again.
     pub async fn send_abroad(&self, delivery: &Delivery, messages: &[Message]) {
-        let pauses = ExponentialBuilder::new()
-            .with_min_delay(Duration::from_millis(100))
-            .with_max_delay(Duration::from_secs(5))
-            .with_jitter()
-            .without_max_times();
         // Each has counters of its own: only what hasn't arrived is sent again.
         let mut left = Vec::new();
         for message in messages {
@@ -184,7 +182,7 @@ impl Outputs {
                 }
             });
         }
-        for pause in pauses.build() {
+        for pause in backoff(FIRST_PAUSE, LAST_PAUSE) {
             let sent: Vec<Arc<ChannelMetrics>> = left
                 .iter()
                 .map(|(command, writer, name, message)| {

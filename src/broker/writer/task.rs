@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use backon::ExponentialBackoff;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -13,6 +13,7 @@ use super::ledger::{Kind, Oldest, Outbox};
 use super::refusals::Refusals;
 use super::session::{End, Session};
 use super::{Shared, lock};
+use crate::broker::backoff::backoff;
 use crate::broker::connection::{Connector, Link, Reply};
 use crate::telemetry::{DropReason, Metrics};
 
@@ -21,6 +22,10 @@ const FIRST_ANSWER: Duration = Duration::from_secs(2);
 
 /// While Redis stays away: how often that is said again.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
+
+/// Pauses between attempts to connect: at most 1 s, with what chance adds.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LAST_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long a connection to a Redis that has become a replica is kept at least, in case that another
 /// Redis is found under the same name; longer each time that it isn't.
@@ -175,26 +180,21 @@ struct Outage {
     ever_connected: bool,
 }
 
-/// Pauses between attempts: jittered, so that many daemons don't come at once, and at most 1 s.
-fn pauses() -> ExponentialBackoff {
-    ExponentialBuilder::new()
-        .with_min_delay(Duration::from_millis(20))
-        .with_max_delay(Duration::from_millis(500))
-        .with_jitter()
-        .without_max_times()
-        .build()
-}
-
 impl Outage {
     fn new() -> Self {
-        Outage { since: Instant::now(), pauses: pauses(), said: None, ever_connected: false }
+        Outage {
+            since: Instant::now(),
+            pauses: backoff(FIRST_PAUSE, LAST_PAUSE),
+            said: None,
+            ever_connected: false,
+        }
     }
 
     /// A connection ended; pauses start small again only if it had been of use.
     fn begin(&mut self, healthy: bool) {
         self.since = Instant::now();
         if healthy {
-            self.pauses = pauses();
+            self.pauses = backoff(FIRST_PAUSE, LAST_PAUSE);
         }
     }
 
@@ -202,7 +202,7 @@ impl Outage {
     async fn end(&mut self, connector: &Connector) -> Link {
         loop {
             if self.ever_connected || self.said.is_some() {
-                sleep(self.pauses.next().unwrap_or(Duration::from_secs(1))).await;
+                sleep(self.pauses.next().unwrap_or(LAST_PAUSE)).await;
             }
             match open(connector).await {
                 Ok(link) => return link,
