@@ -326,8 +326,8 @@ fn take(channel: &worker::Channel, taken: Vec<Taken>) {
     let mut messages = Vec::with_capacity(taken.len());
     for taken in taken {
         match taken {
-            Taken::Message(received, entry) => {
-                messages.push(Received { entry: Some(entry), ..received });
+            Taken::Message(message, delivery, entry) => {
+                messages.push(Received { message, delivery, entry: Some(entry), order: 0 });
             }
             Taken::Unfit(unfit) => channel.unfit(unfit),
         }
