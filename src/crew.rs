@@ -149,11 +149,11 @@ impl Crew {
         let nothing = || ReusableBoxFuture::new(std::future::ready(Table::default()));
         let mut turn = nothing();
         let mut table = Table::default();
-        let mut places = VecDeque::with_capacity(TAKEN);
+        let mut taken = Taken { crew: &self, places: VecDeque::with_capacity(TAKEN) };
         let mut began = Instant::now();
         let mut handled = 0;
         loop {
-            if !self.take(&mut places) {
+            if !self.take(&mut taken.places) {
                 self.flush();
                 tokio::select! {
                     () = self.wait() => {}
@@ -161,9 +161,10 @@ impl Crew {
                 }
                 began = Instant::now();
             }
-            while !places.is_empty() {
-                self.choose(&mut places, &mut table.places);
-                turn.set(Turn::new(self.clone(), std::mem::take(&mut table)).run());
+            while !taken.places.is_empty() {
+                let mut next = Turn::new(self.clone(), std::mem::take(&mut table));
+                self.choose(&mut taken.places, &mut next.table.places);
+                turn.set(next.run());
                 match std::future::poll_fn(|cx| Poll::Ready(turn.poll(cx))).await {
                     Poll::Ready(used) => table = used,
                     Poll::Pending => {
@@ -218,6 +219,20 @@ impl Crew {
             self.wake.notify_one();
         }
         !places.is_empty()
+    }
+
+    /// The other way round: before those that have come on the list meanwhile.
+    fn put_back(&self, places: &mut VecDeque<usize>) {
+        let asleep = {
+            let mut list = self.list();
+            while let Some(place) = places.pop_back() {
+                list.ready.push_front(place);
+            }
+            list.asleep > 0 && !list.ready.is_empty()
+        };
+        if asleep {
+            self.wake.notify_one();
+        }
     }
 
     async fn wait(&self) {
@@ -286,6 +301,19 @@ fn kinds(channels: &[Arc<Channel>]) -> Vec<usize> {
     channels.iter().enumerate().map(kind).collect()
 }
 
+/// Channels that a hand has taken from the list and not begun. They go back to it with the hand,
+/// however that ends: nobody else would ever give them their turn.
+struct Taken<'c> {
+    crew: &'c Crew,
+    places: VecDeque<usize>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.crew.put_back(&mut self.places);
+    }
+}
+
 /// What a turn is about, and what it needs.
 #[derive(Default)]
 struct Table {
@@ -322,9 +350,8 @@ impl Turn {
         let Table { places, desk } = &mut self.table;
         let mut channels: Vec<&Channel> =
             places.iter().map(|place| &*crew.channels[*place]).collect();
-        let taken = desk.begin(&channels);
         let turn = async {
-            let mut with = taken;
+            let mut with = desk.begin(&channels);
             loop {
                 // Those for which there is no room, or no time, have their next turn now.
                 if with < places.len() {
