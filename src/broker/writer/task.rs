@@ -10,12 +10,13 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::{Kind, Oldest, Outbox};
+use super::receipt::Fate;
 use super::refusals::Refusals;
 use super::session::{End, Session};
 use super::{Shared, lock};
 use crate::broker::backoff::backoff;
 use crate::broker::connection::{Connector, Link, Reply};
-use crate::telemetry::{DropReason, Metrics};
+use crate::telemetry::Metrics;
 
 /// How long a new connection may take to answer its first command.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
@@ -124,7 +125,7 @@ impl Task {
 
     /// What was handed to the connection is counted; the rest stays.
     fn lose(&mut self, unsure: usize) -> u64 {
-        let unknown = self.outbox.lose(unsure, |from, n| from.lost(DropReason::Unknown, n));
+        let unknown = self.outbox.lose(unsure);
         self.shared.settle(unknown);
         unknown
     }
@@ -132,7 +133,7 @@ impl Task {
     /// So many answers say success.
     pub fn delivered(&mut self, answers: u64) -> io::Result<u64> {
         self.expect(answers)?;
-        Ok(self.outbox.settle(answers, |from, n| from.delivered.add(n)))
+        Ok(self.outbox.settle(answers, Fate::Done))
     }
 
     /// One answer is this error.
@@ -141,7 +142,7 @@ impl Task {
         if let Some(oldest) = self.outbox.oldest().filter(|oldest| oldest.kind != Kind::Ping) {
             self.refusals.note(Instant::now(), error, &oldest);
         }
-        Ok(self.outbox.settle(1, |from, n| from.lost(DropReason::Refused, n)))
+        Ok(self.outbox.settle(1, Fate::Refused(error)))
     }
 
     fn expect(&self, answers: u64) -> io::Result<()> {
