@@ -233,12 +233,12 @@ impl Crew {
         let nothing = || ReusableBoxFuture::new(std::future::ready(Table::default()));
         let mut turn = nothing();
         let mut table = Table::default();
-        let mut places = VecDeque::with_capacity(TAKEN);
+        let mut taken = Taken { crew: &self, places: VecDeque::with_capacity(TAKEN) };
         let mut began = Instant::now();
         let mut handled = 0;
         let mut roll = Cache::new(&self.roll);
         loop {
-            if !self.take(&mut places) {
+            if !self.take(&mut taken.places) {
                 roll.load().flush();
                 tokio::select! {
                     () = self.wait() => {}
@@ -246,10 +246,11 @@ impl Crew {
                 }
                 began = Instant::now();
             }
-            while !places.is_empty() {
+            while !taken.places.is_empty() {
                 let roll = roll.load();
-                roll.choose(&mut places, &mut table.places);
-                turn.set(Turn::new(&self, roll, std::mem::take(&mut table)).run());
+                let mut next = Turn::new(&self, roll, std::mem::take(&mut table));
+                roll.choose(&mut taken.places, &mut next.table.places);
+                turn.set(next.run());
                 match std::future::poll_fn(|cx| Poll::Ready(turn.poll(cx))).await {
                     Poll::Ready(used) => table = used,
                     Poll::Pending => {
@@ -285,6 +286,20 @@ impl Crew {
             self.wake.notify_one();
         }
         !places.is_empty()
+    }
+
+    /// The other way round: before those that have come on the list meanwhile.
+    fn put_back(&self, places: &mut VecDeque<usize>) {
+        let asleep = {
+            let mut list = self.list();
+            while let Some(place) = places.pop_back() {
+                list.ready.push_front(place);
+            }
+            list.asleep > 0 && !list.ready.is_empty()
+        };
+        if asleep {
+            self.wake.notify_one();
+        }
     }
 
     async fn wait(&self) {
@@ -350,6 +365,19 @@ fn kinds(places: &[Option<Arc<Channel>>]) -> Vec<usize> {
     places.iter().enumerate().map(kind).collect()
 }
 
+/// Channels that a hand has taken from the list and not begun. They go back to it with the hand,
+/// however that ends: nobody else would ever give them their turn.
+struct Taken<'c> {
+    crew: &'c Crew,
+    places: VecDeque<usize>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.crew.put_back(&mut self.places);
+    }
+}
+
 /// What a turn is about, and what it needs.
 #[derive(Default)]
 struct Table {
@@ -387,9 +415,8 @@ impl Turn {
     async fn run(mut self) -> Table {
         let Turn { crew, roll, table: Table { places, desk }, .. } = &mut self;
         let mut channels: Vec<&Channel> = places.iter().map(|place| roll.channel(*place)).collect();
-        let taken = desk.begin(&channels);
         let turn = async {
-            let mut with = taken;
+            let mut with = desk.begin(&channels);
             loop {
                 // Those for which there is no room, or no time, have their next turn now.
                 if with < places.len() {

@@ -18,7 +18,7 @@
 //! | `dead_letter` | the format of what was given up | `message`, `chain`, `telemetry` |
 //! | `queue` | what waits, in what order, and what is dropped | `message`, `config`, `telemetry`, `broker::stream` (an entry in hand) |
 //! | `plugin` | wasmtime, all of it | `message`, `chain`, `config` |
-//! | `broker` | Redis, all of it: `pubsub` and `stream` read, `writer` and `stream` write; `dead`, `past`, `probe`, `shell` are for verbs | `message`, `dead_letter`, `config`, `queue`, `telemetry` |
+//! | `broker` | Redis, all of it: `pubsub` and `stream` read, `writer` and `stream` write; `dead`, `past`, `probe`, `shell` are for verbs | `message`, `dead_letter`, `config`, `telemetry`, and `pubsub` alone `queue` |
 //! | `output`, `worker` | a message's way behind the queue | `chain`, `policy`, `dead_letter`, `queue`, `broker::writer`, `broker::stream` |
 //! | `crew` | who works when, and when what is written goes out | `worker`, `broker::writer` |
 //! | `watch` | which files have changed | nothing |

@@ -31,9 +31,9 @@ pub enum DropReason {
     Name,
     /// A handler failed and the message has no dead letter.
     Failed,
-    /// Redis answered an output with an error.
+    /// Redis answered an output, or a dead letter, with an error.
     Refused,
-    /// An output was sent and the connection ended before its reply: it may have arrived.
+    /// An output or a dead letter was sent and the connection ended before its reply: it may have arrived.
     Unknown,
     /// Left over when the time for stopping was up.
     Shutdown,
@@ -184,7 +184,7 @@ pub struct ChannelMetrics {
     pub handled: Count,
     /// `handlerd_messages_delivered_total`: writes that Redis acknowledged, and log lines.
     pub delivered: Count,
-    /// `handlerd_dead_letters_total`: messages that were given up and handed to their stream.
+    /// `handlerd_dead_letters_total`: messages that were given up and stored in their stream.
     pub dead_letters: Count,
     /// Milliseconds without a confirmed subscription, for `handlerd_subscription_gap_seconds_total`.
     pub gap_ms: Count,

@@ -388,8 +388,7 @@ impl Channel {
     fn bury(&self, graveyard: &Graveyard, letter: DeadLetter, entry: Option<Entry>) {
         let Graveyard { stream, maxlen } = graveyard;
         let Some(entry) = entry else {
-            self.queue.metrics().dead_letters.add(1);
-            self.outputs.bury(stream, *maxlen, &letter);
+            self.outputs.bury(stream, *maxlen, letter);
             return;
         };
         let fields = letter.fields();

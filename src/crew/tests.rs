@@ -16,7 +16,8 @@ use crate::telemetry::{Metrics, RateLimit};
 /// Nothing here takes longer unless it is broken.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Takes its time for messages that begin with `s`, one at a time; notes whose they were.
+/// Takes its time for messages that begin with `s`, one at a time, and panics at those that begin
+/// with `p`; notes whose they were.
 struct Native {
     name: Arc<str>,
     seen: Mutex<Vec<Arc<str>>>,
@@ -35,6 +36,7 @@ impl Handler for Native {
             let at_once = self.at_once.fetch_add(1, SeqCst) + 1;
             self.most_at_once.fetch_max(at_once, SeqCst);
             let message = messages[0].single().expect("nothing else is handed over");
+            assert!(!message.payload.starts_with(b"p"), "a fault of its own");
             if message.payload.starts_with(b"s") {
                 tokio::time::sleep(self.pause).await;
             }
@@ -245,4 +247,55 @@ async fn what_came_out_is_not_kept_for_the_next_turn() {
     assert_eq!(desk.begin(&channels), 1);
     assert_eq!(desk.work(&channels, || {}).await, None);
     assert_eq!((desk.handled, desk.held()), (100, 0));
+}
+
+/// A log that panics: with it a fault in a turn becomes one of the hand that gives the turn.
+struct Broken;
+
+impl tracing::Subscriber for Broken {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.level() == &tracing::Level::ERROR
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        panic!("the log can't be written");
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn a_hand_that_panics_puts_back_what_it_has_not_begun() {
+    let config = r#"
+        [channels.a]
+        log = true
+        retries = 1
+        handlers = []
+        [channels.b]
+        log = true
+        handlers = []
+        [channels.c]
+        log = true
+        handlers = []
+    "#;
+    let handler = native(Duration::ZERO);
+    let bench = Bench::new(config, &handler);
+    // The first has turns of its own (it may try again); the others wait in the hand for theirs.
+    bench.push(0, 1, b"p");
+    bench.push(1, 3, b"x");
+    bench.push(2, 3, b"x");
+    let log = tracing::subscriber::set_default(Broken);
+    let hand = AssertUnwindSafe(bench.crew.clone().work(bench.stop.clone()));
+    assert!(hand.catch_unwind().await.is_err(), "the hand lives on");
+    drop(log);
+    assert!(handler.seen.lock().expect("nobody panics").is_empty());
+    // The next hand.
+    bench.work();
+    bench.until_idle().await;
+    let seen = handler.seen.lock().expect("nobody panics");
+    assert_eq!(seen.iter().map(|table| &**table).collect::<String>(), "bbbccc");
 }

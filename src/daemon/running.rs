@@ -587,9 +587,9 @@ fn take(channel: &worker::Channel, taken: Vec<Taken>) {
     let mut messages = Vec::with_capacity(taken.len());
     for taken in taken {
         match taken {
-            Taken::Message(received, entry) => {
-                let delivery = named(received.delivery, channel);
-                messages.push(Received { entry: Some(entry), delivery, ..received });
+            Taken::Message(message, delivery, entry) => {
+                let delivery = named(delivery, channel);
+                messages.push(Received { message, delivery, entry: Some(entry), order: 0 });
             }
             Taken::Unfit(unfit) => channel.unfit(unfit),
         }

@@ -23,11 +23,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use backon::ExponentialBackoff;
 use tokio::select;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::backoff::backoff;
 use super::connection::{Connector, Link};
 use crate::config::Source;
 use crate::queue::Queue;
@@ -312,12 +313,7 @@ impl Supervisor {
 }
 
 fn new_backoff() -> ExponentialBackoff {
-    ExponentialBuilder::new()
-        .with_min_delay(FIRST_PAUSE)
-        .with_max_delay(LAST_PAUSE)
-        .with_jitter()
-        .without_max_times()
-        .build()
+    backoff(FIRST_PAUSE, LAST_PAUSE)
 }
 
 #[cfg(test)]

@@ -10,7 +10,6 @@ use super::lane::{Item, Lane, Outcome};
 use crate::broker::resp::Node;
 use crate::config::EntryId;
 use crate::message::{Delivery, Message};
-use crate::queue::Received;
 
 /// Bytes that holding an entry costs beside what it holds.
 const OVERHEAD: usize = 256;
@@ -107,7 +106,7 @@ impl std::fmt::Debug for Entry {
 #[derive(Debug)]
 pub enum Taken {
     /// A message to handle.
-    Message(Received, Entry),
+    Message(Message, Arc<Delivery>, Entry),
     /// One that can't be handled: a dead letter.
     Unfit(Unfit),
 }
@@ -116,7 +115,7 @@ impl Taken {
     /// The hold.
     pub fn entry(&self) -> &Entry {
         match self {
-            Taken::Message(_, entry) => entry,
+            Taken::Message(.., entry) => entry,
             Taken::Unfit(unfit) => &unfit.entry,
         }
     }
@@ -231,7 +230,7 @@ fn judge(lane: &Lane, fields: &[Node<'_>], delivery: Arc<Delivery>, entry: Entry
             let name = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
             let headers = others().map(|(n, value)| (name(n), value.to_vec())).collect();
             let message = Message { payload, headers, route: None };
-            Taken::Message(Received { message, delivery, entry: None, order: 0 }, entry)
+            Taken::Message(message, delivery, entry)
         }
     }
 }

@@ -5,8 +5,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use backon::ExponentialBackoff;
 
+use crate::broker::backoff::backoff;
 use crate::broker::connection::ConnectError;
 use crate::telemetry::{ChannelMetrics, printable};
 
@@ -242,7 +243,7 @@ impl Journal {
             key: key.clone(),
             doing,
             metrics: metrics.clone(),
-            pauses: pauses(),
+            pauses: backoff(FIRST_PAUSE, LAST_PAUSE),
             now: None,
         }
     }
@@ -274,7 +275,7 @@ impl Journal {
     /// It works.
     pub(super) fn fine(&mut self) {
         let Some((trouble, since, _)) = self.now.take() else { return };
-        self.pauses = pauses();
+        self.pauses = backoff(FIRST_PAUSE, LAST_PAUSE);
         let (table, doing) = (&*self.table, self.doing);
         let stream = printable(self.key.as_bytes(), SHOWN);
         tracing::info!(
@@ -285,15 +286,6 @@ impl Journal {
             since.elapsed().as_secs_f32()
         );
     }
-}
-
-fn pauses() -> ExponentialBackoff {
-    ExponentialBuilder::new()
-        .with_min_delay(FIRST_PAUSE)
-        .with_max_delay(LAST_PAUSE)
-        .with_jitter()
-        .without_max_times()
-        .build()
 }
 
 #[cfg(test)]

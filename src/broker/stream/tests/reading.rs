@@ -61,7 +61,7 @@ async fn what_cant_be_handled_is_handed_on_with_the_reason() {
         .into_iter()
         .map(|taken| match taken {
             Taken::Unfit(unfit) => unfit,
-            Taken::Message(received, _) => panic!("{received:?}"),
+            Taken::Message(message, ..) => panic!("{message:?}"),
         })
         .collect();
     let kinds: Vec<UnfitKind> = unfit.iter().map(|unfit| unfit.kind).collect();

@@ -13,8 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::connection::Connector;
 use crate::broker::stream::{Entry, Finish, Finisher, Settings, Sink, Source, Start, Taken};
 use crate::config::{Address, Connection, Password, Secret, TlsFiles};
-use crate::message::Message;
-use crate::queue::Received;
+use crate::message::{Delivery, Message};
 use crate::telemetry::{ChannelMetrics, Metrics};
 
 /// Nothing in these tests takes longer unless it is broken.
@@ -242,8 +241,8 @@ impl Running {
             Arc::default(),
             Arc::new(move |entries: Vec<Taken>| {
                 for taken in entries {
-                    let Taken::Message(received, entry) = taken else { panic!("{taken:?}") };
-                    entry.finish(handle(received.message));
+                    let Taken::Message(message, _, entry) = taken else { panic!("{taken:?}") };
+                    entry.finish(handle(message));
                 }
             }),
         )
@@ -286,7 +285,7 @@ impl Running {
     /// The same where all are messages.
     pub(super) async fn messages(&self, n: usize) -> Vec<(Received, Entry)> {
         let message = |taken| match taken {
-            Taken::Message(received, entry) => (received, entry),
+            Taken::Message(message, delivery, entry) => (Received { message, delivery }, entry),
             unfit => panic!("{unfit:?}"),
         };
         self.take(n).await.into_iter().map(message).collect()
@@ -320,6 +319,13 @@ impl Running {
         self.task.abort();
         let _ = self.task.await;
     }
+}
+
+/// A message that was handed on, without the hold on its entry.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) message: Message,
+    pub(super) delivery: Arc<Delivery>,
 }
 
 /// The text of a message.
