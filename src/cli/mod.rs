@@ -7,18 +7,21 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Command, CommandFactory, Parser, Subcommand};
 
 mod check;
+mod completions;
 mod console;
 mod dead;
 mod exit;
 mod hint;
 mod listen;
 mod load;
+mod man;
 mod plugin;
 mod replay;
 mod run;
+mod schema;
 mod send;
 mod show;
 mod test;
@@ -40,6 +43,7 @@ use crate::plugin::compile;
   handlerd check                         is the configuration right?
   handlerd try chat 'hello'              what would become of this message?
   handlerd --config my.toml run
+  handlerd schema > handlerd.schema.json    what an editor completes the configuration by
 
 Exit codes are those of sysexits(3). Each verb's --help lists its own; those of every verb are 64 the
 command line makes no sense, 70 a fault of the machine or of handlerd, 74 the output can't be
@@ -64,6 +68,15 @@ enum Verb {
     Replay(replay::Args),
     Dead(dead::Args),
     Plugin(plugin::Args),
+    Schema(schema::Args),
+    Completions(completions::Args),
+    #[command(hide = true)]
+    Man(man::Args),
+}
+
+/// The whole command line, for what is made from it.
+fn command() -> Command {
+    Cli::command()
 }
 
 /// Read the arguments, do what they say, and answer the exit code.
@@ -92,6 +105,9 @@ pub fn main() -> ExitCode {
         Verb::Replay(args) => replay::main(args, config),
         Verb::Dead(args) => dead::main(args, config),
         Verb::Plugin(args) => plugin::main(args, config),
+        Verb::Schema(args) => schema::main(args),
+        Verb::Completions(args) => completions::main(args),
+        Verb::Man(args) => man::main(args),
     };
     match outcome {
         Ok(code) => code.into(),

@@ -4,6 +4,9 @@
 //! A [`Config`] that exists is right: names resolve, numbers are in range, secrets are hidden from
 //! `Debug`. Never touches Redis or a plugin's bytes.
 //!
+//! `keys` is the table of all keys: the reader, the JSON Schema (`schema`) and the manual page
+//! (`manual`) come from it.
+//!
 //! ```text
 //! text --> reader (toml, values of the right kind) --> connection, plugins, handler, channel --> groups, circle --> Config
 //!             |                                                  |                                      |
@@ -26,11 +29,13 @@ mod groups;
 mod handler;
 mod keys;
 mod load;
+mod manual;
 pub mod matcher;
 pub mod pattern;
 mod plugins;
 mod quantity;
 mod reader;
+mod schema;
 mod secret;
 mod suggest;
 
@@ -42,6 +47,8 @@ pub use connection::{Address, Connection, Embedded, Password, TlsFiles};
 pub use diagnostic::{ConfigErrors, Diagnostic, Severity};
 pub use environment::Environment;
 pub use handler::{Handler, HandlerLimits, InstancePolicy, Setting};
+pub use manual::manual;
+pub use schema::schema;
 pub use secret::Secret;
 
 /// A whole, valid configuration.
