@@ -26,7 +26,7 @@ use crate::plugin::{Host, PluginError};
 use crate::policy;
 use crate::queue::{Budget, Queue, Received, Workers};
 use crate::service::Stop;
-use crate::telemetry::{Metrics, RateLimit, Totals};
+use crate::telemetry::{DropLog, Metrics, RateLimit, Totals};
 use crate::worker;
 
 /// A channel's failing handler is logged this often at most.
@@ -89,9 +89,19 @@ pub fn chain(config: &Config, channel: &config::Channel, handlers: &Handlers) ->
 /// Run until a signal asks for an end, and drain. Whatever happens meanwhile is lived with.
 pub async fn run(config: Config, handlers: Handlers, stop: &mut Stop) -> Ended {
     let running = Daemon::build(&config, &handlers).start();
-    let signal = stop.next().await;
-    tracing::info!("{signal}: no more messages are taken; what was taken is finished");
-    running.drain(config.drain_timeout, stop).await
+    let mut drops = DropLog::new(&running.metrics);
+    let until_the_end = async {
+        let signal = stop.next().await;
+        tracing::info!("{signal}: no more messages are taken; what was taken is finished");
+        running.drain(config.drain_timeout, stop).await
+    };
+    let ended = tokio::select! {
+        biased;
+        ended = until_the_end => ended,
+        never = drops.run() => match never {},
+    };
+    drops.report();
+    ended
 }
 
 /// How a run ended.

@@ -4,6 +4,7 @@
 //! names a metric. Counting is an atomic addition, never a lock, on the way of a message.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -229,25 +230,22 @@ impl Metrics {
 
 /// Says in the log what was dropped: one line a channel and reason every 5 s at most, with the number.
 pub struct DropLog {
-    channels: Vec<(Arc<str>, Arc<ChannelMetrics>, [u64; DropReason::ALL.len()])>,
+    metrics: Arc<Metrics>,
+    /// What has been said already.
+    told: BTreeMap<Arc<str>, [u64; DropReason::ALL.len()]>,
 }
 
 impl DropLog {
     /// How often, at most.
     const EVERY: Duration = Duration::from_secs(5);
 
-    /// For these channels: NAME and counters. What they have counted already is not said again.
-    pub fn new(channels: Vec<(Arc<str>, Arc<ChannelMetrics>)>) -> Self {
-        let known = |metrics: &ChannelMetrics| DropReason::ALL.map(|r| metrics.dropped(r));
-        let channels = channels.into_iter().map(|(name, m)| {
-            let told = known(&m);
-            (name, m, told)
-        });
-        DropLog { channels: channels.collect() }
+    /// For all channels, those that come later included.
+    pub fn new(metrics: &Arc<Metrics>) -> Self {
+        DropLog { metrics: metrics.clone(), told: BTreeMap::new() }
     }
 
     /// Report for ever.
-    pub async fn run(&mut self) {
+    pub async fn run(&mut self) -> Infallible {
         loop {
             tokio::time::sleep(Self::EVERY).await;
             self.report();
@@ -256,7 +254,8 @@ impl DropLog {
 
     /// Say what was dropped since the last time.
     pub fn report(&mut self) {
-        for (channel, metrics, told) in &mut self.channels {
+        for (channel, metrics) in lock(&self.metrics.channels).iter() {
+            let told = self.told.entry(channel.clone()).or_default();
             for reason in DropReason::ALL {
                 let dropped = metrics.dropped(reason);
                 let new = dropped - std::mem::replace(&mut told[reason as usize], dropped);

@@ -2,7 +2,7 @@
 //!
 //! Started by the daemon, once for each Redis that channels subscribe at. Puts messages into the
 //! channels' queues and never waits for them. Loses nothing silently: what is dropped, and the time
-//! without a subscription, is counted for each channel and logged.
+//! without a subscription, is counted for each channel.
 //!
 //! ```text
 //! run: connect, session, connect, session, ...           this file; journal.rs: what the log says of it
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::{Connector, Link};
 use crate::config::Source;
 use crate::queue::Queue;
-use crate::telemetry::{DropLog, Metrics};
+use crate::telemetry::Metrics;
 
 mod answer;
 mod intake;
@@ -73,16 +73,7 @@ pub async fn run(
     if subscriptions.is_empty() {
         return stop.cancelled().await;
     }
-    let channels =
-        subscriptions.iter().map(|s| (s.table.clone(), s.queue.metrics().clone())).collect();
-    let mut drops = DropLog::new(channels);
-    let mut supervisor = Supervisor::new(connector, subscriptions, metrics);
-    select! {
-        biased;
-        () = supervisor.run(&stop) => {}
-        () = drops.run() => {}
-    }
-    drops.report();
+    Supervisor::new(connector, subscriptions, metrics).run(&stop).await;
 }
 
 struct Supervisor {
