@@ -174,7 +174,7 @@ struct Daemon {
 impl Daemon {
     fn build(config: &Config, handlers: &Handlers) -> Self {
         let metrics = Arc::new(Metrics::default());
-        let budget = Budget::new(config.memory);
+        let budget = Budget::new(queues_memory(config));
         let source = Connector::new(&config.redis);
         let mut daemon = Daemon {
             metrics,
@@ -257,9 +257,6 @@ impl Daemon {
                 .name()
                 .clone(),
         };
-        // All streams together hold no more than the queues may.
-        let is_stream = |c: &&config::Channel| matches!(c.source, config::Source::Stream(_));
-        let streams = config.channels.iter().filter(is_stream).count();
         stream::Settings {
             table: channel.name.clone(),
             keys: source.keys.clone(),
@@ -272,7 +269,7 @@ impl Daemon {
             when_done: source.when_done,
             payload_field: source.payload_field.clone(),
             max_payload: channel.max_payload,
-            hold: channel.queue.min(config.memory / streams.max(1)),
+            hold: hold(config, channel),
             forget: stream::Settings::FORGET,
         }
     }
@@ -343,6 +340,18 @@ fn take(channel: &worker::Channel, taken: Vec<Taken>) {
         }
     }
     channel.queue.push(&mut messages);
+}
+
+/// Bytes that a stream's channel may have in hand: its share, if all channels had the same.
+fn hold(config: &Config, channel: &config::Channel) -> usize {
+    channel.queue.min(config.memory / config.channels.len().max(1))
+}
+
+/// Bytes that the queues of all pub/sub channels together may hold: what streams don't.
+fn queues_memory(config: &Config) -> usize {
+    let is_stream = |c: &&config::Channel| matches!(c.source, config::Source::Stream(_));
+    let streams = config.channels.iter().filter(is_stream);
+    config.memory - streams.map(|channel| hold(config, channel)).sum::<usize>()
 }
 
 fn writers(config: &Config) -> BTreeMap<Arc<str>, Writer> {
@@ -477,3 +486,6 @@ impl Running {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

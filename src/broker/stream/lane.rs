@@ -56,6 +56,8 @@ pub(super) struct Lane {
     freed: Notify,
     /// The group isn't there, as the finisher has found.
     vanished: AtomicBool,
+    /// The ACL forbids the cursor.
+    no_cursor: AtomicBool,
     out: Mutex<Out>,
     /// There is something to finish.
     wake: Notify,
@@ -103,6 +105,7 @@ impl Lane {
             stock: Mutex::default(),
             freed: Notify::new(),
             vanished: AtomicBool::new(false),
+            no_cursor: AtomicBool::new(false),
             out: Mutex::default(),
             wake: Notify::new(),
             settled: Notify::new(),
@@ -113,11 +116,15 @@ impl Lane {
     /// How many more entries may be read, and how many bytes they may have. Less than a batch is
     /// none: many small reads cost more than one.
     pub(super) fn credit(&self) -> (usize, usize) {
-        let share = |all: usize| all / self.settings.keys.len().max(1);
         let stock = lock(&self.stock);
         let entries = (BATCHES * self.settings.batch).saturating_sub(stock.entries);
         let entries = if entries < self.settings.batch { 0 } else { entries };
-        (entries, share(self.settings.hold).saturating_sub(stock.bytes))
+        (entries, self.share().saturating_sub(stock.bytes))
+    }
+
+    /// Bytes that may be in hand of this stream.
+    pub(super) fn share(&self) -> usize {
+        self.settings.hold / self.settings.keys.len().max(1)
     }
 
     /// Hold an entry; `None` when it is held already.
@@ -164,6 +171,12 @@ impl Lane {
         lock(&self.stock).entries
     }
 
+    /// Bytes of what is in hand.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        lock(&self.stock).bytes
+    }
+
     /// The ids in hand, in order.
     pub(super) fn held(&self) -> Vec<EntryId> {
         let mut held: Vec<EntryId> = lock(&self.stock).held.keys().copied().collect();
@@ -207,6 +220,11 @@ impl Lane {
     pub(super) fn group_is_missing(&self) {
         self.vanished.store(true, SeqCst);
         self.freed.notify_one();
+    }
+
+    /// Whether the cursor is forbidden now; answers whether that is news.
+    pub(super) fn cursor_is_forbidden(&self, forbidden: bool) -> bool {
+        self.no_cursor.swap(forbidden, SeqCst) != forbidden
     }
 
     /// Whether the finisher found no group since the last call.

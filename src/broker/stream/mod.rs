@@ -93,6 +93,12 @@ impl Source {
         self.lanes.iter().map(|lane| lane.in_hand()).sum()
     }
 
+    /// Bytes of the entries in hand.
+    #[cfg(test)]
+    fn bytes(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.bytes()).sum()
+    }
+
     /// How many entries are in hand, or were given back and Redis doesn't know it yet.
     pub fn left(&self) -> usize {
         self.lanes.iter().map(|lane| lane.in_hand() + lane.given_back().len()).sum()
