@@ -11,6 +11,7 @@
 //! | module | owns | may use |
 //! | --- | --- | --- |
 //! | `message` | what travels | nothing |
+//! | `failpoint` | where tests kill the daemon; nothing in a release | nothing |
 //! | `chain` | what a handler is, how a run goes | `message`, `config` (routes) |
 //! | `config` | TOML to types | nothing |
 //! | `telemetry` | metric names, reasons | `chain` (failure kinds), `config` |
@@ -35,6 +36,7 @@ pub mod config;
 pub mod crew;
 pub mod daemon;
 pub mod dead_letter;
+pub mod failpoint;
 pub mod message;
 pub mod output;
 pub mod plugin;

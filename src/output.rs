@@ -247,7 +247,7 @@ impl Outputs {
     /// When a message can't be an entry of a stream; then nothing was logged.
     pub fn finish(&self, delivery: &Delivery, messages: &[Message]) -> Result<Finish, AppendError> {
         self.check(messages)?;
-        let mut finish = Finish::new();
+        let mut finish = Finish::handled();
         for message in messages {
             self.log(delivery, message);
             self.each(delivery, message, |command, writer, name| match command {

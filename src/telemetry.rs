@@ -4,6 +4,7 @@
 //! names a metric. Counting is an atomic addition, never a lock, on the way of a message.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::convert::Infallible;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -193,9 +194,24 @@ pub struct ChannelMetrics {
     /// Of a stream source.
     pub stream: StreamMetrics,
     dropped: [Count; DropReason::ALL.len()],
+    /// How many of those the log has told of.
+    told: [AtomicU64; DropReason::ALL.len()],
 }
 
 impl ChannelMetrics {
+    /// Say in the log what was dropped since the last time.
+    fn tell(&self, channel: &str) {
+        for reason in DropReason::ALL {
+            let dropped = self.dropped(reason);
+            let new = dropped - self.told[reason as usize].swap(dropped, Relaxed);
+            if new > 0 {
+                let reason = reason.as_str();
+                let messages = if new == 1 { "message" } else { "messages" };
+                tracing::warn!(%channel, reason, "channel {channel}: {new} {messages} dropped: {reason}");
+            }
+        }
+    }
+
     /// Count `n` messages (or, for `refused` and `unknown`, writes) as lost for this reason.
     pub fn lost(&self, reason: DropReason, n: u64) {
         self.dropped[reason as usize].add(n);
@@ -225,7 +241,7 @@ pub struct Metrics {
 struct Channels {
     by_name: BTreeMap<Arc<str>, Arc<ChannelMetrics>>,
     /// Of channels that are no longer in the configuration, while something of them is left.
-    leaving: Vec<Arc<ChannelMetrics>>,
+    leaving: Vec<(Arc<str>, Arc<ChannelMetrics>)>,
     /// Of those of which nothing is left.
     gone: Totals,
 }
@@ -241,13 +257,15 @@ impl Metrics {
         let mut channels = lock(&self.channels);
         let before = std::mem::take(&mut channels.by_name);
         let kept: HashSet<*const ChannelMetrics> = by_name.values().map(Arc::as_ptr).collect();
-        channels
-            .leaving
-            .extend(before.into_values().filter(|old| !kept.contains(&Arc::as_ptr(old))));
+        let left = before.into_iter().filter(|(_, old)| !kept.contains(&Arc::as_ptr(old)));
+        channels.leaving.extend(left);
         channels.by_name = by_name;
         let Channels { leaving, gone, .. } = &mut *channels;
-        let ended = leaving.extract_if(.., |metrics| Arc::strong_count(metrics) == 1);
-        ended.for_each(|metrics| gone.add(&metrics));
+        let ended = leaving.extract_if(.., |(_, metrics)| Arc::strong_count(metrics) == 1);
+        for (name, metrics) in ended {
+            metrics.tell(&name);
+            gone.add(&metrics);
+        }
     }
 
     /// The counters of all channels, by name.
@@ -274,6 +292,7 @@ impl Metrics {
         }
         let channels = lock(&self.channels);
         let Channels { by_name, leaving, .. } = &*channels;
+        let leaving = leaving.iter().map(|(_, metrics)| metrics);
         by_name.values().chain(leaving).for_each(|channel| totals.add(channel));
         totals
     }
@@ -281,49 +300,32 @@ impl Metrics {
 
 /// Says in the log what was dropped: one line a channel and reason every 5 s at most, with the number.
 pub struct DropLog {
-    channels: BTreeMap<Arc<str>, Told>,
-}
-
-/// A channel's counters, and what of its drops was said.
-struct Told {
-    metrics: Arc<ChannelMetrics>,
-    dropped: [u64; DropReason::ALL.len()],
+    metrics: Arc<Metrics>,
 }
 
 impl DropLog {
     /// How often, at most.
-    pub const EVERY: Duration = Duration::from_secs(5);
+    const EVERY: Duration = Duration::from_secs(5);
 
-    /// For these channels: NAME and counters. What they have counted already is not said again.
-    pub fn new(channels: impl Iterator<Item = (Arc<str>, Arc<ChannelMetrics>)>) -> Self {
-        let mut log = DropLog { channels: BTreeMap::new() };
-        log.add(channels);
-        log
+    /// For all channels, those that come later included.
+    pub fn new(metrics: &Arc<Metrics>) -> Self {
+        DropLog { metrics: metrics.clone() }
     }
 
-    /// For these channels too. None is taken out: what waits in one that goes may still be dropped.
-    pub fn add(&mut self, channels: impl Iterator<Item = (Arc<str>, Arc<ChannelMetrics>)>) {
-        for (name, metrics) in channels {
-            self.channels.entry(name).or_insert_with(|| {
-                let dropped = DropReason::ALL.map(|reason| metrics.dropped(reason));
-                Told { metrics, dropped }
-            });
+    /// Report for ever.
+    pub async fn run(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(Self::EVERY).await;
+            self.report();
         }
     }
 
     /// Say what was dropped since the last time.
-    pub fn report(&mut self) {
-        for (channel, Told { metrics, dropped }) in &mut self.channels {
-            for reason in DropReason::ALL {
-                let now = metrics.dropped(reason);
-                let new = now - std::mem::replace(&mut dropped[reason as usize], now);
-                if new > 0 {
-                    let reason = reason.as_str();
-                    let messages = if new == 1 { "message" } else { "messages" };
-                    tracing::warn!(%channel, reason, "channel {channel}: {new} {messages} dropped: {reason}");
-                }
-            }
-        }
+    pub fn report(&self) {
+        let channels = lock(&self.metrics.channels);
+        let Channels { by_name, leaving, .. } = &*channels;
+        let leaving = leaving.iter().map(|(name, metrics)| (name, metrics));
+        by_name.iter().chain(leaving).for_each(|(name, metrics)| metrics.tell(name));
     }
 }
 

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::broker::stream::{AppendError, Entry, Finish, Finisher, Unfit, UnfitKind};
 use crate::chain::{Chain, Convoy, Failure, FailureKind, Transit};
 use crate::dead_letter::{Blame, DeadLetter};
+use crate::failpoint::{Step, reach};
 use crate::message::{Delivery, Message};
 use crate::output::Outputs;
 use crate::policy::{self, Verdict};
@@ -109,6 +110,9 @@ impl Desk {
             let before = convoy.len();
             let keeps = channel.keeps_messages();
             convoy.extend(batch.drain().map(|received| {
+                if received.entry.is_some() {
+                    reach(Step::Begun);
+                }
                 let Received { message, delivery, entry, order } = received;
                 let original = keeps.then(|| message.clone());
                 kept.push_back(Kept { original, entry, order });
@@ -268,7 +272,9 @@ impl Channel {
                     let handed = self.hand_over(&transit.delivery, messages, &mut kept, waited);
                     match handed.await {
                         Ok(()) => {
-                            self.queue.metrics().handled.add(1);
+                            // A stream's is handled when it is finished.
+                            let handled = u64::from(self.finisher.is_none());
+                            self.queue.metrics().handled.add(handled);
                             return;
                         }
                         Err(error) => self.not_appended(&error),
@@ -331,14 +337,17 @@ impl Channel {
             // What was done before must not wait for a Redis that is perhaps away.
             self.flush();
             self.outputs.send_abroad(delivery, messages).await;
+            reach(Step::FarWritten);
         }
         if let Some(entry) = kept.entry.take() {
+            reach(Step::Handled);
             if !entry.has_room() {
                 self.flush();
                 *waited = true;
                 entry.room().await;
             }
             entry.finish(finish);
+            reach(Step::InLine);
         }
         Ok(())
     }
@@ -396,6 +405,7 @@ impl Channel {
         let mut finish = Finish::new();
         finish.dead_letter(stream.clone(), owned.collect(), *maxlen);
         entry.finish(finish);
+        reach(Step::LetterInLine);
     }
 
     /// An entry of the stream that can't be handled.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::plugin::Host;
 use crate::service::{Hangup, Stop};
-use crate::telemetry::Totals;
+use crate::telemetry::{DropLog, Totals};
 use crate::watch::{Changed, Watch};
 
 mod handlers;
@@ -50,12 +50,36 @@ pub struct Start {
 /// Run until a signal asks for an end, and drain. Whatever happens meanwhile is lived with; what a
 /// reload brings is exchanged.
 pub async fn run(start: Start, hangup: &mut Hangup, stop: &mut Stop) -> Ended {
-    let Start { written, config, handlers, host, mut watch } = start;
-    let mut unused = Unused::new(&config);
+    let Start { written, config, handlers, host, watch } = start;
+    let unused = Unused::new(&config);
     let mut running = Running::start(written, config, handlers).await;
-    let signal = loop {
+    let drops = DropLog::new(&running.metrics);
+    let until_the_end = async {
+        let signal = until_stopped(&mut running, &host, watch, unused, hangup, stop).await;
+        tracing::info!("{signal}: no more messages are taken; what was taken is finished");
+        running.drain(stop).await
+    };
+    let ended = tokio::select! {
+        biased;
+        ended = until_the_end => ended,
+        never = drops.run() => match never {},
+    };
+    drops.report();
+    ended
+}
+
+/// Do what reloads ask for until a signal asks for an end; answers its name.
+async fn until_stopped(
+    running: &mut Running,
+    host: &Arc<Host>,
+    mut watch: Watch,
+    mut unused: Unused,
+    hangup: &mut Hangup,
+    stop: &mut Stop,
+) -> &'static str {
+    loop {
         let (trigger, why) = tokio::select! {
-            signal = stop.next() => break signal,
+            signal = stop.next() => return signal,
             () = hangup.next() => (Changed::Config, "SIGHUP"),
             changed = watch.next() => match changed {
                 Changed::Config => (changed, "the configuration has changed"),
@@ -66,19 +90,17 @@ pub async fn run(start: Start, hangup: &mut Hangup, stop: &mut Stop) -> Ended {
         tracing::info!("{why}: looking whether something is to be exchanged");
         let prepared = tokio::select! {
             biased;
-            signal = stop.next() => break signal,
-            prepared = reload::prepare(&running, &host, trigger) => prepared,
+            signal = stop.next() => return signal,
+            prepared = reload::prepare(running, host, trigger) => prepared,
         };
         running.reload(prepared).await;
         watch.follow(&running.config.plugin_dir);
         tokio::select! {
             biased;
-            signal = stop.next() => break signal,
-            () = unused.look(&running.config, &host) => {}
+            signal = stop.next() => return signal,
+            () = unused.look(&running.config, host) => {}
         }
-    };
-    tracing::info!("{signal}: no more messages are taken; what was taken is finished");
-    running.drain(stop).await
+    }
 }
 
 /// How a run ended.

@@ -49,7 +49,7 @@ pub(super) struct Running {
     /// As it runs.
     pub(super) config: Config,
     pub(super) handlers: Handlers,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     budget: Arc<Budget>,
     source: Connector,
     /// Our name in consumer groups; it is ours as long as this lives.
@@ -101,7 +101,7 @@ impl Running {
             written: written.clone(),
             config: Config { channels: Vec::new(), ..config.clone() },
             handlers: Handlers::new(),
-            budget: Budget::new(config.memory),
+            budget: Budget::new(queues_memory(&config)),
             subscriber: Subscriber::new(source.clone(), Vec::new(), metrics.clone()),
             metrics,
             source,
@@ -198,7 +198,7 @@ impl Running {
         for gone in gone.into_iter().filter(|gone| !kept.contains(&gone.place)) {
             self.let_go(gone, change.clone());
         }
-        self.budget.set_limit(config.memory);
+        self.budget.set_limit(queues_memory(&config));
         let counts = self.live.iter().map(|live| (live.name.clone(), live.queue.metrics().clone()));
         self.metrics.set_channels(counts.collect());
         (self.written, self.config, self.handlers) = (written, config, handlers);
@@ -224,7 +224,10 @@ impl Running {
                 Some((*place, queue.clone(), stream.clone().filter(|s| s.does(&settings))?))
             });
             let (place, queue, stream) = match kept {
-                Some((place, queue, stream)) => (Some(place), queue, stream),
+                Some((place, queue, stream)) => {
+                    stream.source.set_hold(hold(config, channel));
+                    (Some(place), queue, stream)
+                }
                 None => {
                     let counts = self.metrics.channel(&channel.name);
                     let source =
@@ -303,9 +306,6 @@ impl Running {
                 .name()
                 .clone(),
         };
-        // All streams together hold no more than the queues may.
-        let is_stream = |c: &&config::Channel| matches!(c.source, config::Source::Stream(_));
-        let streams = config.channels.iter().filter(is_stream).count();
         stream::Settings {
             table: channel.name.clone(),
             keys: source.keys.clone(),
@@ -318,7 +318,7 @@ impl Running {
             when_done: source.when_done,
             payload_field: source.payload_field.clone(),
             max_payload: channel.max_payload,
-            hold: channel.queue.min(config.memory / streams.max(1)),
+            hold: hold(config, channel),
             forget: stream::Settings::FORGET,
         }
     }
@@ -353,7 +353,7 @@ impl Running {
                 (place, channel)
             };
             let successors = successors.into_iter().map(adopt).collect();
-            held.into_iter().for_each(|(queue, before)| hold(&queue, before));
+            held.into_iter().for_each(|(queue, before)| hold_back(&queue, before));
             let _ = switched.send(crew.change(added, successors));
         };
         let change = self.subscriber.change(subscriptions, switch);
@@ -551,8 +551,20 @@ fn listed(names: &[Arc<str>]) -> String {
     }
 }
 
+/// Bytes that a stream's channel may have in hand: its share, if all channels had the same.
+fn hold(config: &Config, channel: &config::Channel) -> usize {
+    channel.queue.min(config.memory / config.channels.len().max(1))
+}
+
+/// Bytes that the queues of all pub/sub channels together may hold: what streams don't.
+fn queues_memory(config: &Config) -> usize {
+    let is_stream = |c: &&config::Channel| matches!(c.source, config::Source::Stream(_));
+    let streams = config.channels.iter().filter(is_stream);
+    config.memory - streams.map(|channel| hold(config, channel)).sum::<usize>()
+}
+
 /// What comes into this queue from now on waits until all that is in those now is done with.
-fn hold(queue: &Arc<Queue>, before: Vec<Arc<Queue>>) {
+fn hold_back(queue: &Arc<Queue>, before: Vec<Arc<Queue>>) {
     queue.hold();
     let left = Arc::new(AtomicUsize::new(before.len()));
     for before in before {
@@ -622,3 +634,6 @@ async fn joined(tasks: &mut JoinSet<()>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

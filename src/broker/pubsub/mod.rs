@@ -2,7 +2,7 @@
 //!
 //! Started by the daemon, once for each Redis that channels subscribe at. Puts messages into the
 //! channels' queues and never waits for them. Loses nothing silently: what is dropped, and the time
-//! without a subscription, is counted for each channel and logged.
+//! without a subscription, is counted for each channel.
 //!
 //! What is subscribed changes while it runs (a reload): what stays is not touched, new names are
 //! confirmed before those that go are ended, and no message is lost or doubled.
@@ -32,7 +32,7 @@ use super::backoff::backoff;
 use super::connection::{Connector, Link};
 use crate::config::Source;
 use crate::queue::Queue;
-use crate::telemetry::{ChannelMetrics, DropLog, Metrics};
+use crate::telemetry::Metrics;
 
 mod answer;
 mod changes;
@@ -133,14 +133,7 @@ impl Subscriber {
     pub async fn run(self, stop: CancellationToken) {
         let (changes, subscriptions) = Changes::of(&self);
         let mut supervisor = Supervisor::new(&self, changes, subscriptions);
-        let mut wanted = self.wanted.subscribe();
-        let mut drops = DropLog::new(counters(&wanted.borrow_and_update()));
-        select! {
-            biased;
-            () = supervisor.run(&stop) => {}
-            () = report(&mut drops, wanted) => {}
-        }
-        drops.report();
+        supervisor.run(&stop).await;
     }
 }
 
@@ -160,20 +153,6 @@ impl Change {
         // A subscriber that is gone brings nothing more either.
         let _ = self.done.wait_for(|done| *done >= self.number).await;
     }
-}
-
-/// Say in the log what is dropped.
-async fn report(drops: &mut DropLog, mut wanted: watch::Receiver<Wanted>) {
-    loop {
-        select! {
-            () = tokio::time::sleep(DropLog::EVERY) => drops.report(),
-            _ = wanted.changed() => drops.add(counters(&wanted.borrow_and_update())),
-        }
-    }
-}
-
-fn counters(wanted: &Wanted) -> impl Iterator<Item = (Arc<str>, Arc<ChannelMetrics>)> {
-    wanted.subscriptions.iter().map(|s| (s.table.clone(), s.queue.metrics().clone()))
 }
 
 struct Supervisor {

@@ -7,12 +7,20 @@ use tokio::sync::oneshot;
 
 use super::finish::{Finish, MOST_HEADERS};
 use super::lane::{Item, Lane, Outcome};
+use super::settings::Settings;
 use crate::broker::resp::Node;
 use crate::config::EntryId;
 use crate::message::{Delivery, Message};
 
-/// Bytes that holding an entry costs beside what it holds.
-const OVERHEAD: usize = 256;
+/// Bytes that holding an entry costs beside what it holds, and each name and value of its fields:
+/// more than they have beside themselves in Redis's answer.
+pub(super) const OVERHEAD: usize = 256;
+pub(super) const EACH: usize = 32;
+
+/// Bytes of an entry that `max_payload` allows.
+pub(super) fn largest(settings: &Settings) -> usize {
+    OVERHEAD + 2 * EACH + settings.payload_field.len() + settings.max_payload
+}
 
 /// The hold on an entry that was read. While it lives nobody else is given the entry.
 ///
@@ -173,7 +181,7 @@ pub(super) fn take(
     let text = id.string()?;
     let id = EntryId::parse(text)?;
     let fields = fields.items();
-    let bytes = |node: &Node<'_>| node.string().unwrap_or_default().len();
+    let bytes = |node: &Node<'_>| EACH + node.string().unwrap_or_default().len();
     let size = OVERHEAD + fields.iter().map(bytes).sum::<usize>();
     let entry = lane.hold(id, size, attempt)?;
     let delivery = Arc::new(Delivery {

@@ -92,6 +92,11 @@ impl Source {
         Arc::ptr_eq(&self.lanes, &other.lanes)
     }
 
+    /// So many bytes may be in hand from now on, instead of [`Settings::hold`].
+    pub fn set_hold(&self, hold: usize) {
+        self.lanes.iter().for_each(|lane| lane.set_hold(hold));
+    }
+
     /// What finishes its entries.
     pub fn finisher(&self) -> Finisher {
         Finisher { lanes: self.lanes.clone() }
@@ -100,6 +105,12 @@ impl Source {
     /// How many entries are in hand: read, and not finished or let go.
     pub fn in_hand(&self) -> usize {
         self.lanes.iter().map(|lane| lane.in_hand()).sum()
+    }
+
+    /// Bytes of the entries in hand.
+    #[cfg(test)]
+    fn bytes(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.bytes()).sum()
     }
 
     /// How many entries are in hand, or were given back and Redis doesn't know it yet.

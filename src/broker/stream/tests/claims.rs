@@ -53,6 +53,25 @@ async fn what_was_in_hand_when_the_connections_were_cut_is_finished_once_and_not
 }
 
 #[tokio::test]
+async fn a_take_up_whose_answer_was_lost_is_one_delivery() {
+    let redis = Redis::start(&[]);
+    redis.add("in", numbers(0..250));
+    redis.cli::<()>("XGROUP CREATE in g 0");
+    redis.cli::<redis::Value>("XREADGROUP GROUP g me STREAMS in >");
+    // The first answer that holds an entry is the first batch of what is taken up.
+    let cutter = Cutter::before(&redis, "payload");
+    let running = Running::start(&cutter.connection(), settings("me"));
+    let taken = running.messages(250).await;
+    assert_eq!(taken.iter().map(text).collect::<Vec<_>>(), numbers(0..250));
+    assert!(cutter.has_cut());
+    let wrong = taken.iter().filter(|(_, entry)| entry.attempt() != 2).count();
+    assert_eq!(wrong, 0, "{taken:?}");
+    let deliveries = redis.cli::<Vec<(String, String, u64, u64)>>("XPENDING in g - + 300");
+    assert!(deliveries.iter().all(|row| row.3 == 2));
+    running.kill().await;
+}
+
+#[tokio::test]
 async fn a_dead_consumers_entries_are_claimed_and_a_living_ones_are_not() {
     let redis = Redis::start(&[]);
     redis.add("in", numbers(0..300));

@@ -50,6 +50,38 @@ async fn a_second_finish_of_an_entry_does_nothing() {
 }
 
 #[tokio::test]
+async fn handled_is_what_its_handlers_have_done_with_when_it_is_finished_here() {
+    let redis = Redis::start(&[]);
+    redis.add("in", numbers(0..4));
+    let running = Running::start(&redis.connection(), settings("me"));
+    let mut in_hand = running.messages(4).await;
+    let elsewhere = in_hand[1].1.id();
+    assert_eq!(redis.cli::<u64>(&format!("XACK in g {elsewhere}")), 1);
+    // In line, and Redis takes nothing: not handled yet.
+    redis.cli::<()>("SET out something");
+    let told = in_hand.remove(0).1.finish_and_tell({
+        let mut finish = Finish::handled();
+        finish.append("out", &"payload".into(), Message::default(), None).unwrap();
+        finish
+    });
+    until("it is refused", || running.state("wrong_type") > 0).await;
+    assert_eq!(running.metrics.handled.get(), 0);
+    redis.cli::<u64>("DEL out");
+    assert_eq!(told.await, Ok(Outcome::Done));
+    assert_eq!(running.metrics.handled.get(), 1);
+    // Finished elsewhere; given up; filtered.
+    let mut outcomes = Vec::new();
+    for ((_, entry), finish) in
+        in_hand.drain(..).zip([Finish::handled(), Finish::new(), Finish::handled()])
+    {
+        outcomes.push(entry.finish_and_tell(finish).await.unwrap());
+    }
+    assert_eq!(outcomes, [Outcome::Gone, Outcome::Done, Outcome::Done]);
+    assert_eq!(running.metrics.handled.get(), 2);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn an_output_key_of_another_type_leaves_all_pending_until_it_is_gone() {
     let redis = Redis::start(&[]);
     redis.cli::<()>("SET out something");
