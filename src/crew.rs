@@ -21,6 +21,7 @@ use tokio_util::sync::{CancellationToken, ReusableBoxFuture};
 
 use crate::broker::stream::Finisher;
 use crate::broker::writer::Writer;
+use crate::heartbeat::Beat;
 use crate::worker::{Channel, Desk};
 
 /// After so long a hand lets other tasks have its thread. Most handlers answer without ever
@@ -144,7 +145,7 @@ impl Crew {
 
     /// Be a hand: work until stopped. The turns that it began and that still have to wait are
     /// dropped with it.
-    pub async fn work(self: Arc<Self>, stop: CancellationToken) {
+    pub async fn work(self: Arc<Self>, beat: Beat, stop: CancellationToken) {
         let mut waiting = JoinSet::new();
         let nothing = || ReusableBoxFuture::new(std::future::ready(Table::default()));
         let mut turn = nothing();
@@ -153,10 +154,12 @@ impl Crew {
         let mut began = Instant::now();
         let mut handled = 0;
         loop {
+            beat.answer();
             if !self.take(&mut places) {
                 self.flush();
                 tokio::select! {
                     () = self.wait() => {}
+                    () = beat.asked() => {}
                     () = stop.cancelled() => return,
                 }
                 began = Instant::now();

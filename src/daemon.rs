@@ -21,11 +21,12 @@ use crate::broker::writer::Writer;
 use crate::chain::{Chain, Handler, RunLimits};
 use crate::config::{self, Config};
 use crate::crew::Crew;
+use crate::heartbeat::Heartbeats;
 use crate::output::Outputs;
 use crate::plugin::{Host, PluginError};
 use crate::policy;
 use crate::queue::{Budget, Queue, Received, Workers};
-use crate::service::Stop;
+use crate::service::{Notify, Signals, Stop, Watch};
 use crate::telemetry::{Metrics, RateLimit, Totals};
 use crate::worker;
 
@@ -87,11 +88,40 @@ pub fn chain(config: &Config, channel: &config::Channel, handlers: &Handlers) ->
 }
 
 /// Run until a signal asks for an end, and drain. Whatever happens meanwhile is lived with.
-pub async fn run(config: Config, handlers: Handlers, stop: &mut Stop) -> Ended {
-    let running = Daemon::build(&config, &handlers).start();
-    let signal = stop.next().await;
-    tracing::info!("{signal}: no more messages are taken; what was taken is finished");
-    running.drain(config.drain_timeout, stop).await
+pub async fn run(
+    config: Config,
+    handlers: Handlers,
+    signals: &mut Signals,
+    notify: &Notify,
+) -> Ended {
+    let heartbeats = Heartbeats::default();
+    let running = Daemon::build(&config, &handlers).start(&heartbeats);
+    let watch = running.watch(notify.clone(), heartbeats);
+    notify.ready();
+    let work = async {
+        let signal = until_stopped(signals, notify).await;
+        tracing::info!("{signal}: no more messages are taken; what was taken is finished");
+        notify.stopping(config.drain_timeout);
+        running.drain(config.drain_timeout, &mut signals.stop).await
+    };
+    tokio::select! {
+        ended = work => ended,
+        never = watch.run() => match never {},
+    }
+}
+
+/// Live with what is asked meanwhile, until the end is; answers the name of the signal.
+async fn until_stopped(signals: &mut Signals, notify: &Notify) -> &'static str {
+    loop {
+        tokio::select! {
+            signal = signals.stop.next() => return signal,
+            () = signals.reload.next() => {
+                notify.reloading();
+                tracing::warn!("SIGHUP: the configuration is read when handlerd starts: restart it");
+                notify.ready();
+            }
+        }
+    }
 }
 
 /// How a run ended.
@@ -267,7 +297,7 @@ impl Daemon {
         }
     }
 
-    fn start(self) -> Running {
+    fn start(self, heartbeats: &Heartbeats) -> Running {
         let stop_sources = CancellationToken::new();
         let stop_writers = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -276,17 +306,19 @@ impl Daemon {
             let (writer, metrics, stop) =
                 (writer.clone(), self.metrics.clone(), stop_writers.clone());
             let name = format!("the writer of {}", writer.name());
+            let (beats, watched) = (heartbeats.clone(), name.clone());
             tasks.spawn(keep_running(Task::Writer, name, move || {
-                writer.clone().run(metrics.clone(), stop.clone())
+                let beat = beats.register(&*watched);
+                writer.clone().run(metrics.clone(), beat, stop.clone())
             }));
         }
         let hands = std::thread::available_parallelism().map_or(1, usize::from);
         let crew = Crew::new(hands, self.channels, self.writers.values().cloned().collect());
         let stop_crew = CancellationToken::new();
         for hand in 1..=hands {
-            let (crew, stop) = (crew.clone(), stop_crew.clone());
+            let (crew, stop, beats) = (crew.clone(), stop_crew.clone(), heartbeats.clone());
             tasks.spawn(keep_running(Task::Hand, format!("hand {hand}"), move || {
-                crew.clone().work(stop.clone())
+                crew.clone().work(beats.register(format!("hand {hand}")), stop.clone())
             }));
         }
         // After the crew: a queue that gets messages before somebody is told of them stands still.
@@ -294,16 +326,21 @@ impl Daemon {
         for (place, source) in self.streams.iter().cloned() {
             let (channel, stop) = (crew.channels()[place].clone(), stop_sources.clone());
             let name = format!("the stream of channel {}", channel.name);
+            let beats = heartbeats.clone();
             tasks.spawn(keep_running(Task::Source, name, move || {
                 let channel = channel.clone();
-                source.clone().run(Arc::new(move |taken| take(&channel, taken)), stop.clone())
+                let sink = Arc::new(move |taken| take(&channel, taken));
+                source.clone().run(sink, beats.clone(), stop.clone())
             }));
         }
         let (source, subscriptions) = (self.source, self.subscriptions);
         let (metrics, stop) = (self.metrics.clone(), stop_sources.clone());
         if !subscriptions.is_empty() {
+            let beats = heartbeats.clone();
             tasks.spawn(keep_running(Task::Source, "the subscription".to_owned(), move || {
-                pubsub::run(source.clone(), subscriptions.clone(), metrics.clone(), stop.clone())
+                let (source, subscriptions) = (source.clone(), subscriptions.clone());
+                let beat = beats.register("the subscription");
+                pubsub::run(source, subscriptions, metrics.clone(), beat, stop.clone())
             }));
         }
         Running {
@@ -383,6 +420,16 @@ struct Running {
 }
 
 impl Running {
+    /// The supervisor of all this.
+    fn watch(&self, notify: Notify, heartbeats: Heartbeats) -> Watch {
+        let writers: Vec<Writer> = self.writers.values().cloned().collect();
+        let away = move || {
+            let away = writers.iter().filter(|writer| writer.is_away());
+            away.map(|writer| writer.name().clone()).collect()
+        };
+        Watch::new(notify, heartbeats, self.metrics.clone(), Box::new(away))
+    }
+
     /// Stop the sources only: the rest drains as its input ends. A second signal, or the end of
     /// the time, ends it at once, and what is left is counted.
     async fn drain(mut self, limit: Duration, stop: &mut Stop) -> Ended {

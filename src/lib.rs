@@ -22,7 +22,8 @@
 //! | `output`, `worker` | a message's way behind the queue | `chain`, `policy`, `dead_letter`, `queue`, `broker::writer`, `broker::stream` |
 //! | `crew` | who works when, and when what is written goes out | `worker`, `broker::writer` |
 //! | `daemon` | building everything, running it, draining it | all of the above |
-//! | `service` | signals | nothing |
+//! | `heartbeat` | whether every loop still comes around | nothing |
+//! | `service` | signals, what systemd is told, the watchdog | `heartbeat`, `telemetry` |
 //! | `cli` | one file a verb | all of the above |
 //!
 //! `plugin` and `broker` don't know each other; `chain` knows neither.
@@ -34,6 +35,7 @@ pub mod config;
 pub mod crew;
 pub mod daemon;
 pub mod dead_letter;
+pub mod heartbeat;
 pub mod message;
 pub mod output;
 pub mod plugin;

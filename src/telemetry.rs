@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -156,6 +156,8 @@ pub struct ChannelMetrics {
     pub dead_letters: Count,
     /// Milliseconds without a confirmed subscription, for `handlerd_subscription_gap_seconds_total`.
     pub gap_ms: Count,
+    /// Of pub/sub: not all names are subscribed at the moment.
+    pub unsubscribed: AtomicBool,
     /// Of a stream source.
     pub stream: StreamMetrics,
     dropped: [Count; DropReason::ALL.len()],
@@ -191,6 +193,11 @@ impl Metrics {
     /// The counters of a channel, made when it is named first.
     pub fn channel(&self, name: &Arc<str>) -> Arc<ChannelMetrics> {
         lock(&self.channels).entry(name.clone()).or_default().clone()
+    }
+
+    /// The counters of all channels, by NAME.
+    pub fn by_channel(&self) -> Vec<(Arc<str>, Arc<ChannelMetrics>)> {
+        lock(&self.channels).iter().map(|(name, metrics)| (name.clone(), metrics.clone())).collect()
     }
 
     /// `handlerd_handler_failures_total`: count one.

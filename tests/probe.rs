@@ -228,8 +228,13 @@ async fn everything_works(config: &Config, redis: &Redis, far: &Redis) {
         })
         .collect();
     let source = Connector::new(&config.redis);
-    let subscribed =
-        tokio::spawn(pubsub::run(source, subscriptions, metrics.clone(), stop.clone()));
+    let subscribed = tokio::spawn(pubsub::run(
+        source,
+        subscriptions,
+        metrics.clone(),
+        support::beat(),
+        stop.clone(),
+    ));
     for (name, clients) in [("chat", 1), ("a*b [x]", 1)] {
         redis.wait_subscribed(name, clients);
     }
@@ -256,7 +261,8 @@ async fn everything_works(config: &Config, redis: &Redis, far: &Redis) {
 
     let near = Writer::new(Connector::new(&config.redis));
     let eu = Writer::new(Connector::new(&config.connections["eu"]));
-    let tasks = [&near, &eu].map(|w| tokio::spawn(w.clone().run(metrics.clone(), stop.clone())));
+    let tasks = [&near, &eu]
+        .map(|w| tokio::spawn(w.clone().run(metrics.clone(), support::beat(), stop.clone())));
     let published =
         ["chat.out", "it\\s \"quoted\" é", "out.room.1", "out.spa ce.1", "vip.xb", "vip.1a"];
     for name in published {

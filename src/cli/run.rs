@@ -8,7 +8,7 @@ use super::exit::{Code, Fault, OrExit, Outcome};
 use super::{hint, load, way};
 use crate::broker::embedded::{Broker, dialled};
 use crate::config::{Address, Config};
-use crate::service::Stop;
+use crate::service::{Notify, Signals};
 use crate::{daemon, telemetry};
 
 /// Run the daemon (also without any verb).
@@ -36,28 +36,30 @@ pub fn main(_: Args, config: Option<&Path>) -> Outcome {
 }
 
 async fn run(mut config: Config) -> Outcome {
-    let mut stop = Stop::listen().or_exit(Code::Software)?;
+    let mut signals = Signals::listen().or_exit(Code::Software)?;
+    let notify = Notify::of_environment();
     let file = config.file.display();
     let channels = way::names(&config);
     info!("handlerd {} runs {file}: {channels}", env!("CARGO_PKG_VERSION"));
     let host = load::host()?;
+    let loading = format!("starting: loading handlers ({})", config.handlers.len());
     let handlers = tokio::select! {
-        loaded = daemon::load_handlers(&config, &host) => loaded.map_err(|errors| {
+        loaded = notify.while_starting(&loading, daemon::load_handlers(&config, &host)) => loaded.map_err(|errors| {
             let code = load::refusal_code(&errors);
             errors.into_iter().for_each(|refused| error!("{}", load::refusal(refused)));
             Fault::said(code)
         })?,
-        signal = stop.next() => {
+        signal = signals.stop.next() => {
             info!("{signal}: stopped before the plugins were loaded");
             return Ok(Code::Success);
         }
     };
     let broker = start_broker(&mut config).await?;
-    let ended = daemon::run(config, handlers, &mut stop).await;
+    let ended = daemon::run(config, handlers, &mut signals, &notify).await;
     if let Some(broker) = broker {
         tokio::select! {
             () = broker.stop() => {}
-            signal = stop.next() => warn!("{signal} again: the embedded broker's clients are left"),
+            signal = signals.stop.next() => warn!("{signal} again: the embedded broker's clients are left"),
         }
     }
     info!("{ended}");

@@ -7,6 +7,7 @@ use super::*;
 use crate::broker::connection::Connector;
 use crate::chain::{Chain, Handler, HandlerFuture, RunLimits, Transit};
 use crate::config::{Config, Environment, Overflow};
+use crate::heartbeat::Heartbeats;
 use crate::message::{Delivery, Message};
 use crate::output::Outputs;
 use crate::policy;
@@ -113,7 +114,9 @@ impl Bench {
     }
 
     fn work(&self) -> tokio::task::JoinHandle<()> {
-        tokio::spawn(self.crew.clone().work(self.stop.clone()))
+        tokio::spawn(
+            self.crew.clone().work(Heartbeats::default().register("hand"), self.stop.clone()),
+        )
     }
 
     async fn until_idle(&self) {
@@ -221,7 +224,11 @@ async fn what_waited_for_room_goes_out_to_the_last() {
     let config = dir.path().join("config.toml");
     let broker = crate::broker::embedded::Broker::start(address, &config);
     let _broker = broker.await.unwrap_or_else(|error| panic!("{error}"));
-    let writer = bench.writers[0].clone().run(Arc::new(Metrics::default()), bench.stop.clone());
+    let writer = bench.writers[0].clone().run(
+        Arc::new(Metrics::default()),
+        Heartbeats::default().register("writer"),
+        bench.stop.clone(),
+    );
     let writing = tokio::spawn(writer);
     bench.until("all is delivered", || metrics.delivered.get() == 514).await;
     writing.abort();

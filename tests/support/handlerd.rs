@@ -14,6 +14,17 @@ use tempfile::TempDir;
 use super::process::{Process, code};
 use super::{PATIENCE, Redis, plugins, wait_for, wait_until};
 
+/// What a service manager or a user says to a program by its environment.
+const FOREIGN: [&str; 7] = [
+    "RUST_LOG",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "JOURNAL_STREAM",
+    "CREDENTIALS_DIRECTORY",
+    "CACHE_DIRECTORY",
+];
+
 /// The binary, with an environment in which nothing of the surroundings counts and compiled
 /// plugins are kept from one test to the next.
 fn command() -> Command {
@@ -21,7 +32,7 @@ fn command() -> Command {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
     std::fs::create_dir_all(&cache).expect("a cache folder");
     command.env("XDG_CACHE_HOME", cache);
-    for name in ["RUST_LOG", "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY", "CACHE_DIRECTORY"] {
+    for name in FOREIGN {
         command.env_remove(name);
     }
     command

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{Connector, Link};
 use crate::config::Source;
+use crate::heartbeat::Beat;
 use crate::queue::Queue;
 use crate::telemetry::{DropLog, Metrics};
 
@@ -68,6 +69,7 @@ pub async fn run(
     connector: Connector,
     subscriptions: Vec<Subscription>,
     metrics: Arc<Metrics>,
+    beat: Beat,
     stop: CancellationToken,
 ) {
     if subscriptions.is_empty() {
@@ -76,7 +78,7 @@ pub async fn run(
     let channels =
         subscriptions.iter().map(|s| (s.table.clone(), s.queue.metrics().clone())).collect();
     let mut drops = DropLog::new(channels);
-    let mut supervisor = Supervisor::new(connector, subscriptions, metrics);
+    let mut supervisor = Supervisor::new(connector, subscriptions, metrics, beat);
     select! {
         biased;
         () = supervisor.run(&stop) => {}
@@ -92,17 +94,32 @@ struct Supervisor {
     metrics: Arc<Metrics>,
     backoff: ExponentialBackoff,
     journal: Journal,
+    beat: Beat,
     /// Whether there ever was a connection.
     was_connected: bool,
 }
 
 impl Supervisor {
-    fn new(connector: Connector, subscriptions: Vec<Subscription>, metrics: Arc<Metrics>) -> Self {
+    fn new(
+        connector: Connector,
+        subscriptions: Vec<Subscription>,
+        metrics: Arc<Metrics>,
+        beat: Beat,
+    ) -> Self {
         let roster = Roster::new(&subscriptions, Instant::now());
         let intake = Intake::new(Router::new(subscriptions, &roster));
         let journal = Journal::new(&connector);
         let backoff = new_backoff();
-        Supervisor { connector, roster, intake, metrics, backoff, journal, was_connected: false }
+        Supervisor {
+            connector,
+            roster,
+            intake,
+            metrics,
+            backoff,
+            journal,
+            beat,
+            was_connected: false,
+        }
     }
 
     async fn run(&mut self, stop: &CancellationToken) {
@@ -136,7 +153,7 @@ impl Supervisor {
             let attempt = select! {
                 biased;
                 () = stop.cancelled() => return None,
-                attempt = self.connector.connect() => attempt,
+                attempt = self.beat.during(self.connector.connect()) => attempt,
             };
             match attempt {
                 Ok(link) => return Some(Box::new(link)),
@@ -166,7 +183,7 @@ impl Supervisor {
         self.journal.connected(&link);
         let journal = &mut self.journal;
         let ended = Session::new(&self.connector, link, &mut self.roster, &mut self.intake)
-            .run(stop, |roster| journal.subscribed(roster))
+            .run(&self.beat, stop, |roster| journal.subscribed(roster))
             .await;
         if !matches!(ended.why, SessionEnd::Stopped) {
             self.journal.lost(&ended);

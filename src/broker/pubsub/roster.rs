@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::Subscription;
@@ -101,6 +102,7 @@ impl Roster {
                 });
                 names[id].wanted_by.push(index);
             }
+            subscription.queue.metrics().unsubscribed.store(true, Relaxed);
             gaps.push(Gap {
                 metrics: subscription.queue.metrics().clone(),
                 missing: texts.len(),
@@ -158,6 +160,7 @@ impl Roster {
                 if gap.missing == 0 {
                     gap.count(at);
                     gap.counted_to = None;
+                    gap.metrics.unsubscribed.store(false, Relaxed);
                     self.open -= 1;
                 }
             }
@@ -168,6 +171,7 @@ impl Roster {
                 gap.missing += 1;
                 if gap.counted_to.is_none() {
                     gap.counted_to = Some(at);
+                    gap.metrics.unsubscribed.store(true, Relaxed);
                     self.open += 1;
                 }
             }

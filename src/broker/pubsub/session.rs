@@ -18,6 +18,7 @@ use super::requests::Requests;
 use super::roster::Roster;
 use super::wire::Wire;
 use crate::broker::connection::{ConnectError, Connector, Link};
+use crate::heartbeat::Beat;
 
 /// How often the clocks are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -130,6 +131,7 @@ impl<'a> Session<'a> {
     /// sent before it has come. `subscribed` is called once, when every name has its first answer.
     pub(super) async fn run(
         mut self,
+        beat: &Beat,
         stop: &CancellationToken,
         subscribed: impl FnOnce(&Roster),
     ) -> Ended {
@@ -138,6 +140,8 @@ impl<'a> Session<'a> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            // The tick makes it come around.
+            beat.answer();
             self.requests.send(&mut self.wire, self.roster);
             let switch = self.switch_due();
             select! {

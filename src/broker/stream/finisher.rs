@@ -22,6 +22,7 @@ use super::settings::WhenDone;
 use super::trouble::{Journal, State, Trouble};
 use crate::broker::connection::Connector;
 use crate::broker::resp::Node;
+use crate::heartbeat::Beat;
 use crate::telemetry::{DropReason, RateLimit};
 
 /// Bytes of outputs in one call, unless one entry has more. Redis does nothing else meanwhile.
@@ -37,6 +38,7 @@ pub(super) struct Finisher {
     connector: Connector,
     lane: Arc<Lane>,
     journal: Journal,
+    beat: Beat,
     conn: Option<Conn>,
     scripts: Scripts,
     cursor: Option<String>,
@@ -80,12 +82,13 @@ impl Answer {
 }
 
 impl Finisher {
-    pub(super) fn new(connector: &Connector, lane: &Arc<Lane>) -> Self {
+    pub(super) fn new(connector: &Connector, lane: &Arc<Lane>, beat: Beat) -> Self {
         let table = &lane.settings.table;
         Finisher {
             connector: connector.clone(),
             journal: Journal::new(table, &lane.key, "finish entries", &lane.metrics),
             lane: lane.clone(),
+            beat,
             conn: None,
             scripts: Scripts::default(),
             cursor: None,
@@ -102,6 +105,7 @@ impl Finisher {
     /// Finish what is put in line, until `stop` and nothing is left.
     pub(super) async fn run(mut self, stop: &CancellationToken) {
         loop {
+            self.beat.answer();
             self.fill();
             if self.flight.is_empty() {
                 settle(&self.lane, &mut self.spent);
@@ -110,6 +114,7 @@ impl Finisher {
                 }
                 select! {
                     () = self.lane.woken() => {}
+                    () = self.beat.asked() => {}
                     () = stop.cancelled() => {}
                 }
                 continue;
@@ -191,7 +196,7 @@ impl Finisher {
     }
 
     async fn connect(&mut self) -> Result<(), Trouble> {
-        let mut conn = Conn::open(&self.connector).await?;
+        let mut conn = self.beat.during(Conn::open(&self.connector)).await?;
         self.scripts = Scripts::default();
         let settings = &self.lane.settings;
         self.cursor = cursor_name(&self.lane.key, &settings.group);

@@ -24,6 +24,7 @@ use super::unread::Unread;
 use crate::broker::connection::Connector;
 use crate::broker::resp::Node;
 use crate::config::EntryId;
+use crate::heartbeat::Beat;
 use crate::telemetry::DropReason;
 
 /// How long a read waits in Redis for entries. A stop waits for it, and a dead connection is found
@@ -47,6 +48,7 @@ pub(super) struct Reader {
     pub(super) lane: Arc<Lane>,
     sink: Arc<dyn Sink>,
     journal: Journal,
+    beat: Beat,
     conn: Option<Conn>,
     pub(super) scripts: Scripts,
     cursor: Option<String>,
@@ -87,7 +89,12 @@ impl Own {
 }
 
 impl Reader {
-    pub(super) fn new(connector: &Connector, lane: &Arc<Lane>, sink: Arc<dyn Sink>) -> Self {
+    pub(super) fn new(
+        connector: &Connector,
+        lane: &Arc<Lane>,
+        sink: Arc<dyn Sink>,
+        beat: Beat,
+    ) -> Self {
         let settings = &lane.settings;
         let part = |n: u32, least: u64, most: u64| {
             let (least, most) = (Duration::from_millis(least), Duration::from_millis(most));
@@ -97,6 +104,7 @@ impl Reader {
             connector: connector.clone(),
             journal: Journal::new(&settings.table, &lane.key, "read", &lane.metrics),
             sink,
+            beat,
             conn: None,
             scripts: Scripts::default(),
             cursor: None,
@@ -122,6 +130,7 @@ impl Reader {
     /// handled.
     pub(super) async fn run(mut self, stop: &CancellationToken) {
         while !stop.is_cancelled() {
+            self.beat.answer();
             let Err(trouble) = self.read_on(stop).await else { continue };
             let pause = self.journal.trouble(trouble);
             select! {
@@ -162,7 +171,7 @@ impl Reader {
     }
 
     async fn connect(&mut self) -> Result<Conn, Trouble> {
-        let mut conn = Conn::open(&self.connector).await?;
+        let mut conn = self.beat.during(Conn::open(&self.connector)).await?;
         self.scripts = Scripts::default();
         self.found = false;
         self.cursor = cursor_name(&self.lane.key, &self.lane.settings.group);
@@ -216,6 +225,7 @@ impl Reader {
 
     /// Do what is due, and read once if there is room.
     async fn step(&mut self, conn: &mut Conn, stop: &CancellationToken) -> Result<(), Trouble> {
+        self.beat.answer();
         if self.lane.take_missing() {
             return Err(Trouble::new(State::NoGroup, "NOGROUP the group is not there any more"));
         }
@@ -380,6 +390,7 @@ impl Reader {
         self.suspects.clear();
         let mut until = None;
         loop {
+            self.beat.answer();
             if self.lane.in_hand() == 0 && !self.lane.has_given_back() {
                 return;
             }
@@ -413,6 +424,7 @@ impl Reader {
             select! {
                 () = self.lane.freed() => {}
                 () = sleep_until(self.renew.next) => {}
+                () = self.beat.asked() => {}
             }
         }
         self.conn = Some(conn);

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::connection::Connector;
 use crate::broker::pubsub::{Subscription, run};
 use crate::config::{Address, Connection, Overflow, Password, Source, TlsFiles};
+use crate::heartbeat::Heartbeats;
 use crate::queue::{Batch, Budget, Queue, Received};
 use crate::telemetry::{ChannelMetrics, DropReason, Metrics};
 
@@ -228,7 +229,8 @@ impl Running {
         }
         let stop = CancellationToken::new();
         let connector = Connector::new(connection);
-        let task = tokio::spawn(run(connector, subscriptions, metrics.clone(), stop.clone()));
+        let beat = Heartbeats::default().register("the subscription");
+        let task = tokio::spawn(run(connector, subscriptions, metrics.clone(), beat, stop.clone()));
         Running { channels, metrics, stop, task }
     }
 
