@@ -9,6 +9,7 @@ use super::{hint, load, way};
 use crate::broker::embedded::{Broker, dialled};
 use crate::config::{Address, Config};
 use crate::service::{Notify, Signals};
+use crate::telemetry::log::Writing;
 use crate::{daemon, telemetry};
 
 /// Run the daemon (also without any verb).
@@ -27,15 +28,15 @@ pub struct Args {}
 /// Run.
 pub fn main(_: Args, config: Option<&Path>) -> Outcome {
     let config = load::config(config)?;
-    telemetry::init(&config.log).or_exit(Code::Config)?;
+    let log = telemetry::log::start(&config.log).or_exit(Code::Config)?;
     let runtime = load::runtime()?;
-    let outcome = runtime.block_on(run(config));
+    let outcome = runtime.block_on(run(config, &log));
     // A name's look-up that is under way can't be given up, and nobody waits for it any more.
     runtime.shutdown_background();
     outcome
 }
 
-async fn run(mut config: Config) -> Outcome {
+async fn run(mut config: Config, log: &Writing) -> Outcome {
     let mut signals = Signals::listen().or_exit(Code::Software)?;
     let notify = Notify::of_environment();
     let file = config.file.display();
@@ -62,6 +63,8 @@ async fn run(mut config: Config) -> Outcome {
             signal = signals.stop.next() => warn!("{signal} again: the embedded broker's clients are left"),
         }
     }
+    // There must be room for the last line, whatever was logged before.
+    log.flush();
     info!("{ended}");
     Ok(Code::Success)
 }

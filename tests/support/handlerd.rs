@@ -85,13 +85,21 @@ impl Handlerd {
         dir
     }
 
-    /// Start it with this whole config, in this folder, with these environment variables.
-    pub fn start_in(dir: TempDir, config: &str, env: &[(&str, &str)]) -> Handlerd {
-        let file = dir.path().join("config.toml");
+    /// A command that runs this whole config, in this folder, with these environment variables, for
+    /// a test that has an end of its own for the log.
+    pub fn command_in(dir: &Path, config: &str, env: &[(&str, &str)]) -> Command {
+        let file = dir.join("config.toml");
         std::fs::write(&file, config).expect("a config is written");
         let mut command = command();
         command.arg("run").arg("--config").arg(&file).envs(env.iter().copied());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command
+    }
+
+    /// Start it with this whole config, in this folder, with these environment variables.
+    pub fn start_in(dir: TempDir, config: &str, env: &[(&str, &str)]) -> Handlerd {
+        let mut command = Handlerd::command_in(dir.path(), config, env);
+        command.stderr(Stdio::piped());
         let mut process = Process::spawn(&mut command).expect("the binary starts");
         let stderr = process.child().stderr.take().expect("standard error is a pipe");
         let lines = Arc::new(Mutex::new(Vec::new()));
