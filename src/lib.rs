@@ -13,7 +13,7 @@
 //! | `message` | what travels | nothing |
 //! | `chain` | what a handler is, how a run goes | `message`, `config` (routes) |
 //! | `config` | TOML to types | nothing |
-//! | `telemetry` | metric names, reasons | `chain` (failure kinds), `config` |
+//! | `telemetry` | metric names, reasons, where the log goes | `chain` (failure kinds), `config` |
 //! | `policy` | whether and when a failed message is tried again | `chain` (failure kinds), `config` |
 //! | `dead_letter` | the format of what was given up | `message`, `chain`, `telemetry` |
 //! | `queue` | what waits, in what order, and what is dropped | `message`, `config`, `telemetry`, `broker::stream` (an entry in hand) |

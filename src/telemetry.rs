@@ -1,4 +1,4 @@
-//! What handlerd knows of itself: metrics, and where logs go.
+//! What handlerd knows of itself: metrics; and, in `log`, where logs go.
 //!
 //! Owns the metric names of the contract and the set of reasons. Everybody may count; nobody else
 //! names a metric. Counting is an atomic addition, never a lock, on the way of a message.
