@@ -210,6 +210,12 @@ impl Chain {
         Chain { handlers: handlers.into(), limits, routes }
     }
 
+    /// The handlers' names in order, for a log line.
+    pub fn names(&self) -> String {
+        let names: Vec<&str> = self.handlers.iter().map(|handler| &**handler.name()).collect();
+        names.join(",")
+    }
+
     /// What is equal for the chains whose messages may go in one convoy: those of the same handlers.
     /// `None` where there are routes, which are each channel's own.
     pub fn kind(&self) -> Option<Vec<usize>> {

@@ -23,6 +23,7 @@ use tokio_util::sync::{CancellationToken, ReusableBoxFuture};
 
 use crate::broker::stream::Finisher;
 use crate::broker::writer::Writer;
+use crate::heartbeat::Beat;
 use crate::worker::{Channel, Desk};
 
 /// After so long a hand lets other tasks have its thread. Most handlers answer without ever
@@ -186,6 +187,11 @@ impl Crew {
         self.roll.load().places.get(place).cloned().flatten()
     }
 
+    /// What the channels write by now, each once.
+    pub fn writers(&self) -> Vec<Writer> {
+        self.roll.load().writers.clone()
+    }
+
     /// Take no messages any more: what waits is handled, and then there is nothing to do.
     pub fn close(&self) {
         self.roll.load().channels().for_each(|channel| channel.queue.close());
@@ -228,7 +234,7 @@ impl Crew {
 
     /// Be a hand: work until stopped. The turns that it began and that still have to wait are
     /// dropped with it.
-    pub async fn work(self: Arc<Self>, stop: CancellationToken) {
+    pub async fn work(self: Arc<Self>, beat: Beat, stop: CancellationToken) {
         let mut waiting = JoinSet::new();
         let nothing = || ReusableBoxFuture::new(std::future::ready(Table::default()));
         let mut turn = nothing();
@@ -238,10 +244,12 @@ impl Crew {
         let mut handled = 0;
         let mut roll = Cache::new(&self.roll);
         loop {
+            beat.answer();
             if !self.take(&mut taken.places) {
                 roll.load().flush();
                 tokio::select! {
                     () = self.wait() => {}
+                    () = beat.asked() => {}
                     () = stop.cancelled() => return,
                 }
                 began = Instant::now();

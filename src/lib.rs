@@ -14,7 +14,7 @@
 //! | `failpoint` | where tests kill the daemon; nothing in a release | nothing |
 //! | `chain` | what a handler is, how a run goes | `message`, `config` (routes) |
 //! | `config` | TOML to types | nothing |
-//! | `telemetry` | metric names, reasons | `chain` (failure kinds), `config` |
+//! | `telemetry` | metric names, reasons, where the log goes | `chain` (failure kinds), `config` |
 //! | `policy` | whether and when a failed message is tried again | `chain` (failure kinds), `config` |
 //! | `dead_letter` | the format of what was given up | `message`, `chain`, `telemetry` |
 //! | `queue` | what waits, in what order, and what is dropped | `message`, `config`, `telemetry`, `broker::stream` (an entry in hand) |
@@ -23,8 +23,9 @@
 //! | `output`, `worker` | a message's way behind the queue | `chain`, `policy`, `dead_letter`, `queue`, `broker::writer`, `broker::stream` |
 //! | `crew` | who works when, and when what is written goes out | `worker`, `broker::writer` |
 //! | `watch` | which files have changed | nothing |
+//! | `heartbeat` | whether every loop still comes around | nothing |
+//! | `service` | signals, what systemd is told, the watchdog | `heartbeat`, `telemetry` |
 //! | `daemon` | building everything, running it, exchanging it at a reload, draining it | all of the above |
-//! | `service` | signals | nothing |
 //! | `cli` | one file a verb | all of the above |
 //!
 //! `plugin` and `broker` don't know each other; `chain` knows neither.
@@ -37,6 +38,7 @@ pub mod crew;
 pub mod daemon;
 pub mod dead_letter;
 pub mod failpoint;
+pub mod heartbeat;
 pub mod message;
 pub mod output;
 pub mod plugin;

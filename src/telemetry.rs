@@ -1,21 +1,18 @@
-//! What handlerd knows of itself: metrics, and where logs go.
+//! What handlerd knows of itself: metrics; and, in `log`, where logs go.
 //!
 //! Owns the metric names of the contract and the set of reasons. Everybody may count; nobody else
 //! names a metric. Counting is an atomic addition, never a lock, on the way of a message.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::convert::Infallible;
-use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use tracing_subscriber::EnvFilter;
-
 use crate::chain::FailureKind;
-use crate::config::{Log, LogFormat};
+
+pub mod log;
 
 /// Why a message was dropped, or what was sent of it is unsure. The words are the values of the metric label `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -444,36 +441,6 @@ pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
 fn is_format_character(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
         | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-}
-
-/// The target of the lines that `log = true` writes.
-const OUTPUT_TARGET: &str = "handlerd::output";
-
-/// Send logs to standard error, as `[log]` says. `RUST_LOG`, where it is set, is the filter instead.
-///
-/// # Errors
-/// When a filter can't be read, or when logs have been sent somewhere before.
-pub fn init(log: &Log) -> anyhow::Result<()> {
-    let filter = match std::env::var("RUST_LOG") {
-        Ok(filter) if !filter.is_empty() => filter,
-        _ => log.level.clone(),
-    };
-    // What `log = true` writes is an output, not a note on how things go.
-    let outputs = if filter.contains(OUTPUT_TARGET) { "" } else { ",handlerd::output=info" };
-    let filter = EnvFilter::try_new(format!("{filter}{outputs}"))
-        .with_context(|| format!("the log level {filter:?} is not a filter of tracing"))?;
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        // Otherwise a log that can't be written (a full disk, a reader that went away) is told to
-        // standard error, which is the same log, and that panics.
-        .log_internal_errors(false)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
-    let installed = match log.format {
-        LogFormat::Text => subscriber.with_target(false).try_init(),
-        LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
-    };
-    installed.map_err(|error| anyhow::anyhow!("the log can't be set up: {error}"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

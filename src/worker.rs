@@ -59,6 +59,9 @@ pub struct Graveyard {
 const MOST: usize = 128;
 const MOST_BYTES: usize = 256 << 10;
 
+/// The target of the line that each message has at the level debug.
+const MESSAGE_TARGET: &str = "handlerd::message";
+
 /// A turn of several channels that takes longer than this shows that their handlers are slow: from
 /// then on it is for those only whose messages have been begun.
 const SLOW: Duration = Duration::from_millis(5);
@@ -75,6 +78,8 @@ pub struct Desk {
     /// The batch whose messages come out next.
     of: usize,
     began: Option<Instant>,
+    /// When the turn took its messages, where each of them is to be logged.
+    traced: Option<Instant>,
     /// Messages that the turn has handled.
     pub handled: usize,
 }
@@ -92,12 +97,15 @@ impl Desk {
     /// Begin a turn of some channels whose chains are alike: take a batch of each, as long as there
     /// is room. Answers for how many of them there was.
     pub fn begin(&mut self, channels: &[&Channel]) -> usize {
-        let Desk { batches, taken, convoy, kept, of, began, handled } = self;
+        let Desk { batches, taken, convoy, kept, of, began, traced, handled } = self;
         (*taken, *of, *handled) = (0, 0, 0);
         convoy.clear();
         kept.clear();
         // One that is alone has nobody to hold up.
         *began = (channels.len() > 1).then(Instant::now);
+        // Asked once a turn: a message itself costs nothing while it isn't wanted.
+        let wanted = tracing::enabled!(target: MESSAGE_TARGET, tracing::Level::DEBUG);
+        *traced = wanted.then(Instant::now);
         let mut bytes = 0;
         while *taken < channels.len() && convoy.len() < MOST && bytes < MOST_BYTES {
             if *taken == batches.len() {
@@ -141,7 +149,11 @@ impl Desk {
                     self.of += 1;
                 }
                 let kept = self.kept.pop_front().unwrap_or_default();
-                channels[self.of].arrived(transit, kept, &flush, &mut waited).await;
+                let channel = channels[self.of];
+                let became = channel.arrived(transit, kept, &flush, &mut waited).await;
+                if let Some(since) = self.traced {
+                    channel.trace(transit, became, since.elapsed());
+                }
                 // What came out is not kept until the turn is over.
                 transit.outcome = Ok(Vec::new());
                 self.batches[self.of].0.done(1);
@@ -252,14 +264,14 @@ impl Channel {
         }
     }
 
-    /// A message has come to the end of its way, or has failed on it.
+    /// A message has come to the end of its way, or has failed on it. Answers what became of it.
     async fn arrived(
         &self,
         transit: &mut Transit,
         mut kept: Kept,
         flush: &impl Fn(),
         waited: &mut bool,
-    ) {
+    ) -> &'static str {
         if kept.entry.is_none() && !self.outputs.has_room() {
             flush();
             *waited = true;
@@ -275,7 +287,7 @@ impl Channel {
                             // A stream's is handled when it is finished.
                             let handled = u64::from(self.finisher.is_none());
                             self.queue.metrics().handled.add(handled);
-                            return;
+                            return "handled";
                         }
                         Err(error) => self.not_appended(&error),
                     }
@@ -287,14 +299,13 @@ impl Channel {
             tries += 1;
             let since = failing.get_or_insert_with(Instant::now).elapsed();
             let Some(pause) = self.pause(&transit.delivery, &failure, tries, since) else {
-                self.give_up(&transit.delivery, kept, failure);
-                return;
+                return self.give_up(&transit.delivery, kept, failure);
             };
             self.say(&transit.delivery, &failure, "a message failed and is tried again");
             flush();
             *waited = true;
             if !self.sleep(pause).await {
-                return;
+                return "given back";
             }
             let Delivery { attempt, .. } = *transit.delivery;
             let again =
@@ -375,8 +386,8 @@ impl Channel {
         }
     }
 
-    /// A message will not be tried any more: a dead letter, or lost.
-    fn give_up(&self, delivery: &Delivery, kept: Kept, failure: Failure) {
+    /// A message will not be tried any more: a dead letter, or lost; answers which.
+    fn give_up(&self, delivery: &Delivery, kept: Kept, failure: Failure) -> &'static str {
         let Kept { original, entry, order: _ } = kept;
         let Some(graveyard) = &self.graveyard else {
             self.queue.metrics().lost(DropReason::Failed, 1);
@@ -384,7 +395,7 @@ impl Channel {
             if let Some(entry) = entry {
                 entry.finish(Finish::new());
             }
-            return;
+            return "dropped";
         };
         self.say(delivery, &failure, "a message becomes a dead letter");
         let original = original.unwrap_or_default();
@@ -392,6 +403,7 @@ impl Channel {
         let letter =
             DeadLetter::new(original, delivery, self.outputs.payload_field(), blame, now());
         self.bury(graveyard, letter, entry);
+        "a dead letter"
     }
 
     fn bury(&self, graveyard: &Graveyard, letter: DeadLetter, entry: Option<Entry>) {
@@ -442,6 +454,25 @@ impl Channel {
             }
         }
         self.flush();
+    }
+
+    /// Log what became of a message, after this time since it was taken from its queue.
+    fn trace(&self, transit: &Transit, outcome: &str, took: Duration) {
+        let Transit { delivery, outcome: came_out, .. } = transit;
+        let failure = came_out.as_ref().err();
+        tracing::debug!(
+            target: MESSAGE_TARGET,
+            channel = &*self.name,
+            redis_channel = %printable(delivery.redis_channel.as_bytes(), LOGGED_REASON),
+            id = delivery.id.as_deref(),
+            handlers = %self.chain.names(),
+            outcome,
+            outputs = came_out.as_ref().map_or(0, Vec::len),
+            failed_in = failure.map(|failure| &*failure.handler),
+            kind = failure.map(|failure| failure.kind.as_str()),
+            micros = took.as_micros() as u64,
+            "a message is {outcome}"
+        );
     }
 
     fn say(&self, delivery: &Delivery, failure: &Failure, what: &str) {

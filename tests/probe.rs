@@ -243,7 +243,7 @@ async fn everything_works(config: &Config, redis: &Redis, far: &Redis) {
         .collect();
     let source = Connector::new(&config.redis);
     let subscriber = Subscriber::new(source, subscriptions, metrics.clone());
-    let subscribed = tokio::spawn(subscriber.run(stop.clone()));
+    let subscribed = tokio::spawn(subscriber.run(support::beat(), stop.clone()));
     for (name, clients) in [("chat", 1), ("a*b [x]", 1)] {
         redis.wait_subscribed(name, clients);
     }
@@ -270,7 +270,8 @@ async fn everything_works(config: &Config, redis: &Redis, far: &Redis) {
 
     let near = Writer::new(Connector::new(&config.redis));
     let eu = Writer::new(Connector::new(&config.connections["eu"]));
-    let tasks = [&near, &eu].map(|w| tokio::spawn(w.clone().run(metrics.clone(), stop.clone())));
+    let tasks = [&near, &eu]
+        .map(|w| tokio::spawn(w.clone().run(metrics.clone(), support::beat(), stop.clone())));
     let published =
         ["chat.out", "it\\s \"quoted\" é", "out.room.1", "out.spa ce.1", "vip.xb", "vip.1a"];
     for name in published {

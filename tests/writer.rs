@@ -29,7 +29,7 @@ impl Out {
     fn to(connection: &Connection) -> Out {
         let writer = Writer::new(Connector::new(connection));
         let (metrics, stop) = (Arc::<Metrics>::default(), CancellationToken::new());
-        let task = tokio::spawn(writer.clone().run(metrics.clone(), stop.clone()));
+        let task = tokio::spawn(writer.clone().run(metrics.clone(), support::beat(), stop.clone()));
         Out { writer, channel: Arc::default(), metrics, stop, task }
     }
 

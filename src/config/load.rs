@@ -204,7 +204,12 @@ fn read_log(root: &Table<'_, '_>) -> Log {
     if let Some(level) = table.get("level").and_then(|value| read_level(&value)) {
         log.level = level;
     }
-    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let formats = [
+        ("auto", LogFormat::Auto),
+        ("text", LogFormat::Text),
+        ("json", LogFormat::Json),
+        ("journal", LogFormat::Journal),
+    ];
     if let Some(format) = table.get("format").and_then(|value| value.choice(&formats)) {
         log.format = format;
     }

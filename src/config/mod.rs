@@ -92,11 +92,15 @@ impl Default for Log {
 /// `[log] format`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people: the default.
+    /// journald's where standard error is a stream of journald's, else for people: the default.
     #[default]
+    Auto,
+    /// For people.
     Text,
     /// A JSON object a line.
     Json,
+    /// Records of journald's own protocol.
+    Journal,
 }
 
 /// A configuration, and what is to be said about it although it is valid.

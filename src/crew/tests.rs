@@ -7,6 +7,7 @@ use super::*;
 use crate::broker::connection::Connector;
 use crate::chain::{Chain, Handler, HandlerFuture, RunLimits, Transit};
 use crate::config::{Config, Environment, Overflow};
+use crate::heartbeat::Heartbeats;
 use crate::message::{Delivery, Message};
 use crate::output::Outputs;
 use crate::policy;
@@ -120,7 +121,9 @@ impl Bench {
     }
 
     fn work(&self) -> tokio::task::JoinHandle<()> {
-        tokio::spawn(self.crew.clone().work(self.stop.clone()))
+        tokio::spawn(
+            self.crew.clone().work(Heartbeats::default().register("hand"), self.stop.clone()),
+        )
     }
 
     async fn until_idle(&self) {
@@ -230,7 +233,11 @@ async fn what_waited_for_room_goes_out_to_the_last() {
     let config = dir.path().join("config.toml");
     let broker = crate::broker::embedded::Broker::start(address, &config);
     let _broker = broker.await.unwrap_or_else(|error| panic!("{error}"));
-    let writer = bench.writers[0].clone().run(Arc::new(Metrics::default()), bench.stop.clone());
+    let writer = bench.writers[0].clone().run(
+        Arc::new(Metrics::default()),
+        Heartbeats::default().register("writer"),
+        bench.stop.clone(),
+    );
     let writing = tokio::spawn(writer);
     bench.until("all is delivered", || metrics.delivered.get() == 514).await;
     writing.abort();
@@ -289,7 +296,9 @@ async fn a_hand_that_panics_puts_back_what_it_has_not_begun() {
     bench.push(1, 3, b"x");
     bench.push(2, 3, b"x");
     let log = tracing::subscriber::set_default(Broken);
-    let hand = AssertUnwindSafe(bench.crew.clone().work(bench.stop.clone()));
+    let hand = AssertUnwindSafe(
+        bench.crew.clone().work(Heartbeats::default().register("hand"), bench.stop.clone()),
+    );
     assert!(hand.catch_unwind().await.is_err(), "the hand lives on");
     drop(log);
     assert!(handler.seen.lock().expect("nobody panics").is_empty());

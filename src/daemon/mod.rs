@@ -17,8 +17,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::heartbeat::Heartbeats;
 use crate::plugin::Host;
-use crate::service::{Hangup, Stop};
+use crate::service::{self, Notify, Signals};
 use crate::telemetry::{DropLog, Totals};
 use crate::watch::{Changed, Watch};
 
@@ -49,20 +50,26 @@ pub struct Start {
 
 /// Run until a signal asks for an end, and drain. Whatever happens meanwhile is lived with; what a
 /// reload brings is exchanged.
-pub async fn run(start: Start, hangup: &mut Hangup, stop: &mut Stop) -> Ended {
+pub async fn run(start: Start, signals: &mut Signals, notify: &Notify) -> Ended {
     let Start { written, config, handlers, host, watch } = start;
     let unused = Unused::new(&config);
-    let mut running = Running::start(written, config, handlers).await;
+    let heartbeats = Heartbeats::default();
+    let mut running = Running::start(written, config, handlers, &heartbeats).await;
     let drops = DropLog::new(&running.metrics);
+    let (metrics, away) = (running.metrics.clone(), running.away());
+    let supervisor = service::Watch::new(notify.clone(), heartbeats, metrics, away);
+    notify.ready();
     let until_the_end = async {
-        let signal = until_stopped(&mut running, &host, watch, unused, hangup, stop).await;
+        let signal = until_stopped(&mut running, &host, watch, unused, signals, notify).await;
         tracing::info!("{signal}: no more messages are taken; what was taken is finished");
-        running.drain(stop).await
+        notify.stopping(running.config.drain_timeout);
+        running.drain(&mut signals.stop).await
     };
     let ended = tokio::select! {
         biased;
         ended = until_the_end => ended,
         never = drops.run() => match never {},
+        never = supervisor.run() => match never {},
     };
     drops.report();
     ended
@@ -74,13 +81,14 @@ async fn until_stopped(
     host: &Arc<Host>,
     mut watch: Watch,
     mut unused: Unused,
-    hangup: &mut Hangup,
-    stop: &mut Stop,
+    signals: &mut Signals,
+    notify: &Notify,
 ) -> &'static str {
+    let Signals { stop, reload: asked } = signals;
     loop {
         let (trigger, why) = tokio::select! {
             signal = stop.next() => return signal,
-            () = hangup.next() => (Changed::Config, "SIGHUP"),
+            () = asked.next() => (Changed::Config, "SIGHUP"),
             changed = watch.next() => match changed {
                 Changed::Config => (changed, "the configuration has changed"),
                 Changed::Plugins => (changed, "files in the plugin folder have changed"),
@@ -88,12 +96,14 @@ async fn until_stopped(
             () = running.changed() => continue,
         };
         tracing::info!("{why}: looking whether something is to be exchanged");
+        notify.reloading();
         let prepared = tokio::select! {
             biased;
             signal = stop.next() => return signal,
             prepared = reload::prepare(running, host, trigger) => prepared,
         };
-        running.reload(prepared).await;
+        notify.reloaded(running.reload(prepared).await.err());
+        notify.ready();
         watch.follow(&running.config.plugin_dir);
         tokio::select! {
             biased;

@@ -25,11 +25,12 @@ use crate::broker::stream::{self, Taken};
 use crate::broker::writer::Writer;
 use crate::config::{self, Config, Connection};
 use crate::crew::Crew;
+use crate::heartbeat::Heartbeats;
 use crate::message::Delivery;
 use crate::output::Outputs;
 use crate::policy;
 use crate::queue::{Budget, Queue, Received, Rules, Workers};
-use crate::service::Stop;
+use crate::service::{self, Stop};
 use crate::telemetry::{Metrics, RateLimit};
 use crate::worker;
 
@@ -54,6 +55,7 @@ pub(super) struct Running {
     source: Connector,
     /// Our name in consumer groups; it is ours as long as this lives.
     consumer: Option<stream::consumer::Consumer>,
+    heartbeats: Heartbeats,
     crew: Arc<Crew>,
     /// The channels, in the order of the configuration.
     live: Vec<Live>,
@@ -93,7 +95,12 @@ struct Next {
 
 impl Running {
     /// Start everything.
-    pub(super) async fn start(written: Config, config: Config, handlers: Handlers) -> Self {
+    pub(super) async fn start(
+        written: Config,
+        config: Config,
+        handlers: Handlers,
+        heartbeats: &Heartbeats,
+    ) -> Self {
         let metrics = Arc::new(Metrics::default());
         let hands = std::thread::available_parallelism().map_or(1, usize::from);
         let source = Connector::new(&config.redis);
@@ -106,11 +113,12 @@ impl Running {
             metrics,
             source,
             consumer: None,
+            heartbeats: heartbeats.clone(),
             crew: Crew::new(hands),
             live: Vec::new(),
             writers: BTreeMap::new(),
             stop_writer: BTreeMap::new(),
-            streams: Streams::default(),
+            streams: Streams::new(heartbeats),
             leaving: JoinSet::new(),
             stop_sources: CancellationToken::new(),
             stop_crew: CancellationToken::new(),
@@ -121,8 +129,9 @@ impl Running {
         };
         for hand in 1..=hands {
             let (crew, stop) = (running.crew.clone(), running.stop_crew.clone());
-            running.hands.spawn(keep_running(format!("hand {hand}"), move || {
-                crew.clone().work(stop.clone())
+            let (name, beats) = (format!("hand {hand}"), heartbeats.clone());
+            running.hands.spawn(keep_running(name.clone(), move || {
+                crew.clone().work(beats.register(&*name), stop.clone())
             }));
         }
         let exchanged = running.exchange(written, config, handlers).await;
@@ -136,21 +145,44 @@ impl Running {
     }
 
     /// Take over what a reload has built, and say how it went.
-    pub(super) async fn reload(&mut self, prepared: Result<Option<Prepared>, Refused>) {
+    ///
+    /// # Errors
+    /// Why everything goes on as it was, in a line.
+    pub(super) async fn reload(
+        &mut self,
+        prepared: Result<Option<Prepared>, Refused>,
+    ) -> Result<(), String> {
         let prepared = match prepared {
             Ok(Some(prepared)) => prepared,
-            Ok(None) => return tracing::info!("nothing has changed that a channel uses"),
+            Ok(None) => {
+                tracing::info!("nothing has changed that a channel uses");
+                return Ok(());
+            }
             Err(Refused(why)) => {
                 why.lines().for_each(|line| tracing::error!("{line}"));
-                return tracing::error!("the reload was refused: everything goes on as it was");
+                tracing::error!("the reload was refused: everything goes on as it was");
+                return Err(why.lines().next().unwrap_or_default().to_owned());
             }
         };
         let Prepared { written, config, handlers, notes } = prepared;
-        match self.exchange(written, config, handlers).await {
-            Some(what) => tracing::info!("reloaded: {what}"),
-            None => tracing::error!("the reload failed by a fault of handlerd's own"),
-        }
+        let Some(what) = self.exchange(written, config, handlers).await else {
+            let why = "the reload failed by a fault of handlerd's own";
+            tracing::error!("{why}");
+            return Err(why.to_owned());
+        };
+        tracing::info!("reloaded: {what}");
         notes.iter().for_each(|note| tracing::warn!("{note}"));
+        Ok(())
+    }
+
+    /// Names the connections for outputs that are away, whenever it is called.
+    pub(super) fn away(&self) -> service::watch::Away {
+        let crew = self.crew.clone();
+        Box::new(move || {
+            let writers = crew.writers();
+            let away = writers.iter().filter(|writer| writer.is_away());
+            away.map(|writer| writer.name().clone()).collect()
+        })
     }
 
     /// Exchange the channels for those of another configuration, between two messages. Answers in
@@ -360,8 +392,9 @@ impl Running {
         if self.subscription.is_empty() {
             // Not before there is something to subscribe to.
             let (subscriber, stop) = (self.subscriber.clone(), self.stop_sources.clone());
-            self.subscription.spawn(keep_running("the subscription".to_owned(), move || {
-                subscriber.clone().run(stop.clone())
+            let (name, beats) = ("the subscription", self.heartbeats.clone());
+            self.subscription.spawn(keep_running(name.to_owned(), move || {
+                subscriber.clone().run(beats.register(name), stop.clone())
             }));
         }
         let mut new = has_switched.await.ok()?.into_iter();
@@ -418,8 +451,9 @@ impl Running {
             self.writers.insert(name.clone(), writer.clone());
             self.stop_writer.insert(name.clone(), stop.clone());
             let (metrics, what) = (self.metrics.clone(), format!("the writer of {name}"));
-            self.writing.spawn(keep_running(what, move || {
-                writer.clone().run(metrics.clone(), stop.clone())
+            let beats = self.heartbeats.clone();
+            self.writing.spawn(keep_running(what.clone(), move || {
+                writer.clone().run(metrics.clone(), beats.register(&*what), stop.clone())
             }));
         }
     }

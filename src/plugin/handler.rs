@@ -51,11 +51,8 @@ impl PluginHandler {
         config: &config::Handler,
     ) -> Result<Self, PluginError> {
         let file = config.plugin.file_name().unwrap_or(config.plugin.as_os_str());
-        let speaker = Speaker {
-            plugin: file.to_string_lossy().into_owned(),
-            handler: config.name.clone(),
-            max_log: config.limits.max_log,
-        };
+        let file = file.to_string_lossy().into_owned();
+        let speaker = Speaker::new(file, config.name.clone(), config.limits.max_log);
         let settings =
             config.config.iter().map(|(key, value)| (key.as_str().into(), value.expose().into()));
         let blueprint = Blueprint {

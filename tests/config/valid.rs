@@ -286,7 +286,7 @@ fn everything_has_a_default() {
     assert!(config.handlers.is_empty());
     assert_eq!(config.memory, 256 << 20);
     assert_eq!(config.drain_timeout, Duration::from_secs(10));
-    assert_eq!((config.log.level.as_str(), config.log.format), ("info", LogFormat::Text));
+    assert_eq!((config.log.level.as_str(), config.log.format), ("info", LogFormat::Auto));
     let chat = channel(&config, "chat");
     assert_eq!((chat.workers, chat.queue, chat.max_payload), (1, 16 << 20, 1 << 20));
     assert_eq!(chat.overflow, Overflow::DropOldest);

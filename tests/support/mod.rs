@@ -49,6 +49,11 @@ pub fn wait_until(what: &str, mut ready: impl FnMut() -> bool) {
     wait_for(what, || ready().then_some(()));
 }
 
+/// For a part of handlerd that runs without the daemon: its loop is watched by nobody.
+pub fn beat() -> ::handlerd::heartbeat::Beat {
+    ::handlerd::heartbeat::Heartbeats::default().register("a test")
+}
+
 /// Bytes that look random and are the same in each run.
 pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;

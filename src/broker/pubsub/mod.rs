@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use super::backoff::backoff;
 use super::connection::{Connector, Link};
 use crate::config::Source;
+use crate::heartbeat::Beat;
 use crate::queue::Queue;
 use crate::telemetry::Metrics;
 
@@ -130,9 +131,9 @@ impl Subscriber {
     /// Returns when it has unsubscribed and everything that Redis had sent by then is in the queues (or
     /// when Redis didn't answer for 2 s). Redis being away, at the start too, is not an error. Started
     /// again after a panic, it takes up the subscriptions that were wanted last.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(self, beat: Beat, stop: CancellationToken) {
         let (changes, subscriptions) = Changes::of(&self);
-        let mut supervisor = Supervisor::new(&self, changes, subscriptions);
+        let mut supervisor = Supervisor::new(&self, changes, subscriptions, beat);
         supervisor.run(&stop).await;
     }
 }
@@ -162,12 +163,18 @@ struct Supervisor {
     metrics: Arc<Metrics>,
     backoff: ExponentialBackoff,
     journal: Journal,
+    beat: Arc<Beat>,
     /// Whether there ever was a connection, since something is wanted.
     was_connected: bool,
 }
 
 impl Supervisor {
-    fn new(subscriber: &Subscriber, changes: Changes, subscriptions: Arc<[Subscription]>) -> Self {
+    fn new(
+        subscriber: &Subscriber,
+        changes: Changes,
+        subscriptions: Arc<[Subscription]>,
+        beat: Beat,
+    ) -> Self {
         let connector = subscriber.connector.clone();
         Supervisor {
             plan: Plan::new(subscriptions, Instant::now()),
@@ -175,6 +182,7 @@ impl Supervisor {
             metrics: subscriber.metrics.clone(),
             backoff: new_backoff(),
             journal: Journal::new(&connector),
+            beat: Arc::new(beat),
             was_connected: false,
             connector,
         }
@@ -232,6 +240,7 @@ impl Supervisor {
                 biased;
                 () = stop.cancelled() => return None,
                 wanted = self.changes.next() => self.change(wanted),
+                () = self.beat.asked() => self.beat.answer(),
             }
         }
         Some(())
@@ -250,7 +259,8 @@ impl Supervisor {
         stop: &CancellationToken,
         work: F,
     ) -> Option<F::Output> {
-        let mut work = pin!(work);
+        let beat = self.beat.clone();
+        let mut work = pin!(beat.during(work));
         loop {
             select! {
                 biased;
@@ -276,7 +286,7 @@ impl Supervisor {
         self.journal.connected(&link);
         let journal = &mut self.journal;
         let ended = Session::new(&self.connector, link, &mut self.plan)
-            .run(stop, &mut self.changes, |roster| journal.subscribed(roster))
+            .run(&self.beat, stop, &mut self.changes, |roster| journal.subscribed(roster))
             .await;
         if !matches!(ended.why, SessionEnd::Stopped | SessionEnd::Idle) {
             self.journal.lost(&ended);

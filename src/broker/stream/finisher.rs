@@ -25,6 +25,7 @@ use super::trouble::{Journal, State, Trouble};
 use crate::broker::connection::Connector;
 use crate::broker::resp::Node;
 use crate::failpoint::{Step, reach};
+use crate::heartbeat::Beat;
 use crate::telemetry::{DropReason, RateLimit};
 
 /// Bytes of outputs in one call, unless one entry has more. Redis does nothing else meanwhile.
@@ -43,6 +44,7 @@ pub(super) struct Finisher {
     nodes: Nodes,
     lane: Arc<Lane>,
     journal: Journal,
+    beat: Beat,
     conn: Option<Conn>,
     scripts: Scripts,
     cursor: Option<String>,
@@ -88,12 +90,13 @@ impl Answer {
 }
 
 impl Finisher {
-    pub(super) fn new(connector: &Connector, lane: &Arc<Lane>) -> Self {
+    pub(super) fn new(connector: &Connector, lane: &Arc<Lane>, beat: Beat) -> Self {
         let table = &lane.settings.table;
         Finisher {
             nodes: Nodes::new(connector),
             journal: Journal::new(table, &lane.key, "finish entries", &lane.metrics),
             lane: lane.clone(),
+            beat,
             conn: None,
             scripts: Scripts::default(),
             cursor: None,
@@ -111,6 +114,7 @@ impl Finisher {
     /// Finish what is put in line, until `stop` and nothing is left.
     pub(super) async fn run(mut self, stop: &CancellationToken) {
         loop {
+            self.beat.answer();
             self.fill();
             if self.flight.is_empty() {
                 settle(&self.lane, &mut self.spent);
@@ -119,6 +123,7 @@ impl Finisher {
                 }
                 select! {
                     () = self.lane.woken() => {}
+                    () = self.beat.asked() => {}
                     () = stop.cancelled() => {}
                 }
                 continue;
@@ -220,7 +225,7 @@ impl Finisher {
     }
 
     async fn connect(&mut self) -> Result<(), Trouble> {
-        let mut conn = self.nodes.open().await?;
+        let mut conn = self.beat.during(self.nodes.open()).await?;
         self.scripts = Scripts::default();
         self.cursor = group::cursor(&mut conn, &self.lane).await?;
         self.conn = Some(conn);

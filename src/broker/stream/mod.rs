@@ -28,6 +28,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connector;
+use crate::heartbeat::Heartbeats;
 use crate::telemetry::ChannelMetrics;
 
 mod claim;
@@ -130,23 +131,29 @@ impl Source {
     /// (those were given back: their delivery doesn't count), so whoever holds entries that aren't
     /// begun drops them then. With Redis away that may be never: the caller has a time limit, and
     /// what is left stays pending.
-    pub async fn run(self, sink: Arc<dyn Sink>, stop: CancellationToken) {
+    pub async fn run(self, sink: Arc<dyn Sink>, beats: Heartbeats, stop: CancellationToken) {
         let lanes = self.lanes.iter().map(|lane| {
             lane.until(&stop);
-            let (sink, stop) = (sink.clone(), stop.clone());
+            let (sink, stop, beats) = (sink.clone(), stop.clone(), &beats);
             let connector = &self.connector;
+            let beat = move |what: &str| {
+                let (channel, stream) = (&lane.settings.table, &lane.key);
+                beats.register(format!("{what} the stream {stream} of channel {channel}"))
+            };
             async move {
                 let read = CancellationToken::new();
                 let reading = async {
                     again(lane, "reading", || {
-                        reader::Reader::new(connector, lane, sink.clone()).run(&stop)
+                        let beat = beat("reading");
+                        reader::Reader::new(connector, lane, sink.clone(), beat).run(&stop)
                     })
                     .await;
                     read.cancel();
                 };
                 let finishing = again(lane, "finishing", || async {
+                    let beat = beat("finishing");
                     tokio::select! {
-                        () = finisher::Finisher::new(connector, lane).run(&read) => {}
+                        () = finisher::Finisher::new(connector, lane, beat).run(&read) => {}
                         // What it has in hand is let go with it.
                         () = lane.abandoned() => {}
                     }

@@ -26,6 +26,7 @@ use crate::broker::connection::Connector;
 use crate::broker::resp::Node;
 use crate::config::EntryId;
 use crate::failpoint::{Step, reach};
+use crate::heartbeat::Beat;
 use crate::telemetry::DropReason;
 
 /// How long a read waits in Redis for entries. A stop waits for it, and a dead connection is found
@@ -52,6 +53,7 @@ pub(super) struct Reader {
     pub(super) lane: Arc<Lane>,
     sink: Arc<dyn Sink>,
     journal: Journal,
+    beat: Beat,
     conn: Option<Conn>,
     pub(super) scripts: Scripts,
     was_connected: bool,
@@ -101,7 +103,12 @@ impl Own {
 }
 
 impl Reader {
-    pub(super) fn new(connector: &Connector, lane: &Arc<Lane>, sink: Arc<dyn Sink>) -> Self {
+    pub(super) fn new(
+        connector: &Connector,
+        lane: &Arc<Lane>,
+        sink: Arc<dyn Sink>,
+        beat: Beat,
+    ) -> Self {
         let settings = &lane.settings;
         let part = |n: u32, least: u64, most: u64| {
             let (least, most) = (Duration::from_millis(least), Duration::from_millis(most));
@@ -111,6 +118,7 @@ impl Reader {
             nodes: Nodes::new(connector),
             journal: Journal::new(&settings.table, &lane.key, "read", &lane.metrics),
             sink,
+            beat,
             conn: None,
             scripts: Scripts::default(),
             was_connected: false,
@@ -135,6 +143,7 @@ impl Reader {
     /// handled.
     pub(super) async fn run(mut self, stop: &CancellationToken) {
         while !stop.is_cancelled() {
+            self.beat.answer();
             let Err(trouble) = self.read_on(stop).await else { continue };
             if std::mem::take(&mut self.too_much) || self.nodes.follow(&self.lane, &trouble) {
                 continue;
@@ -179,7 +188,7 @@ impl Reader {
     }
 
     async fn connect(&mut self) -> Result<Conn, Trouble> {
-        let conn = self.nodes.open().await?;
+        let conn = self.beat.during(self.nodes.open()).await?;
         self.scripts = Scripts::default();
         self.found = false;
         if std::mem::replace(&mut self.was_connected, true) {
@@ -220,6 +229,7 @@ impl Reader {
 
     /// Do what is due, and read once if there is room.
     async fn step(&mut self, conn: &mut Conn, stop: &CancellationToken) -> Result<(), Trouble> {
+        self.beat.answer();
         if self.lane.take_missing() {
             return Err(Trouble::new(State::NoGroup, "NOGROUP the group is not there any more"));
         }
@@ -400,6 +410,7 @@ impl Reader {
         self.suspects.clear();
         let mut until = None;
         loop {
+            self.beat.answer();
             if self.lane.in_hand() == 0 && !self.lane.has_given_back() {
                 return;
             }
@@ -438,6 +449,7 @@ impl Reader {
             select! {
                 () = self.lane.freed() => {}
                 () = sleep_until(self.renew.next) => {}
+                () = self.beat.asked() => {}
             }
         }
         self.conn = Some(conn);

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::ledger::{Batch, Kind, Outbox};
 use super::connection::Connector;
+use crate::heartbeat::Beat;
 use crate::telemetry::{ChannelMetrics, Metrics};
 
 use self::receipt::Owner;
@@ -116,8 +117,8 @@ impl Writer {
     ///
     /// When the future is dropped, what was sent and has no answer is counted as `unknown`; the
     /// rest waits for another run, or for `abandon`.
-    pub async fn run(self, metrics: Arc<Metrics>, stop: CancellationToken) {
-        task::run(self.shared, metrics, stop).await;
+    pub async fn run(self, metrics: Arc<Metrics>, beat: Beat, stop: CancellationToken) {
+        task::run(self.shared, metrics, beat, stop).await;
     }
 
     /// Append a PUBLISH. Never waits; goes out after [`Self::flush`], or when 64 KiB wait.

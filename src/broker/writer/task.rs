@@ -16,6 +16,7 @@ use super::session::{End, Session};
 use super::{Shared, lock};
 use crate::broker::backoff::backoff;
 use crate::broker::connection::{Connector, Link, Reply};
+use crate::heartbeat::Beat;
 use crate::telemetry::Metrics;
 
 /// How long a new connection may take to answer its first command.
@@ -39,6 +40,7 @@ pub struct Task {
     pub outbox: Outbox,
     pub refusals: Refusals,
     pub stop: CancellationToken,
+    pub beat: Beat,
     metrics: Arc<Metrics>,
 }
 
@@ -55,11 +57,11 @@ impl Drop for Task {
 }
 
 /// See [`super::Writer::run`].
-pub async fn run(shared: Arc<Shared>, metrics: Arc<Metrics>, stop: CancellationToken) {
+pub async fn run(shared: Arc<Shared>, metrics: Arc<Metrics>, beat: Beat, stop: CancellationToken) {
     let outbox = std::mem::take(&mut *lock(&shared.outbox));
     let refusals = Refusals::new(shared.connector.name().clone());
     let abandoned = shared.abandoned.clone();
-    let mut task = Task { shared, outbox, refusals, stop, metrics };
+    let mut task = Task { shared, outbox, refusals, stop, beat, metrics };
     tokio::select! {
         () = abandoned.cancelled() => {}
         () = task.work() => {}
@@ -75,7 +77,7 @@ impl Task {
             let link = match next.take() {
                 Some(link) => link,
                 None => tokio::select! {
-                    link = outage.end(&self.shared.connector) => link,
+                    link = self.beat.during(outage.end(&self.shared.connector)) => link,
                     () = self.nothing_left() => return,
                 },
             };

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::connection::Connector;
 use crate::broker::stream::{Entry, Finish, Finisher, Settings, Sink, Source, Start, Taken};
 use crate::config::{Address, Connection, Password, Secret, TlsFiles};
+use crate::heartbeat::Heartbeats;
 use crate::message::{Delivery, Message};
 use crate::telemetry::{ChannelMetrics, Metrics};
 
@@ -325,7 +326,7 @@ impl Running {
         let stop = CancellationToken::new();
         let finisher = source.finisher();
         let flush = source.finisher();
-        let run = source.clone().run(sink, stop.clone());
+        let run = source.clone().run(sink, Heartbeats::default(), stop.clone());
         let task = tokio::spawn(async move {
             // As the workers do after each turn.
             let flushing = async {
