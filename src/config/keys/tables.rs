@@ -324,14 +324,14 @@ pub(super) const ROUTES: &[Key] = &[
 pub(super) const LIMITS: &[Key] = &[Key::new(
     "memory",
     Kind::Size(LEAST_QUEUE, LARGEST),
-    "all queues together; the fullest drops first",
+    "all queues together, a stream's at most an even share; the fullest of pub/sub's drops first",
 )
 .default("\"256MiB\"")];
 
 pub(super) const DAEMON: &[Key] = &[Key::new(
     "drain_timeout",
     Kind::Time(Duration::ZERO, LONGEST),
-    "to finish what was taken, at SIGTERM; below systemd's TimeoutStopSec",
+    "to finish what was taken, at SIGTERM; systemd is asked for this time",
 )
 .default("\"10s\"")];
 
@@ -345,6 +345,10 @@ pub(super) const LOG: &[Key] = &[
         "trace, debug, info, warn, error, or a filter: \"info,handlerd::output=warn\"",
     )
     .default("\"info\""),
-    Key::new("format", Kind::Words(&["text", "json"]), "how a line looks; or \"json\"")
-        .default("\"text\""),
+    Key::new(
+        "format",
+        Kind::Words(&["auto", "text", "json", "journal"]),
+        "journald's protocol under systemd, else text; or \"text\", \"json\", \"journal\"",
+    )
+    .default("\"auto\""),
 ];
