@@ -201,6 +201,17 @@ impl Waiting {
         Some(newest)
     }
 
+    /// Messages that were taken are as if they had not been, and before all others.
+    fn put_back(&mut self, messages: &mut Vec<Received>) {
+        for mut message in messages.drain(..).rev() {
+            // The rules may have changed since it came.
+            if let Some(order_by) = &self.rules.workers.order_by {
+                message.order = order::key(order_by, &message.message);
+            }
+            self.messages.push_front(message);
+        }
+    }
+
     /// How many of those that were let in have been taken, or dropped.
     fn left(&self) -> u64 {
         self.entered - self.messages.len() as u64
@@ -546,7 +557,7 @@ impl Queue {
     fn release(&self, keys: &mut Vec<u64>) {
         let turn = {
             let mut waiting = lock(&self.waiting);
-            waiting.busy.release(keys);
+            waiting.busy.release(keys, None);
             self.wants_turn(&mut waiting)
         };
         if turn {
@@ -565,6 +576,11 @@ impl Queue {
         if waiting.is_ended() {
             self.ended.notify_waiters();
         }
+    }
+
+    /// How many may take turns at it at a time.
+    pub fn workers(&self) -> usize {
+        lock(&self.waiting).rules.workers.most
     }
 
     /// Whether nothing is taken in any more.
@@ -628,21 +644,35 @@ impl Batch {
         }
     }
 
-    /// The messages in hand, which are these, wait again, before all others.
-    pub fn put_back(&mut self, messages: Vec<Received>) {
-        debug_assert_eq!(self.in_hand, messages.len() as u64, "others than those that were taken");
-        if let Some(queue) = self.queue.take() {
+    /// These of the messages in hand wait again, before all others: all of them, or all but one,
+    /// which is tried again. Then its key, with `order_by`, is the only one that stays in hand.
+    pub fn put_back(&mut self, mut messages: Vec<Received>, stays: Option<u64>) {
+        let left = messages.len() as u64 + u64::from(stays.is_some());
+        debug_assert_eq!(self.in_hand, left, "others than those that were taken");
+        let Some(queue) = self.queue.clone() else { return };
+        self.in_hand -= messages.len() as u64;
+        let bytes: usize = messages.iter().map(Received::footprint).sum();
+        self.bytes -= bytes;
+        let turn = {
             let mut waiting = lock(&queue.waiting);
-            for message in messages.into_iter().rev() {
-                waiting.messages.push_front(message);
+            if waiting.closed && queue.kept_by_source {
+                // Nobody is to begin them: they go back to their stream when they are dropped here.
+                queue.budget.used.fetch_sub(bytes, Relaxed);
+            } else {
+                waiting.put_back(&mut messages);
+                // They have been in the budget all the time.
+                waiting.bytes += bytes;
+                queue.bytes.store(waiting.bytes, Relaxed);
             }
-            // They have been in the budget all the time.
-            waiting.bytes += self.bytes;
-            queue.bytes.store(waiting.bytes, Relaxed);
-            waiting.busy.release(&mut self.keys);
+            waiting.busy.release(&mut self.keys, stays);
+            queue.wants_turn(&mut waiting)
+        };
+        if turn {
+            queue.ready();
         }
-        self.in_hand = 0;
-        self.bytes = 0;
+        if self.is_done() {
+            self.finish();
+        }
     }
 
     /// The messages in hand go back to their source: nothing became of them.

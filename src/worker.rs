@@ -87,6 +87,16 @@ struct Kept {
     order: u64,
 }
 
+/// A message is tried again.
+struct Again {
+    /// After this.
+    pause: Duration,
+    /// It has been tried so often here.
+    tries: u32,
+    /// When the first of these failed.
+    failing: Instant,
+}
+
 impl Desk {
     /// Begin a turn of some channels whose chains are alike: take a batch of each, as long as there
     /// is room. Answers for how many of them there was.
@@ -131,16 +141,29 @@ impl Desk {
         while let Some(arrived) =
             advance(&channels[0].chain, &mut self.convoy, &flush, &mut waited).await
         {
-            self.handled += arrived.len();
-            for transit in arrived {
+            let arrived = arrived.len();
+            let mut place = self.convoy.out() - arrived;
+            // Fewer than have arrived when some were put back.
+            while place < self.convoy.out() {
                 while self.batches[self.of].0.is_done() {
                     self.of += 1;
                 }
-                let kept = self.kept.pop_front().unwrap_or_default();
-                channels[self.of].arrived(transit, kept, &flush, &mut waited).await;
+                let channel = channels[self.of];
+                let mut kept = self.kept.pop_front().unwrap_or_default();
+                let transit = self.convoy.at(place);
+                let again = channel.arrived(transit, &mut kept, &flush, &mut waited).await;
+                if let Some(again) = again {
+                    if channel.queue.workers() > 1 {
+                        self.put_back_behind(place, kept.order);
+                    }
+                    let transit = self.convoy.at(place);
+                    channel.again(transit, kept, again, &flush, &mut waited).await;
+                }
                 // What came out is not kept until the turn is over.
-                transit.outcome = Ok(Vec::new());
+                self.convoy.at(place).outcome = Ok(Vec::new());
                 self.batches[self.of].0.done(1);
+                self.handled += 1;
+                place += 1;
             }
             // What is not begun yet of a stream that is being stopped goes back to it.
             if channels[0].is_stopping_stream() {
@@ -166,6 +189,21 @@ impl Desk {
         self.convoy.held()
     }
 
+    /// The message in this place is tried again, and the channel has other workers: what is behind it
+    /// waits in the queue again, for them. A channel that tries again has its turns alone.
+    fn put_back_behind(&mut self, place: usize, order: u64) {
+        let transits = self.convoy.cut(place + 1);
+        debug_assert_eq!(transits.len(), self.kept.len(), "of one channel");
+        let received = |(transit, kept): (Transit, Kept)| Received {
+            message: kept.original.unwrap_or_default(),
+            delivery: transit.delivery,
+            entry: kept.entry,
+            order: kept.order,
+        };
+        let messages = transits.into_iter().zip(self.kept.drain(..)).map(received).collect();
+        self.batches[self.of].0.put_back(messages, Some(order));
+    }
+
     /// Put the batches of which nothing has been begun back into their queues; answers the first.
     fn give_back(&mut self) -> Option<usize> {
         let begun = self.convoy.begun();
@@ -185,7 +223,7 @@ impl Desk {
         };
         let mut messages = transits.into_iter().zip(kept).map(received);
         for (batch, count) in &mut self.batches[from..self.taken] {
-            batch.put_back(messages.by_ref().take(*count).collect());
+            batch.put_back(messages.by_ref().take(*count).collect(), None);
         }
         self.taken = from;
         Some(from)
@@ -248,54 +286,84 @@ impl Channel {
         }
     }
 
-    /// A message has come to the end of its way, or has failed on it.
+    /// A message has come to the end of its way, or has failed on it; then answers whether and when
+    /// it is tried again.
     async fn arrived(
         &self,
         transit: &mut Transit,
-        mut kept: Kept,
+        kept: &mut Kept,
         flush: &impl Fn(),
         waited: &mut bool,
-    ) {
+    ) -> Option<Again> {
         if kept.entry.is_none() && !self.outputs.has_room() {
             flush();
             *waited = true;
             self.outputs.room().await;
         }
-        let (mut tries, mut failing) = (0, None);
-        loop {
-            let failure = match &transit.outcome {
-                Ok(messages) => {
-                    let handed = self.hand_over(&transit.delivery, messages, &mut kept, waited);
-                    match handed.await {
-                        Ok(()) => {
-                            self.queue.metrics().handled.add(1);
-                            return;
-                        }
-                        Err(error) => self.not_appended(&error),
-                    }
+        self.tried(transit, kept, 0, None, waited).await
+    }
+
+    /// What became of a try. `before` it there were so many, of which the first failed then.
+    async fn tried(
+        &self,
+        transit: &Transit,
+        kept: &mut Kept,
+        before: u32,
+        failing: Option<Instant>,
+        waited: &mut bool,
+    ) -> Option<Again> {
+        let failure = match &transit.outcome {
+            Ok(messages) => match self.hand_over(&transit.delivery, messages, kept, waited).await {
+                Ok(()) => {
+                    self.queue.metrics().handled.add(1);
+                    return None;
                 }
-                Err(failure) => failure.clone(),
-            };
-            self.metrics.failure(&failure.handler, failure.kind);
-            // Tries in this place: those of earlier deliveries are the affair of `max_deliveries`.
-            tries += 1;
-            let since = failing.get_or_insert_with(Instant::now).elapsed();
-            let Some(pause) = self.pause(&transit.delivery, &failure, tries, since) else {
-                self.give_up(&transit.delivery, kept, failure);
-                return;
-            };
-            self.say(&transit.delivery, &failure, "a message failed and is tried again");
+                Err(error) => self.not_appended(&error),
+            },
+            Err(failure) => failure.clone(),
+        };
+        self.metrics.failure(&failure.handler, failure.kind);
+        // Tries in this place: those of earlier deliveries are the affair of `max_deliveries`.
+        let tries = before.saturating_add(1);
+        let failing = failing.unwrap_or_else(Instant::now);
+        match self.pause(&transit.delivery, &failure, tries, failing.elapsed()) {
+            Some(pause) => {
+                self.say(&transit.delivery, &failure, "a message failed and is tried again");
+                Some(Again { pause, tries, failing })
+            }
+            None => {
+                self.give_up(&transit.delivery, std::mem::take(kept), failure);
+                None
+            }
+        }
+    }
+
+    /// Try a message that failed until it doesn't, or is given up.
+    async fn again(
+        &self,
+        transit: &mut Transit,
+        mut kept: Kept,
+        mut again: Again,
+        flush: &impl Fn(),
+        waited: &mut bool,
+    ) {
+        loop {
             flush();
             *waited = true;
-            if !self.sleep(pause).await {
+            if !self.sleep(again.pause).await {
                 return;
             }
             let Delivery { attempt, .. } = *transit.delivery;
-            let again =
+            let next =
                 Delivery { attempt: attempt.saturating_add(1), ..(*transit.delivery).clone() };
-            transit.delivery = Arc::new(again);
+            transit.delivery = Arc::new(next);
             let message = kept.original.clone().unwrap_or_default();
             transit.outcome = self.chain.run_observed(&transit.delivery, message, |_, _| {}).await;
+            let Again { tries, failing, .. } = again;
+            match self.tried(transit, &mut kept, tries, Some(failing), waited).await {
+                Some(next) => again = next,
+                None => return,
+            }
         }
     }
 

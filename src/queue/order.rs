@@ -62,11 +62,15 @@ impl Busy {
         }
     }
 
-    /// Nobody has these in hand any more.
-    pub(super) fn release(&mut self, own: &mut Vec<u64>) {
-        for key in own.drain(..) {
-            self.keys.remove(&key);
-        }
+    /// Nobody has these in hand any more, but for the one that stays.
+    pub(super) fn release(&mut self, own: &mut Vec<u64>, stays: Option<u64>) {
+        own.retain(|key| {
+            let stays = stays == Some(*key);
+            if !stays {
+                self.keys.remove(key);
+            }
+            stays
+        });
         self.blocked = false;
     }
 }

@@ -263,7 +263,7 @@ fn a_mark_is_passed_when_what_was_before_it_is_done_with() {
     assert!(queue.take(&mut batch));
     let taken: Vec<Received> = batch.drain().collect();
     assert_eq!(passed.load(Relaxed), 1, "it is in hand");
-    batch.put_back(taken);
+    batch.put_back(taken, None);
     assert!(queue.end_turn());
     assert_eq!(passed.load(Relaxed), 1, "it waits again");
     assert!(queue.take(&mut batch));
@@ -328,4 +328,52 @@ async fn a_closed_queue_has_ended_when_the_last_turn_is_over() {
     assert!(!ended.is_finished(), "the turn is not over");
     assert!(!queue.end_turn());
     tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it has").expect("no panic");
+}
+
+#[test]
+fn what_is_put_back_waits_again_and_the_accounts_are_exact() {
+    let (queue, asked) = queue_by_key();
+    let budget = queue.budget.clone();
+    queue.push(&mut ["a1", "b1", "a2", "c1", "c2", "c3"].map(ordered).into());
+    let (all, size) = (budget.used(), ordered("a1").footprint());
+    assert_eq!(all, 6 * size);
+    let mut first = Batch::default();
+    assert!(queue.take(&mut first));
+    let mut taken: Vec<Received> = first.drain().collect();
+    assert_eq!(taken.len(), 3);
+    // a1 is tried again; b1 and a2 need not be in its batch.
+    let kept = taken.remove(0);
+    first.put_back(taken, Some(kept.order));
+    assert_eq!((first.bytes(), queue.bytes(), budget.used()), (size, 5 * size, all));
+    assert!(!first.is_done());
+    assert_eq!(asked.load(Relaxed), 2);
+    // They are before all others; a2 waits for a1.
+    let mut second = Batch::default();
+    let mut seen = Vec::new();
+    while queue.take(&mut second) {
+        seen.extend(payloads(&mut second));
+    }
+    assert_eq!(seen, ["b1", "c1", "c2", "c3"]);
+    assert_eq!((queue.bytes(), budget.used()), (size, 2 * size));
+    first.done(1);
+    assert!(first.is_done());
+    assert!(queue.take(&mut second));
+    assert_eq!(payloads(&mut second), ["a2"]);
+    assert_eq!((queue.bytes(), budget.used()), (0, 0));
+}
+
+#[test]
+fn what_is_put_back_into_a_stream_that_is_closed_goes_back_to_it() {
+    let queue = Queue::of_stream(2, Arc::default());
+    queue.push(&mut ["a", "b", "c"].map(received).into());
+    let mut batch = Batch::default();
+    assert!(queue.take(&mut batch));
+    let mut taken: Vec<Received> = batch.drain().collect();
+    queue.close();
+    let kept = taken.remove(0);
+    batch.put_back(taken, Some(kept.order));
+    assert_eq!((queue.bytes(), queue.budget.used()), (0, kept.footprint()));
+    batch.done(1);
+    assert_eq!(queue.budget.used(), 0);
+    assert_eq!(queue.metrics().dropped(DropReason::Shutdown), 0);
 }
