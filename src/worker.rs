@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::broker::stream::{AppendError, Entry, Finish, Finisher, Unfit, UnfitKind};
 use crate::chain::{Chain, Convoy, Failure, FailureKind, Transit};
 use crate::dead_letter::{Blame, DeadLetter};
@@ -43,6 +45,9 @@ pub struct Channel {
     pub metrics: Arc<Metrics>,
     /// A broken handler can't fill the log.
     pub failure_log: RateLimit,
+    /// Another one goes on in this one's place, with the same queue: what is tried again is tried by
+    /// that one.
+    pub retired: CancellationToken,
 }
 
 /// The stream of a channel's dead letters.
@@ -95,6 +100,16 @@ struct Again {
     tries: u32,
     /// When the first of these failed.
     failing: Instant,
+}
+
+/// Why a pause before the next try has ended.
+enum Woken {
+    /// It is over.
+    TimeIsUp,
+    /// The stream is being stopped: the message goes back to it.
+    StreamStops,
+    /// Another channel goes on in this one's place.
+    Retired,
 }
 
 impl Desk {
@@ -154,10 +169,14 @@ impl Desk {
                 let again = channel.arrived(transit, &mut kept, &flush, &mut waited).await;
                 if let Some(again) = again {
                     if channel.queue.workers() > 1 {
-                        self.put_back_behind(place, kept.order);
+                        self.put_back(place + 1, Some(kept.order));
                     }
                     let transit = self.convoy.at(place);
-                    channel.again(transit, kept, again, &flush, &mut waited).await;
+                    if !channel.again(transit, &mut kept, again, &flush, &mut waited).await {
+                        self.kept.push_front(kept);
+                        self.put_back(place, None);
+                        break;
+                    }
                 }
                 // What came out is not kept until the turn is over.
                 self.convoy.at(place).outcome = Ok(Vec::new());
@@ -189,10 +208,10 @@ impl Desk {
         self.convoy.held()
     }
 
-    /// The message in this place is tried again, and the channel has other workers: what is behind it
-    /// waits in the queue again, for them. A channel that tries again has its turns alone.
-    fn put_back_behind(&mut self, place: usize, order: u64) {
-        let transits = self.convoy.cut(place + 1);
+    /// What is in this place and behind it waits in the queue again, as it came. A message `stays`
+    /// that is tried again; a channel that tries again has its turns alone.
+    fn put_back(&mut self, place: usize, stays: Option<u64>) {
+        let transits = self.convoy.cut(place);
         debug_assert_eq!(transits.len(), self.kept.len(), "of one channel");
         let received = |(transit, kept): (Transit, Kept)| Received {
             message: kept.original.unwrap_or_default(),
@@ -201,7 +220,7 @@ impl Desk {
             order: kept.order,
         };
         let messages = transits.into_iter().zip(self.kept.drain(..)).map(received).collect();
-        self.batches[self.of].0.put_back(messages, Some(order));
+        self.batches[self.of].0.put_back(messages, stays);
     }
 
     /// Put the batches of which nothing has been begun back into their queues; answers the first.
@@ -338,49 +357,58 @@ impl Channel {
         }
     }
 
-    /// Try a message that failed until it doesn't, or is given up.
+    /// Try a message that failed until it doesn't, or is given up; `false` when the next try is that
+    /// of the channel which goes on in this one's place.
     async fn again(
         &self,
         transit: &mut Transit,
-        mut kept: Kept,
+        kept: &mut Kept,
         mut again: Again,
         flush: &impl Fn(),
         waited: &mut bool,
-    ) {
+    ) -> bool {
         loop {
-            flush();
-            *waited = true;
-            if !self.sleep(again.pause).await {
-                return;
-            }
             let Delivery { attempt, .. } = *transit.delivery;
             let next =
                 Delivery { attempt: attempt.saturating_add(1), ..(*transit.delivery).clone() };
             transit.delivery = Arc::new(next);
+            flush();
+            *waited = true;
+            match self.sleep(again.pause).await {
+                Woken::TimeIsUp => {}
+                Woken::StreamStops => return true,
+                Woken::Retired => return false,
+            }
             let message = kept.original.clone().unwrap_or_default();
             transit.outcome = self.chain.run_observed(&transit.delivery, message, |_, _| {}).await;
             let Again { tries, failing, .. } = again;
-            match self.tried(transit, &mut kept, tries, Some(failing), waited).await {
+            match self.tried(transit, kept, tries, Some(failing), waited).await {
                 Some(next) => again = next,
-                None => return,
+                None => return true,
             }
         }
     }
 
-    /// Wait before the next try; `false` when the message goes back to its stream instead, because
-    /// that is being stopped.
-    async fn sleep(&self, pause: Duration) -> bool {
+    /// Wait before the next try.
+    async fn sleep(&self, pause: Duration) -> Woken {
         const LOOK: Duration = Duration::from_millis(100);
         let until = Instant::now() + pause;
-        while !self.is_stopping_stream() {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return true;
+        loop {
+            if self.is_stopping_stream() {
+                return Woken::StreamStops;
             }
+            let left = until.saturating_duration_since(Instant::now());
             // Of pub/sub there is nothing to look for.
-            tokio::time::sleep(if self.finisher.is_some() { left.min(LOOK) } else { left }).await;
+            let look = if self.finisher.is_some() { left.min(LOOK) } else { left };
+            tokio::select! {
+                biased;
+                () = self.retired.cancelled() => return Woken::Retired,
+                () = tokio::time::sleep(look) => {}
+            }
+            if look == left {
+                return Woken::TimeIsUp;
+            }
         }
-        false
     }
 
     async fn hand_over(

@@ -103,6 +103,7 @@ impl Bench {
                 graveyard: None,
                 metrics: metrics.clone(),
                 failure_log: RateLimit::new(Duration::from_secs(1)),
+                retired: CancellationToken::new(),
             })
         };
         let channels = config.channels.iter().map(channel).collect();
