@@ -191,9 +191,17 @@ impl Waiting {
         })
     }
 
+    /// Take out the oldest.
+    fn pop_oldest(&mut self) -> Option<Received> {
+        let oldest = self.messages.pop_front()?;
+        self.busy.looked = self.busy.looked.saturating_sub(1);
+        Some(oldest)
+    }
+
     /// Take out the newest, as if it had never been let in.
     fn pop_newest(&mut self) -> Option<Received> {
         let newest = self.messages.pop_back()?;
+        self.busy.looked = self.messages.len().min(self.busy.looked);
         self.entered -= 1;
         let entered = self.entered;
         self.held_after.iter_mut().for_each(|held| *held = entered.min(*held));
@@ -210,6 +218,7 @@ impl Waiting {
             }
             self.messages.push_front(message);
         }
+        self.busy.looked = 0;
     }
 
     /// How many of those that were let in have been taken, or dropped.
@@ -227,7 +236,7 @@ impl Waiting {
 
     /// Whether a turn would find something to do.
     fn has_work(&self) -> bool {
-        self.free() > 0 && !self.busy.blocked
+        self.free() > self.busy.looked
     }
 
     fn is_ended(&self) -> bool {
@@ -235,7 +244,8 @@ impl Waiting {
     }
 }
 
-/// With `order_by`: how far a turn looks for messages whose keys nobody has in hand.
+/// With `order_by`: how much further a turn looks for messages whose keys nobody has in hand. The next
+/// one begins there.
 const LOOK_AT: usize = 1024;
 
 impl Queue {
@@ -286,7 +296,7 @@ impl Queue {
                 for message in &mut waiting.messages {
                     message.order = order_by.map_or(0, |by| order::key(by, &message.message));
                 }
-                waiting.busy.blocked = false;
+                waiting.busy.looked = 0;
             }
             waiting.rules = rules;
             self.wants_turn(&mut waiting)
@@ -355,7 +365,7 @@ impl Queue {
         let Rules { limit, overflow, .. } = waiting.rules;
         if overflow == Overflow::DropOldest && size <= limit {
             while waiting.bytes + size > limit {
-                match waiting.messages.pop_front() {
+                match waiting.pop_oldest() {
                     Some(oldest) => waiting.bytes -= oldest.footprint(),
                     None => break,
                 }
@@ -367,8 +377,12 @@ impl Queue {
         }
         waiting.bytes += size;
         waiting.entered += 1;
-        if waiting.busy.allows(message.order, &[]) {
-            waiting.busy.blocked = false;
+        // Nobody is told of what would have to wait, unless somebody has to look at others.
+        if waiting.busy.looked == waiting.messages.len()
+            && waiting.rules.workers.order_by.is_some()
+            && !waiting.busy.allows(message.order, &[])
+        {
+            waiting.busy.looked += 1;
         }
         waiting.messages.push_back(message);
         dropped
@@ -381,7 +395,7 @@ impl Queue {
         let mut dropped = 0;
         while before - waiting.bytes < bytes {
             let message = match waiting.rules.overflow {
-                Overflow::DropOldest => waiting.messages.pop_front(),
+                Overflow::DropOldest => waiting.pop_oldest(),
                 Overflow::DropNewest => waiting.pop_newest(),
             };
             let Some(message) = message else { break };
@@ -535,8 +549,9 @@ impl Queue {
         batch.queue = Some(self.clone());
         let mut free = waiting.free();
         let share = (free / waiting.rules.workers.most).clamp(1, BATCH_MESSAGES);
-        let mut at = 0;
-        while at < free.min(LOOK_AT) && batch.messages.len() < share && batch.bytes < BATCH_BYTES {
+        let mut at = waiting.busy.looked;
+        let end = at + LOOK_AT;
+        while at < free.min(end) && batch.messages.len() < share && batch.bytes < BATCH_BYTES {
             if !waiting.busy.allows(waiting.messages[at].order, &batch.keys) {
                 at += 1;
                 continue;
@@ -549,7 +564,7 @@ impl Queue {
             free -= 1;
             batch.messages.push_back(message);
         }
-        waiting.busy.blocked = batch.messages.is_empty();
+        waiting.busy.looked = at;
         self.bytes.store(waiting.bytes, Relaxed);
     }
 
@@ -600,6 +615,7 @@ impl Queue {
         let before = waiting.bytes;
         let left = waiting.messages.len() as u64;
         waiting.messages.clear();
+        waiting.busy.looked = 0;
         waiting.bytes = 0;
         waiting.closed = true;
         self.settle(&waiting, before);

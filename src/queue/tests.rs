@@ -192,16 +192,48 @@ fn a_new_key_does_not_wait_for_a_busy_one() {
     let mut first = Batch::default();
     assert!(queue.take(&mut first));
     assert_eq!(payloads_of(&mut first), ["a1"]);
-    // a1 is being tried again, for minutes. a2 comes: nothing to do.
+    // a1 is being tried again, for minutes. a2 comes: nothing to do, so nobody is told.
     queue.push(&mut ["a2"].map(ordered).into());
-    assert_eq!(asked.load(Relaxed), 2);
-    let mut second = Batch::default();
-    assert!(!queue.take(&mut second));
-    assert!(!queue.end_turn());
+    assert_eq!(asked.load(Relaxed), 1);
     // b1 has nothing to do with it.
     queue.push(&mut ["b1"].map(ordered).into());
-    assert_eq!(asked.load(Relaxed), 3, "nobody is told of b1");
+    assert_eq!(asked.load(Relaxed), 2, "nobody is told of b1");
+    let mut second = Batch::default();
     assert!(queue.take(&mut second));
+    assert_eq!(payloads(&mut second), ["b1"]);
+    assert!(!queue.end_turn());
+    first.done(1);
+    assert_eq!(asked.load(Relaxed), 3, "nobody is told of a2");
+    assert!(queue.take(&mut second));
+    assert_eq!(payloads(&mut second), ["a2"]);
+}
+
+#[test]
+fn however_much_waits_for_a_busy_key_another_one_is_found() {
+    let (queue, asked) = queue_by_key();
+    let alike = (0..3 * LOOK_AT).map(|n| ordered(&format!("a{n}")));
+    queue.push(&mut alike.chain([ordered("b1")]).collect());
+    let mut first = Batch::default();
+    assert!(queue.take(&mut first));
+    let taken = payloads_of(&mut first);
+    let mut second = Batch::default();
+    while !queue.take(&mut second) {
+        assert!(queue.end_turn(), "nobody looks further");
+    }
+    assert_eq!(payloads(&mut second), ["b1"]);
+    assert!(!queue.end_turn());
+    // Nobody is told of what has to wait, and the next one is found at once.
+    queue.push(&mut ["a"].map(ordered).into());
+    assert_eq!(asked.load(Relaxed), 2);
+    queue.push(&mut ["c1"].map(ordered).into());
+    assert_eq!(asked.load(Relaxed), 3);
+    assert!(queue.take(&mut second));
+    assert_eq!(payloads(&mut second), ["c1"]);
+    assert!(!queue.end_turn());
+    first.done(taken.len());
+    assert_eq!(asked.load(Relaxed), 4);
+    assert!(queue.take(&mut second));
+    assert_eq!(payloads(&mut second)[0], format!("a{}", taken.len()));
 }
 
 /// The same as `payloads`, still in hand.
