@@ -184,6 +184,23 @@ impl Convoy {
         self.transits.split_off(at)
     }
 
+    /// One of those in it, by its place.
+    pub fn at(&mut self, place: usize) -> &mut Transit {
+        &mut self.transits[place]
+    }
+
+    /// How many have come out.
+    pub fn out(&self) -> usize {
+        self.out
+    }
+
+    /// Take those from this place on out again, however far they have come: they begin anew.
+    pub fn cut(&mut self, at: usize) -> Vec<Transit> {
+        self.passed.iter_mut().for_each(|passed| *passed = at.min(*passed));
+        self.out = at.min(self.out);
+        self.transits.split_off(at)
+    }
+
     /// How many have been let go, those that came out included.
     pub fn len(&self) -> usize {
         self.transits.len()

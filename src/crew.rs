@@ -6,7 +6,8 @@
 //! batch each); those with the same handlers go through them together, as long as these are quick.
 //! A turn that has to wait (a plugin that computes for long, a Redis that doesn't take more) goes on
 //! as a task of its own, and the hand goes on with the others. Built and started by the daemon, which
-//! may exchange channels at any time: a turn that has begun ends with the channels it began with.
+//! may exchange channels at any time: a turn that has begun ends with the channels it began with, and
+//! at once where it would try a message again.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -135,17 +136,19 @@ impl Crew {
     }
 
     /// From now on work for these, too, and in the places of some others for those that succeed
-    /// them (with the same queue). All at once, between two turns. Answers the places of those that
-    /// were added.
+    /// them (with the same queue). All at once, between two turns; what is being tried again goes back
+    /// into the queue for its next turn. Answers the places of those that were added.
     pub fn change(
         self: &Arc<Self>,
         added: Vec<Arc<Channel>>,
         successors: Vec<(usize, Arc<Channel>)>,
     ) -> Vec<usize> {
         let mut places = self.roll.load().places.clone();
+        let mut retired = Vec::with_capacity(successors.len());
         for (place, channel) in successors {
             let before = places[place].replace(channel.clone());
-            debug_assert!(before.is_some_and(|before| Arc::ptr_eq(&before.queue, &channel.queue)));
+            debug_assert!(before.as_ref().is_some_and(|b| Arc::ptr_eq(&b.queue, &channel.queue)));
+            retired.extend(before);
         }
         let mut new = Vec::with_capacity(added.len());
         let mut free = 0;
@@ -160,6 +163,8 @@ impl Crew {
             new.push(free);
         }
         self.roll.store(Arc::new(Roll::new(places)));
+        // Not before the next turn is its successor's.
+        retired.iter().for_each(|channel| channel.retired.cancel());
         // Nobody is told of messages before there is a place to find them.
         for (place, channel) in new.iter().copied().zip(&added) {
             let crew = Arc::downgrade(self);

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::broker::stream::{AppendError, Entry, Finish, Finisher, Unfit, UnfitKind};
 use crate::chain::{Chain, Convoy, Failure, FailureKind, Transit};
 use crate::dead_letter::{Blame, DeadLetter};
@@ -44,6 +46,9 @@ pub struct Channel {
     pub metrics: Arc<Metrics>,
     /// A broken handler can't fill the log.
     pub failure_log: RateLimit,
+    /// Another one goes on in this one's place, with the same queue: what is tried again is tried by
+    /// that one.
+    pub retired: CancellationToken,
 }
 
 /// The stream of a channel's dead letters.
@@ -91,6 +96,28 @@ struct Kept {
     original: Option<Message>,
     entry: Option<Entry>,
     order: u64,
+    /// What became of it, in a word.
+    became: &'static str,
+}
+
+/// A message is tried again.
+struct Again {
+    /// After this.
+    pause: Duration,
+    /// It has been tried so often here.
+    tries: u32,
+    /// When the first of these failed.
+    failing: Instant,
+}
+
+/// Why a pause before the next try has ended.
+enum Woken {
+    /// It is over.
+    TimeIsUp,
+    /// The stream is being stopped: the message goes back to it.
+    StreamStops,
+    /// Another channel goes on in this one's place.
+    Retired,
 }
 
 impl Desk {
@@ -123,7 +150,7 @@ impl Desk {
                 }
                 let Received { message, delivery, entry, order } = received;
                 let original = keeps.then(|| message.clone());
-                kept.push_back(Kept { original, entry, order });
+                kept.push_back(Kept { original, entry, order, became: "" });
                 Transit::new(delivery, message)
             }));
             *count = convoy.len() - before;
@@ -143,20 +170,36 @@ impl Desk {
         while let Some(arrived) =
             advance(&channels[0].chain, &mut self.convoy, &flush, &mut waited).await
         {
-            self.handled += arrived.len();
-            for transit in arrived {
+            let arrived = arrived.len();
+            let mut place = self.convoy.out() - arrived;
+            // Fewer than have arrived when some were put back.
+            while place < self.convoy.out() {
                 while self.batches[self.of].0.is_done() {
                     self.of += 1;
                 }
-                let kept = self.kept.pop_front().unwrap_or_default();
                 let channel = channels[self.of];
-                let became = channel.arrived(transit, kept, &flush, &mut waited).await;
+                let mut kept = self.kept.pop_front().unwrap_or_default();
+                let transit = self.convoy.at(place);
+                let again = channel.arrived(transit, &mut kept, &flush, &mut waited).await;
+                if let Some(again) = again {
+                    if channel.queue.workers() > 1 {
+                        self.put_back(place + 1, Some(kept.order));
+                    }
+                    let transit = self.convoy.at(place);
+                    if !channel.again(transit, &mut kept, again, &flush, &mut waited).await {
+                        self.kept.push_front(kept);
+                        self.put_back(place, None);
+                        break;
+                    }
+                }
                 if let Some(since) = self.traced {
-                    channel.trace(transit, became, since.elapsed());
+                    channel.trace(self.convoy.at(place), kept.became, since.elapsed());
                 }
                 // What came out is not kept until the turn is over.
-                transit.outcome = Ok(Vec::new());
+                self.convoy.at(place).outcome = Ok(Vec::new());
                 self.batches[self.of].0.done(1);
+                self.handled += 1;
+                place += 1;
             }
             // What is not begun yet of a stream that is being stopped goes back to it.
             if channels[0].is_stopping_stream() {
@@ -182,6 +225,21 @@ impl Desk {
         self.convoy.held()
     }
 
+    /// What is in this place and behind it waits in the queue again, as it came. A message `stays`
+    /// that is tried again; a channel that tries again has its turns alone.
+    fn put_back(&mut self, place: usize, stays: Option<u64>) {
+        let transits = self.convoy.cut(place);
+        debug_assert_eq!(transits.len(), self.kept.len(), "of one channel");
+        let received = |(transit, kept): (Transit, Kept)| Received {
+            message: kept.original.unwrap_or_default(),
+            delivery: transit.delivery,
+            entry: kept.entry,
+            order: kept.order,
+        };
+        let messages = transits.into_iter().zip(self.kept.drain(..)).map(received).collect();
+        self.batches[self.of].0.put_back(messages, stays);
+    }
+
     /// Put the batches of which nothing has been begun back into their queues; answers the first.
     fn give_back(&mut self) -> Option<usize> {
         let begun = self.convoy.begun();
@@ -201,7 +259,7 @@ impl Desk {
         };
         let mut messages = transits.into_iter().zip(kept).map(received);
         for (batch, count) in &mut self.batches[from..self.taken] {
-            batch.put_back(messages.by_ref().take(*count).collect());
+            batch.put_back(messages.by_ref().take(*count).collect(), None);
         }
         self.taken = from;
         Some(from)
@@ -264,72 +322,116 @@ impl Channel {
         }
     }
 
-    /// A message has come to the end of its way, or has failed on it. Answers what became of it.
+    /// A message has come to the end of its way, or has failed on it; then answers whether and when
+    /// it is tried again.
     async fn arrived(
         &self,
         transit: &mut Transit,
-        mut kept: Kept,
+        kept: &mut Kept,
         flush: &impl Fn(),
         waited: &mut bool,
-    ) -> &'static str {
+    ) -> Option<Again> {
         if kept.entry.is_none() && !self.outputs.has_room() {
             flush();
             *waited = true;
             self.outputs.room().await;
         }
-        let (mut tries, mut failing) = (0, None);
-        loop {
-            let failure = match &transit.outcome {
-                Ok(messages) => {
-                    let handed = self.hand_over(&transit.delivery, messages, &mut kept, waited);
-                    match handed.await {
-                        Ok(()) => {
-                            // A stream's is handled when it is finished.
-                            let handled = u64::from(self.finisher.is_none());
-                            self.queue.metrics().handled.add(handled);
-                            return "handled";
-                        }
-                        Err(error) => self.not_appended(&error),
-                    }
+        self.tried(transit, kept, 0, None, waited).await
+    }
+
+    /// What became of a try. `before` it there were so many, of which the first failed then.
+    async fn tried(
+        &self,
+        transit: &Transit,
+        kept: &mut Kept,
+        before: u32,
+        failing: Option<Instant>,
+        waited: &mut bool,
+    ) -> Option<Again> {
+        let failure = match &transit.outcome {
+            Ok(messages) => match self.hand_over(&transit.delivery, messages, kept, waited).await {
+                Ok(()) => {
+                    // A stream's is handled when it is finished.
+                    let handled = u64::from(self.finisher.is_none());
+                    self.queue.metrics().handled.add(handled);
+                    kept.became = "handled";
+                    return None;
                 }
-                Err(failure) => failure.clone(),
-            };
-            self.metrics.failure(&failure.handler, failure.kind);
-            // Tries in this place: those of earlier deliveries are the affair of `max_deliveries`.
-            tries += 1;
-            let since = failing.get_or_insert_with(Instant::now).elapsed();
-            let Some(pause) = self.pause(&transit.delivery, &failure, tries, since) else {
-                return self.give_up(&transit.delivery, kept, failure);
-            };
-            self.say(&transit.delivery, &failure, "a message failed and is tried again");
-            flush();
-            *waited = true;
-            if !self.sleep(pause).await {
-                return "given back";
+                Err(error) => self.not_appended(&error),
+            },
+            Err(failure) => failure.clone(),
+        };
+        self.metrics.failure(&failure.handler, failure.kind);
+        // Tries in this place: those of earlier deliveries are the affair of `max_deliveries`.
+        let tries = before.saturating_add(1);
+        let failing = failing.unwrap_or_else(Instant::now);
+        match self.pause(&transit.delivery, &failure, tries, failing.elapsed()) {
+            Some(pause) => {
+                self.say(&transit.delivery, &failure, "a message failed and is tried again");
+                Some(Again { pause, tries, failing })
             }
-            let Delivery { attempt, .. } = *transit.delivery;
-            let again =
-                Delivery { attempt: attempt.saturating_add(1), ..(*transit.delivery).clone() };
-            transit.delivery = Arc::new(again);
-            let message = kept.original.clone().unwrap_or_default();
-            transit.outcome = self.chain.run_observed(&transit.delivery, message, |_, _| {}).await;
+            None => {
+                kept.became = self.give_up(&transit.delivery, std::mem::take(kept), failure);
+                None
+            }
         }
     }
 
-    /// Wait before the next try; `false` when the message goes back to its stream instead, because
-    /// that is being stopped.
-    async fn sleep(&self, pause: Duration) -> bool {
+    /// Try a message that failed until it doesn't, or is given up; `false` when the next try is that
+    /// of the channel which goes on in this one's place.
+    async fn again(
+        &self,
+        transit: &mut Transit,
+        kept: &mut Kept,
+        mut again: Again,
+        flush: &impl Fn(),
+        waited: &mut bool,
+    ) -> bool {
+        loop {
+            let Delivery { attempt, .. } = *transit.delivery;
+            let next =
+                Delivery { attempt: attempt.saturating_add(1), ..(*transit.delivery).clone() };
+            transit.delivery = Arc::new(next);
+            flush();
+            *waited = true;
+            match self.sleep(again.pause).await {
+                Woken::TimeIsUp => {}
+                Woken::StreamStops => {
+                    kept.became = "given back";
+                    return true;
+                }
+                Woken::Retired => return false,
+            }
+            let message = kept.original.clone().unwrap_or_default();
+            transit.outcome = self.chain.run_observed(&transit.delivery, message, |_, _| {}).await;
+            let Again { tries, failing, .. } = again;
+            match self.tried(transit, kept, tries, Some(failing), waited).await {
+                Some(next) => again = next,
+                None => return true,
+            }
+        }
+    }
+
+    /// Wait before the next try.
+    async fn sleep(&self, pause: Duration) -> Woken {
         const LOOK: Duration = Duration::from_millis(100);
         let until = Instant::now() + pause;
-        while !self.is_stopping_stream() {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return true;
+        loop {
+            if self.is_stopping_stream() {
+                return Woken::StreamStops;
             }
+            let left = until.saturating_duration_since(Instant::now());
             // Of pub/sub there is nothing to look for.
-            tokio::time::sleep(if self.finisher.is_some() { left.min(LOOK) } else { left }).await;
+            let look = if self.finisher.is_some() { left.min(LOOK) } else { left };
+            tokio::select! {
+                biased;
+                () = self.retired.cancelled() => return Woken::Retired,
+                () = tokio::time::sleep(look) => {}
+            }
+            if look == left {
+                return Woken::TimeIsUp;
+            }
         }
-        false
     }
 
     async fn hand_over(
@@ -388,7 +490,7 @@ impl Channel {
 
     /// A message will not be tried any more: a dead letter, or lost; answers which.
     fn give_up(&self, delivery: &Delivery, kept: Kept, failure: Failure) -> &'static str {
-        let Kept { original, entry, order: _ } = kept;
+        let Kept { original, entry, .. } = kept;
         let Some(graveyard) = &self.graveyard else {
             self.queue.metrics().lost(DropReason::Failed, 1);
             self.say(delivery, &failure, "a message was dropped, its handler failed");

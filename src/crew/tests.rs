@@ -3,26 +3,31 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use std::sync::atomic::AtomicBool;
+
 use super::*;
 use crate::broker::connection::Connector;
-use crate::chain::{Chain, Handler, HandlerFuture, RunLimits, Transit};
+use crate::chain::{Chain, Failure, FailureKind, Handler, HandlerFuture, RunLimits, Transit};
 use crate::config::{Config, Environment, Overflow};
 use crate::heartbeat::Heartbeats;
 use crate::message::{Delivery, Message};
 use crate::output::Outputs;
 use crate::policy;
-use crate::queue::{Budget, Queue, Received};
+use crate::queue::{Budget, Queue, Received, Workers};
 use crate::telemetry::{Metrics, RateLimit};
 
 /// Nothing here takes longer unless it is broken.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Takes its time for messages that begin with `s`, one at a time, and panics at those that begin
-/// with `p`; notes whose they were.
+/// with `p`; wants `refused` ones to be tried again as long as it is told. Notes whose they were.
 struct Native {
     name: Arc<str>,
     seen: Mutex<Vec<Arc<str>>>,
     pause: Duration,
+    /// What they were, in the order in which they succeeded.
+    payloads: Mutex<Vec<String>>,
+    refuses: AtomicBool,
     at_once: AtomicUsize,
     most_at_once: AtomicUsize,
 }
@@ -42,6 +47,14 @@ impl Handler for Native {
                 tokio::time::sleep(self.pause).await;
             }
             self.at_once.fetch_sub(1, SeqCst);
+            let payload = String::from_utf8_lossy(&message.payload).into_owned();
+            if payload.contains("refused") && self.refuses.load(SeqCst) {
+                let kind = FailureKind::Retry { after: None };
+                let (handler, reason) = (self.name.clone(), "not yet".to_owned());
+                messages[0].outcome = Err(Failure { handler, kind, reason });
+                return 1;
+            }
+            self.payloads.lock().expect("nobody panics").push(payload);
             self.seen.lock().expect("nobody panics").push(messages[0].delivery.table.clone());
             1
         })
@@ -49,14 +62,16 @@ impl Handler for Native {
 }
 
 fn native(pause: Duration) -> Arc<Native> {
-    let (seen, at_once, most_at_once) = Default::default();
-    Arc::new(Native { name: "native".into(), seen, pause, at_once, most_at_once })
+    let (seen, payloads, refuses, at_once, most_at_once) = Default::default();
+    let name = "native".into();
+    Arc::new(Native { name, seen, pause, payloads, refuses, at_once, most_at_once })
 }
 
 struct Bench {
     crew: Arc<Crew>,
     stop: CancellationToken,
     writers: Vec<Writer>,
+    budget: Arc<Budget>,
 }
 
 impl Bench {
@@ -76,7 +91,8 @@ impl Bench {
         let channel = |channel: &crate::config::Channel| {
             let counts = metrics.channel(&channel.name);
             let outputs = Outputs::new(channel, &writers, counts.clone());
-            let (workers, away) = (channel.workers, outputs.away());
+            let workers = Workers { most: channel.workers, order_by: channel.order_by.clone() };
+            let away = outputs.away();
             let limits = RunLimits { max_outputs: 9, max_output: 1 << 30 };
             Arc::new(Channel {
                 name: channel.name.clone(),
@@ -88,13 +104,14 @@ impl Bench {
                 graveyard: None,
                 metrics: metrics.clone(),
                 failure_log: RateLimit::new(Duration::from_secs(1)),
+                retired: CancellationToken::new(),
             })
         };
         let channels = config.channels.iter().map(channel).collect();
         let writers: Vec<Writer> = writers.values().cloned().collect();
         let crew = Crew::new(1);
         crew.change(channels, Vec::new());
-        Bench { crew, stop: CancellationToken::new(), writers }
+        Bench { crew, stop: CancellationToken::new(), writers, budget }
     }
 
     fn channel(&self, place: usize) -> Arc<Channel> {
@@ -102,6 +119,11 @@ impl Bench {
     }
 
     fn push(&self, channel: usize, messages: usize, payload: &[u8]) {
+        let message = || Message::new(payload);
+        self.push_each(channel, std::iter::repeat_with(message).take(messages));
+    }
+
+    fn push_each(&self, channel: usize, messages: impl Iterator<Item = Message>) {
         let channel = self.channel(channel);
         let delivery = Arc::new(Delivery {
             table: channel.name.clone(),
@@ -111,13 +133,9 @@ impl Bench {
             attempt: 1,
             received_at: 0,
         });
-        let message = || Received {
-            message: Message::new(payload),
-            delivery: delivery.clone(),
-            entry: None,
-            order: 0,
-        };
-        channel.queue.push(&mut std::iter::repeat_with(message).take(messages).collect());
+        let received =
+            |message| Received { message, delivery: delivery.clone(), entry: None, order: 0 };
+        channel.queue.push(&mut messages.map(received).collect());
     }
 
     fn work(&self) -> tokio::task::JoinHandle<()> {
@@ -307,4 +325,36 @@ async fn a_hand_that_panics_puts_back_what_it_has_not_begun() {
     bench.until_idle().await;
     let seen = handler.seen.lock().expect("nobody panics");
     assert_eq!(seen.iter().map(|table| &**table).collect::<String>(), "bbbccc");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_tried_again_holds_up_its_relatives_only() {
+    let config = r#"
+        [channels.a]
+        log = true
+        workers = 2
+        order_by = "/key"
+        retries = "forever"
+        retry_for = "1h"
+        handlers = []
+    "#;
+    let handler = native(Duration::ZERO);
+    handler.refuses.store(true, SeqCst);
+    let bench = Bench::new(config, &handler);
+    let message = |key: &str, n: usize| format!(r#"{{"key":"{key}","n":"{n}"}}"#);
+    let refused = r#"{"key":"a","n":"refused"}"#.to_owned();
+    let related = [message("a", 1), message("a", 2)];
+    let others: Vec<String> = (0..40).map(|n| message("b", n)).collect();
+    let all = std::iter::once(&refused).chain(&related).chain(&others);
+    bench.push_each(0, all.map(|payload| Message::new(payload.as_bytes())));
+    bench.work();
+    let done = || handler.payloads.lock().expect("nobody panics").clone();
+    bench.until("those of other keys go on", || done().len() == others.len()).await;
+    assert_eq!(done(), others, "in their order, and none that is related");
+    handler.refuses.store(false, SeqCst);
+    bench.until_idle().await;
+    assert_eq!(done()[others.len()..], [&[refused][..], &related[..]].concat());
+    let queue = bench.channel(0).queue.clone();
+    assert_eq!((queue.bytes(), bench.budget.used()), (0, 0));
+    assert_eq!(queue.metrics().handled.get(), 43);
 }

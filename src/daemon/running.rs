@@ -321,6 +321,7 @@ impl Running {
                 .map(|stream| worker::Graveyard { stream, maxlen }),
             metrics: self.metrics.clone(),
             failure_log: RateLimit::new(FAILURE_LOG_PERIOD),
+            retired: CancellationToken::new(),
         })
     }
 
