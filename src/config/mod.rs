@@ -24,6 +24,7 @@ mod environment;
 mod glob;
 mod groups;
 mod handler;
+pub mod identity;
 mod keys;
 mod load;
 pub mod matcher;
