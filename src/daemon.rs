@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -20,12 +21,15 @@ use crate::broker::stream::{self, Taken};
 use crate::broker::writer::Writer;
 use crate::chain::{Chain, Handler, RunLimits};
 use crate::config::{self, Config};
+use crate::control::{Control, Inside};
 use crate::crew::Crew;
 use crate::output::Outputs;
 use crate::plugin::{Host, PluginError};
 use crate::policy;
 use crate::queue::{Budget, Queue, Received, Workers};
 use crate::service::Stop;
+use crate::status::Parts;
+use crate::tap::Hub;
 use crate::telemetry::{Metrics, RateLimit, Totals};
 use crate::worker;
 
@@ -88,10 +92,19 @@ pub fn chain(config: &Config, channel: &config::Channel, handlers: &Handlers) ->
 
 /// Run until a signal asks for an end, and drain. Whatever happens meanwhile is lived with.
 pub async fn run(config: Config, handlers: Handlers, stop: &mut Stop) -> Ended {
-    let running = Daemon::build(&config, &handlers).start();
+    let taps = Arc::new(Hub::default());
+    let daemon = Daemon::build(&config, &handlers, &taps);
+    let (file, drain_timeout) = (config.file.clone(), config.drain_timeout);
+    let parts = Arc::new(daemon.parts(config));
+    let shown = parts.clone();
+    let control = Control::start(&file, Inside { status: Arc::new(move || shown.status()), taps });
+    let running = daemon.start();
     let signal = stop.next().await;
     tracing::info!("{signal}: no more messages are taken; what was taken is finished");
-    running.drain(config.drain_timeout, stop).await
+    parts.draining.store(true, Relaxed);
+    let ended = running.drain(drain_timeout, stop).await;
+    control.stop().await;
+    ended
 }
 
 /// How a run ended.
@@ -159,10 +172,22 @@ struct Daemon {
     /// Our name in consumer groups; it is ours as long as this lives.
     consumer: Option<stream::consumer::Consumer>,
     source: Connector,
+    taps: Arc<Hub>,
 }
 
 impl Daemon {
-    fn build(config: &Config, handlers: &Handlers) -> Self {
+    fn parts(&self, config: Config) -> Parts {
+        Parts {
+            config,
+            channels: self.channels.clone(),
+            writers: self.writers.values().cloned().collect(),
+            metrics: self.metrics.clone(),
+            started: Instant::now(),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    fn build(config: &Config, handlers: &Handlers, taps: &Arc<Hub>) -> Self {
         let metrics = Arc::new(Metrics::default());
         let budget = Budget::new(config.memory);
         let source = Connector::new(&config.redis);
@@ -174,6 +199,7 @@ impl Daemon {
             streams: Vec::new(),
             consumer: None,
             source,
+            taps: taps.clone(),
         };
         for channel in &config.channels {
             let counts = daemon.metrics.channel(&channel.name);
@@ -230,6 +256,7 @@ impl Daemon {
                 .map(|stream| worker::Graveyard { stream, maxlen: channel.dead_letter_maxlen }),
             metrics: self.metrics.clone(),
             failure_log: RateLimit::new(FAILURE_LOG_PERIOD),
+            tap: self.taps.tap(&channel.name),
         }));
     }
 

@@ -20,9 +20,12 @@
 //! | `plugin` | wasmtime, all of it | `message`, `chain`, `config` |
 //! | `broker` | Redis, all of it: `pubsub` and `stream` read, `writer` and `stream` write; `dead`, `past`, `probe`, `shell` are for verbs | `message`, `dead_letter`, `config`, `queue`, `telemetry` |
 //! | `output`, `worker` | a message's way behind the queue | `chain`, `policy`, `dead_letter`, `queue`, `broker::writer`, `broker::stream` |
+//! | `tap` | looking on at a channel's messages | `message`, `chain` |
 //! | `crew` | who works when, and when what is written goes out | `worker`, `broker::writer` |
 //! | `daemon` | building everything, running it, draining it | all of the above |
 //! | `service` | signals | nothing |
+//! | `status` | what a running daemon says of itself | nothing |
+//! | `control` | the local socket of a running daemon: who may ask what | `status`, `tap`, `config` |
 //! | `cli` | one file a verb | all of the above |
 //!
 //! `plugin` and `broker` don't know each other; `chain` knows neither.
@@ -31,6 +34,7 @@ pub mod broker;
 pub mod chain;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod crew;
 pub mod daemon;
 pub mod dead_letter;
@@ -40,5 +44,7 @@ pub mod plugin;
 pub mod policy;
 pub mod queue;
 pub mod service;
+pub mod status;
+pub mod tap;
 pub mod telemetry;
 pub mod worker;

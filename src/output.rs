@@ -295,6 +295,30 @@ impl Outputs {
         }
     }
 
+    /// Where this message goes, in words: `publish chat.out`.
+    pub fn destinations(&self, delivery: &Delivery, message: &Message) -> Vec<String> {
+        let mut to = Vec::new();
+        self.each(delivery, message, |command, writer, name| {
+            let command = match command {
+                Command::Publish => "publish",
+                Command::Append => "append",
+                Command::Push => "push",
+            };
+            let at = writer.map(|writer| &**writer.name()).filter(|name| *name != OWN);
+            let at = at.map_or(String::new(), |name| format!(" at {name}"));
+            to.push(format!("{command} {name}{at}"));
+        });
+        if self.logs(message) {
+            to.push("log".to_owned());
+        }
+        to
+    }
+
+    /// Whether this message is logged: it is not routed elsewhere.
+    fn logs(&self, message: &Message) -> bool {
+        message.route.is_none() && self.sinks.iter().any(|sink| matches!(sink, Sink::Log))
+    }
+
     fn check(&self, messages: &[Message]) -> Result<(), AppendError> {
         let appends = |sink: &Sink| matches!(sink, Sink::Redis(Command::Append, ..));
         let all = self.sinks.iter().any(appends);
@@ -310,9 +334,9 @@ impl Outputs {
         appended.try_for_each(|message| can_append(&self.append.payload_field, message))
     }
 
-    /// Log it, where that is an output and it is not routed elsewhere.
+    /// Log it, where that is an output.
     fn log(&self, delivery: &Delivery, message: &Message) {
-        if message.route.is_some() || !self.sinks.iter().any(|sink| matches!(sink, Sink::Log)) {
+        if !self.logs(message) {
             return;
         }
         let payload = printable(&message.payload, LOGGED_PAYLOAD);

@@ -12,12 +12,13 @@ use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::broker::stream::{AppendError, Entry, Finish, Finisher, Unfit, UnfitKind};
-use crate::chain::{Chain, Convoy, Failure, FailureKind, Transit};
+use crate::chain::{Chain, Convoy, Failure, FailureKind, Outcome, Transit};
 use crate::dead_letter::{Blame, DeadLetter};
 use crate::message::{Delivery, Message};
 use crate::output::Outputs;
 use crate::policy::{self, Verdict};
 use crate::queue::{Batch, Queue, Received};
+use crate::tap::{Failed, Look, Tap, Then};
 use crate::telemetry::{DropReason, Metrics, RateLimit, printable};
 
 /// Bytes of a failure's reason that a log line shows at most.
@@ -43,6 +44,8 @@ pub struct Channel {
     pub metrics: Arc<Metrics>,
     /// A broken handler can't fill the log.
     pub failure_log: RateLimit,
+    /// Where others look on.
+    pub tap: Arc<Tap>,
 }
 
 /// The stream of a channel's dead letters.
@@ -74,6 +77,9 @@ pub struct Desk {
     /// The batch whose messages come out next.
     of: usize,
     began: Option<Instant>,
+    /// Whether anybody looks on at any of it, and who at which messages, in the order of these.
+    is_tapped: bool,
+    looks: Vec<(usize, Look)>,
     /// Messages that the turn has handled.
     pub handled: usize,
 }
@@ -91,10 +97,12 @@ impl Desk {
     /// Begin a turn of some channels whose chains are alike: take a batch of each, as long as there
     /// is room. Answers for how many of them there was.
     pub fn begin(&mut self, channels: &[&Channel]) -> usize {
-        let Desk { batches, taken, convoy, kept, of, began, handled } = self;
+        let Desk { batches, taken, convoy, kept, of, began, is_tapped, looks, handled } = self;
         (*taken, *of, *handled) = (0, 0, 0);
         convoy.clear();
         kept.clear();
+        looks.clear();
+        *is_tapped = false;
         // One that is alone has nobody to hold up.
         *began = (channels.len() > 1).then(Instant::now);
         let mut bytes = 0;
@@ -107,7 +115,8 @@ impl Desk {
             channel.queue.take(batch);
             bytes += batch.bytes();
             let before = convoy.len();
-            let keeps = channel.keeps_messages();
+            let tapped = channel.tap.is_on();
+            let keeps = channel.keeps_messages() || (tapped && channel.tap.wants_failures());
             convoy.extend(batch.drain().map(|received| {
                 let Received { message, delivery, entry, order } = received;
                 let original = keeps.then(|| message.clone());
@@ -116,6 +125,10 @@ impl Desk {
             }));
             *count = convoy.len() - before;
             *taken += 1;
+            if tapped {
+                *is_tapped = true;
+                look(&channel.tap, convoy, before, looks);
+            }
         }
         *taken
     }
@@ -131,13 +144,19 @@ impl Desk {
         while let Some(arrived) =
             advance(&channels[0].chain, &mut self.convoy, &flush, &mut waited).await
         {
+            let first = self.handled;
             self.handled += arrived.len();
-            for transit in arrived {
+            for (place, transit) in (first..).zip(arrived) {
                 while self.batches[self.of].0.is_done() {
                     self.of += 1;
                 }
                 let kept = self.kept.pop_front().unwrap_or_default();
-                channels[self.of].arrived(transit, kept, &flush, &mut waited).await;
+                let mut looks = &self.looks[..];
+                if self.is_tapped {
+                    channels[self.of].tap.passed();
+                    looks = looks_at(looks, place);
+                }
+                channels[self.of].arrived(transit, kept, looks, &flush, &mut waited).await;
                 // What came out is not kept until the turn is over.
                 transit.outcome = Ok(Vec::new());
                 self.batches[self.of].0.done(1);
@@ -177,6 +196,7 @@ impl Desk {
         };
         let from = self.batches[..self.taken].iter().position(is_untouched)?;
         let transits = self.convoy.split_off(start);
+        self.looks.retain(|(place, _)| *place < start);
         let kept = self.kept.split_off(self.kept.len() - transits.len());
         let received = |(transit, kept): (Transit, Kept)| {
             let message = transit.outcome.ok().and_then(|mut messages| messages.pop());
@@ -190,6 +210,24 @@ impl Desk {
         self.taken = from;
         Some(from)
     }
+}
+
+/// Have those who look on see what they are to see of the messages from this place on.
+fn look(tap: &Tap, convoy: &mut Convoy, from: usize, looks: &mut Vec<(usize, Look)>) {
+    for (place, client) in tap.choose(convoy.len() - from) {
+        let place = from + place;
+        let Some((delivery, message)) = convoy.waiting(place) else { continue };
+        let look = Look::new(client, delivery, message);
+        convoy.observe(place, look.observer());
+        looks.push((place, look));
+    }
+}
+
+/// Who looks on at the message of this place.
+fn looks_at(looks: &[(usize, Look)], place: usize) -> &[(usize, Look)] {
+    let from = looks.partition_point(|(other, _)| *other < place);
+    let to = looks.partition_point(|(other, _)| *other <= place);
+    &looks[from..to]
 }
 
 /// Take the convoy further; flush when that has to wait.
@@ -253,6 +291,7 @@ impl Channel {
         &self,
         transit: &mut Transit,
         mut kept: Kept,
+        looks: &[(usize, Look)],
         flush: &impl Fn(),
         waited: &mut bool,
     ) {
@@ -269,6 +308,11 @@ impl Channel {
                     match handed.await {
                         Ok(()) => {
                             self.queue.metrics().handled.add(1);
+                            for (_, look) in looks {
+                                let to =
+                                    |m: &Message| self.outputs.destinations(&transit.delivery, m);
+                                look.went_out(&self.tap, messages, to);
+                            }
                             return;
                         }
                         Err(error) => self.not_appended(&error),
@@ -280,7 +324,15 @@ impl Channel {
             // Tries in this place: those of earlier deliveries are the affair of `max_deliveries`.
             tries += 1;
             let since = failing.get_or_insert_with(Instant::now).elapsed();
-            let Some(pause) = self.pause(&transit.delivery, &failure, tries, since) else {
+            let pause = self.pause(&transit.delivery, &failure, tries, since);
+            let then = match pause {
+                Some(_) => Then::Again,
+                None if self.graveyard.is_some() => Then::DeadLetter,
+                None => Then::Dropped,
+            };
+            let failed = || Failed::new(&failure, then);
+            self.tap.failed(&transit.delivery, kept.original.as_ref(), failed, looks);
+            let Some(pause) = pause else {
                 self.give_up(&transit.delivery, kept, failure);
                 return;
             };
@@ -295,8 +347,25 @@ impl Channel {
                 Delivery { attempt: attempt.saturating_add(1), ..(*transit.delivery).clone() };
             transit.delivery = Arc::new(again);
             let message = kept.original.clone().unwrap_or_default();
-            transit.outcome = self.chain.run_observed(&transit.delivery, message, |_, _| {}).await;
+            transit.outcome = self.run_again(&transit.delivery, message, looks).await;
         }
+    }
+
+    /// Pass a message through the chain once more, by itself.
+    async fn run_again(
+        &self,
+        delivery: &Arc<Delivery>,
+        message: Message,
+        looks: &[(usize, Look)],
+    ) -> Outcome {
+        looks.iter().for_each(|(_, look)| look.begin(delivery, &message));
+        let mut since = Instant::now();
+        let observe = |handler: &str, messages: &[Message]| {
+            let now = Instant::now();
+            let took = now - std::mem::replace(&mut since, now);
+            looks.iter().for_each(|(_, look)| look.hop(handler, took, Some(messages)));
+        };
+        self.chain.run_observed(delivery, message, observe).await
     }
 
     /// Wait before the next try; `false` when the message goes back to its stream instead, because
@@ -413,10 +482,17 @@ impl Channel {
                 "an entry can't be handled: {reason}"
             );
         }
+        let message = Message { payload, ..Message::default() };
+        if self.tap.is_on() {
+            self.tap.passed();
+            let (reason, kind) = (reason.clone(), kind.as_str().to_owned());
+            let then = if self.graveyard.is_some() { Then::DeadLetter } else { Then::Dropped };
+            let failed = || Failed { handler: None, kind, reason, then };
+            self.tap.failed(&delivery, Some(&message), failed, &[]);
+        }
         match &self.graveyard {
             Some(graveyard) => {
                 let blame = Blame { handler: None, kind: kind.as_str().into(), reason };
-                let message = Message { payload, ..Message::default() };
                 let mut letter =
                     DeadLetter::new(message, &delivery, self.outputs.payload_field(), blame, now());
                 letter.headers = headers;
