@@ -13,7 +13,9 @@ mod check;
 mod console;
 mod dead;
 mod exit;
+mod figures;
 mod hint;
+mod inside;
 mod listen;
 mod load;
 mod plugin;
@@ -21,7 +23,10 @@ mod replay;
 mod run;
 mod send;
 mod show;
+mod status;
+mod tap;
 mod test;
+mod top;
 mod r#try;
 mod way;
 
@@ -39,6 +44,7 @@ use crate::plugin::compile;
   handlerd                               run with ./config.toml, else /etc/handlerd/config.toml
   handlerd check                         is the configuration right?
   handlerd try chat 'hello'              what would become of this message?
+  handlerd status                        how is the daemon that runs?
   handlerd --config my.toml run
 
 Exit codes are those of sysexits(3). Each verb's --help lists its own; those of every verb are 64 the
@@ -61,6 +67,9 @@ enum Verb {
     Test(test::Args),
     Send(send::Args),
     Listen(listen::Args),
+    Tap(tap::Args),
+    Top(top::Args),
+    Status(status::Args),
     Replay(replay::Args),
     Dead(dead::Args),
     Plugin(plugin::Args),
@@ -89,6 +98,9 @@ pub fn main() -> ExitCode {
         Verb::Test(args) => test::main(args, config),
         Verb::Send(args) => send::main(args, config),
         Verb::Listen(args) => listen::main(args, config),
+        Verb::Tap(args) => tap::main(args, config),
+        Verb::Top(args) => top::main(args, config),
+        Verb::Status(args) => status::main(args, config),
         Verb::Replay(args) => replay::main(args, config),
         Verb::Dead(args) => dead::main(args, config),
         Verb::Plugin(args) => plugin::main(args, config),
