@@ -49,7 +49,10 @@ impl DaemonArgs {
             }
         };
         match &found[..] {
-            [] => unavailable(format!("no handlerd runs {whose}{}", others())),
+            [] => unavailable(format!(
+                "no handlerd runs {whose}, as far as this user can see{}",
+                others()
+            )),
             [only] if only.may_open => Ok(found.remove(0)),
             [only] => unavailable(format!(
                 "the handlerd of process {} lets its own user and group look inside, and this user \

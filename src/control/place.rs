@@ -9,9 +9,10 @@
 use std::fs::{DirBuilder, Metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::{Pid, geteuid, test_kill_process};
 
 use crate::config::identity::identity;
@@ -112,11 +113,10 @@ impl Place {
         for (pid, path) in sockets(&self.folder, None) {
             // A number may be used again, ours included, which nobody else can have now.
             let is_dead = pid == own || !is_alive(pid);
-            let refuses = || {
-                let refused = UnixStream::connect(&path);
-                refused.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-            };
-            if is_dead && refuses() && std::fs::remove_file(&path).is_ok() {
+            if is_dead
+                && knock(&path) == Err(Errno::CONNREFUSED)
+                && std::fs::remove_file(&path).is_ok()
+            {
                 tracing::debug!("removed {}, which a dead daemon left", path.display());
             }
         }
@@ -143,9 +143,10 @@ fn find_identity(identity: Option<&str>) -> Vec<Found> {
     let mut found = Vec::new();
     for folder in folders() {
         for (pid, path) in sockets(&folder, identity) {
-            let may_open = match UnixStream::connect(&path) {
-                Ok(_) => true,
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => false,
+            let may_open = match knock(&path) {
+                // One that stands still has a queue of those who wait, and that may be full.
+                Ok(()) | Err(Errno::AGAIN) => true,
+                Err(Errno::ACCESS) => false,
                 Err(_) => continue,
             };
             found.push(Found { pid, path, may_open });
@@ -154,6 +155,13 @@ fn find_identity(identity: Option<&str>) -> Vec<Found> {
     found.sort_by_key(|found| found.pid);
     found.dedup_by_key(|found| found.pid);
     found
+}
+
+/// Whether somebody listens at a socket. Never waits.
+fn knock(path: &Path) -> Result<(), Errno> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)
 }
 
 /// The daemon that runs now with the configuration of this one, which may be gone.
@@ -222,7 +230,7 @@ fn is_own_folder(folder: &Path) -> bool {
 
 fn is_alive(pid: u32) -> bool {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    pid.is_some_and(|pid| test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+    pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
 }
 
 #[cfg(test)]

@@ -21,7 +21,13 @@ fn command() -> Command {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
     std::fs::create_dir_all(&cache).expect("a cache folder");
     command.env("XDG_CACHE_HOME", cache);
-    for name in ["RUST_LOG", "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY", "CACHE_DIRECTORY"] {
+    for name in [
+        "RUST_LOG",
+        "NOTIFY_SOCKET",
+        "CREDENTIALS_DIRECTORY",
+        "CACHE_DIRECTORY",
+        "RUNTIME_DIRECTORY",
+    ] {
         command.env_remove(name);
     }
     command
@@ -79,7 +85,9 @@ impl Handlerd {
         let file = dir.path().join("config.toml");
         std::fs::write(&file, config).expect("a config is written");
         let mut command = command();
-        command.arg("run").arg("--config").arg(&file).envs(env.iter().copied());
+        command.arg("run").arg("--config").arg(&file);
+        // Its control socket, which it leaves when it is killed, goes with the folder.
+        command.env("XDG_RUNTIME_DIR", dir.path()).envs(env.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = Process::spawn(&mut command).expect("the binary starts");
         let stderr = process.child().stderr.take().expect("standard error is a pipe");
@@ -100,6 +108,22 @@ impl Handlerd {
     /// The folder of its config.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// A verb with its config, which finds it if it looks for a daemon.
+    pub fn verb(&self, args: &[&str]) -> Run {
+        let run = Run::new(args).env("XDG_RUNTIME_DIR", &self.dir().display().to_string());
+        run.config(&self.dir().join("config.toml"))
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        self.process.kill();
     }
 
     /// Its log so far.
@@ -277,6 +301,12 @@ impl Run {
     /// With standard input that stays open until [`Running::wait`].
     pub fn interactive(mut self) -> Run {
         self.input = Input::Later;
+        self
+    }
+
+    /// With `--config`.
+    pub fn config(mut self, file: &Path) -> Run {
+        self.command.arg("--config").arg(file);
         self
     }
 

@@ -3,6 +3,7 @@
 //! A task asks the daemon, the screen's own thread draws and reads keys: a daemon that doesn't
 //! answer never makes the screen stand still.
 
+mod columns;
 mod rates;
 mod screen;
 

@@ -1,6 +1,5 @@
 //! The screen of `handlerd top`: what it shows, and what keys do to that. Knows no terminal.
 
-use std::cmp::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ratatui::Frame;
@@ -10,9 +9,9 @@ use ratatui::style::{Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Table};
 
-use super::rates::{self, ChannelRow, HandlerRow};
-use crate::cli::figures::{bytes, grouped, seconds, short, span};
-use crate::cli::show::escaped;
+use super::columns::{CHANNELS, Column, HANDLERS, fitting, safe};
+use super::rates;
+use crate::cli::figures::span;
 use crate::cli::status::wrongs;
 use crate::status::{Role, State, Status};
 
@@ -49,154 +48,34 @@ enum Focus {
 }
 
 /// How a table is seen.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct View {
     /// The column that it is sorted by.
     sort: usize,
     is_reversed: bool,
     /// The first row that is seen.
     first: usize,
+    /// The columns that there was room for.
+    columns: Vec<usize>,
     /// Rows that there is room for, and that there are.
     room: usize,
     rows: usize,
 }
 
 impl View {
+    /// Sort by the column so far to the right of the present one, of those that are seen.
+    fn sort_by(&mut self, by: isize) {
+        let seen = self.columns.len().cast_signed();
+        let now = self.columns.iter().position(|column| *column == self.sort);
+        if seen > 0 {
+            let next = (now.unwrap_or(0).cast_signed() + by).rem_euclid(seen);
+            self.sort = self.columns[next.cast_unsigned()];
+        }
+    }
+
     fn scroll(&mut self, by: isize) {
         let last = self.rows.saturating_sub(self.room);
         self.first = self.first.saturating_add_signed(by).min(last);
-    }
-}
-
-/// A column: its head, its width, and what of a row is in it.
-struct Column<R> {
-    head: &'static str,
-    width: Constraint,
-    cell: fn(&R) -> Shown,
-}
-
-/// What a cell shows, and what it is sorted by: texts upwards, numbers from the largest on.
-enum Shown {
-    Text(String),
-    Number(String, f64),
-    /// A number that should be none.
-    Bad(String, f64),
-}
-
-impl Shown {
-    fn rate(n: Option<f64>) -> Shown {
-        Shown::Number(n.map_or("…".to_owned(), short), n.unwrap_or(0.0))
-    }
-
-    fn count(n: Option<u64>) -> Shown {
-        Shown::Number(n.map_or("-".to_owned(), grouped), n.map_or(-1.0, |n| n as f64))
-    }
-
-    fn compare(&self, other: &Shown) -> Ordering {
-        match (self, other) {
-            (Shown::Text(a), Shown::Text(b)) => a.cmp(b),
-            (Shown::Number(_, a) | Shown::Bad(_, a), Shown::Number(_, b) | Shown::Bad(_, b)) => {
-                b.total_cmp(a)
-            }
-            _ => Ordering::Equal,
-        }
-    }
-
-    fn cell(self) -> Cell<'static> {
-        let right = |text: String| Line::from(text).alignment(Alignment::Right);
-        match self {
-            Shown::Text(text) => Cell::new(text),
-            Shown::Bad(text, n) if n > 0.0 => Cell::new(right(text).red().bold()),
-            Shown::Number(text, _) | Shown::Bad(text, _) => Cell::new(right(text)),
-        }
-    }
-}
-
-fn safe(text: &str) -> String {
-    escaped(text.as_bytes())
-}
-
-const CHANNELS: [Column<ChannelRow>; 10] = [
-    Column {
-        head: "CHANNEL",
-        width: Constraint::Min(10),
-        cell: |c| Shown::Text(safe(&c.now.name)),
-    },
-    Column { head: "IN/s", width: Constraint::Length(7), cell: |c| Shown::rate(c.received) },
-    Column { head: "HANDLED/s", width: Constraint::Length(10), cell: |c| Shown::rate(c.handled) },
-    Column { head: "OUT/s", width: Constraint::Length(7), cell: |c| Shown::rate(c.out) },
-    Column {
-        head: "LOST/s",
-        width: Constraint::Length(7),
-        cell: |c| {
-            let lost = c.dropped.unwrap_or(0.0);
-            Shown::Bad(c.dropped.map_or("…".to_owned(), short), lost)
-        },
-    },
-    Column {
-        head: "LOST",
-        width: Constraint::Length(9),
-        cell: |c| {
-            let lost = c.now.dropped.values().sum();
-            Shown::Bad(grouped(lost), lost as f64)
-        },
-    },
-    Column {
-        head: "QUEUE",
-        width: Constraint::Length(22),
-        cell: |c| {
-            let (used, limit) = (c.now.queue_bytes, c.now.queue_limit);
-            Shown::Number(format!("{} of {}", bytes(used), bytes(limit)), used as f64)
-        },
-    },
-    Column {
-        head: "DEAD",
-        width: Constraint::Length(7),
-        cell: |c| Shown::count(Some(c.now.dead_letters)),
-    },
-    Column {
-        head: "PENDING",
-        width: Constraint::Length(8),
-        cell: |c| Shown::count(c.now.stream.as_ref().map(|stream| stream.pending)),
-    },
-    Column {
-        head: "LAG",
-        width: Constraint::Length(8),
-        cell: |c| Shown::count(c.now.stream.as_ref().and_then(|stream| stream.lag)),
-    },
-];
-
-const HANDLERS: [Column<HandlerRow>; 6] = [
-    Column {
-        head: "HANDLER",
-        width: Constraint::Min(10),
-        cell: |h| Shown::Text(safe(&h.now.name)),
-    },
-    Column { head: "CALLS/s", width: Constraint::Length(8), cell: |h| Shown::rate(h.calls) },
-    Column { head: "P50", width: Constraint::Length(8), cell: |h| time(h, h.now.seconds.p50) },
-    Column { head: "P99", width: Constraint::Length(8), cell: |h| time(h, h.now.seconds.p99) },
-    Column {
-        head: "FAILED/s",
-        width: Constraint::Length(9),
-        cell: |h| {
-            let failed = h.failures.unwrap_or(0.0);
-            Shown::Bad(h.failures.map_or("…".to_owned(), short), failed)
-        },
-    },
-    Column {
-        head: "FAILED",
-        width: Constraint::Length(10),
-        cell: |h| {
-            let failed = h.now.failures.values().sum();
-            Shown::Bad(grouped(failed), failed as f64)
-        },
-    },
-];
-
-fn time(handler: &HandlerRow, n: f64) -> Shown {
-    match handler.now.seconds.count {
-        0 => Shown::Number("-".to_owned(), -1.0),
-        _ => Shown::Number(seconds(n), n),
     }
 }
 
@@ -217,10 +96,6 @@ impl Screen {
         if key.kind == KeyEventKind::Release {
             return Flow::On;
         }
-        let columns = match self.focus {
-            Focus::Channels => CHANNELS.len(),
-            Focus::Handlers => HANDLERS.len(),
-        };
         let view = match self.focus {
             Focus::Channels => &mut self.channels,
             Focus::Handlers => &mut self.handlers,
@@ -237,8 +112,8 @@ impl Screen {
                     Focus::Handlers => Focus::Channels,
                 };
             }
-            KeyCode::Right => view.sort = (view.sort + 1) % columns,
-            KeyCode::Left => view.sort = (view.sort + columns - 1) % columns,
+            KeyCode::Right => view.sort_by(1),
+            KeyCode::Left => view.sort_by(-1),
             KeyCode::Char('r') => view.is_reversed = !view.is_reversed,
             KeyCode::Up | KeyCode::Char('k') => view.scroll(-1),
             KeyCode::Down | KeyCode::Char('j') => view.scroll(1),
@@ -361,17 +236,22 @@ fn table<R>(
         true => format!(" {title} {} to {last} of {} ", view.first + 1, view.rows),
         false => format!(" {title} "),
     };
-    let head = columns.iter().enumerate().map(|(at, column)| {
-        let style =
-            if at == view.sort && has_focus { Style::new().reversed() } else { Style::new().dim() };
+    view.columns = fitting(columns, area.width.saturating_sub(2));
+    let fitting = || view.columns.iter().map(|place| (*place, &columns[*place]));
+    let head = fitting().map(|(at, column)| {
+        let is_sorted = at == view.sort && has_focus;
+        let style = if is_sorted { Style::new().reversed() } else { Style::new().dim() };
         let line = Line::styled(column.head, style);
         Cell::new(if at == 0 { line } else { line.alignment(Alignment::Right) })
     });
     let shown = rows.iter().skip(view.first).take(view.room);
-    let shown = shown.map(|row| Row::new(columns.iter().map(|column| (column.cell)(row).cell())));
+    let shown = shown.map(|row| Row::new(fitting().map(|(_, column)| (column.cell)(row).cell())));
     let border = if has_focus { Style::new() } else { Style::new().dim() };
     let block = Block::new().borders(Borders::ALL).border_style(border).title(seen);
-    let widths = columns.iter().map(|column| column.width);
+    let widths = fitting().map(|(at, column)| match at {
+        0 => Constraint::Min(column.width),
+        _ => Constraint::Length(column.width),
+    });
     frame.render_widget(Table::new(shown, widths).header(Row::new(head)).block(block), area);
 }
 
@@ -482,6 +362,24 @@ mod tests {
         assert_eq!(press(&mut screen, KeyCode::Esc), Flow::End);
         let interrupt = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
         assert_eq!(screen.key(interrupt), Flow::End);
+    }
+
+    #[test]
+    fn a_narrow_terminal_shows_fewer_columns_and_no_cut_ones() {
+        let mut screen = Screen::default();
+        screen.take(Ok(example()));
+        let lines = draw(&mut screen, 80, 24);
+        assert!(
+            has(&lines, &["CHANNEL", "IN/s", "OUT/s", "LOST", "QUEUE", "DEAD", "LAG"]),
+            "{lines:#?}"
+        );
+        assert!(!has(&lines, &["HANDLED/s"]));
+        assert!(has(&lines, &["chat", "567", "4.0 MiB of 16.0 MiB"]), "{lines:#?}");
+        // What isn't seen isn't what it is sorted by.
+        for _ in 0..20 {
+            press(&mut screen, KeyCode::Right);
+            assert_ne!(CHANNELS[screen.channels.sort].head, "HANDLED/s");
+        }
     }
 
     #[test]
