@@ -70,11 +70,16 @@ pub fn wrongs(status: &Status, now: u64) -> Vec<String> {
         wrongs.push(format!("the Redis {} ({role}) is away", redis.connection));
     }
     wrongs.extend(status.not_ready.iter().cloned());
-    for channel in
-        status.channels.iter().filter(|channel| channel.dropped.values().sum::<u64>() > 0)
-    {
-        let (lost, reasons) = (channel.dropped.values().sum(), by_word(&channel.dropped));
-        wrongs.push(format!("channel {} lost {}: {reasons}", channel.name, grouped(lost)));
+    for channel in &status.channels {
+        let (name, lost) = (&channel.name, channel.dropped.values().sum());
+        if lost > 0 {
+            let reasons = by_word(&channel.dropped);
+            wrongs.push(format!("channel {name} lost {}: {reasons}", grouped(lost)));
+        }
+        if channel.dead_letters > 0 {
+            let dead = grouped(channel.dead_letters);
+            wrongs.push(format!("channel {name} made {dead} dead letters (handlerd dead list)"));
+        }
     }
     if let Some(last) = status.reload.last.as_ref().filter(|last| !last.ok) {
         let ago = span(now.saturating_sub(last.at_ms));
@@ -257,6 +262,7 @@ pub mod tests {
                 "! the Redis eu (where outputs go) is away",
                 "! channel chat: not subscribed to \"chat\"",
                 "! channel chat lost 567: failed 67, overflow 500",
+                "! channel orders made 3 dead letters (handlerd dead list)",
                 "! the last reload, 1m ago, failed: no\\u{1b}[2J",
                 "! old.wasm is gone",
                 "2 reconnects, 1 reloads, 1 failed reloads",
