@@ -27,7 +27,8 @@ use crate::policy;
 use crate::queue::{Budget, Queue, Received, Workers};
 use crate::service::Stop;
 use crate::telemetry::{Metrics, RateLimit, Totals};
-use crate::worker;
+use crate::view::{self, Outline, View};
+use crate::{http, worker};
 
 /// A channel's failing handler is logged this often at most.
 const FAILURE_LOG_PERIOD: Duration = Duration::from_secs(1);
@@ -88,8 +89,14 @@ pub fn chain(config: &Config, channel: &config::Channel, handlers: &Handlers) ->
 
 /// Run until a signal asks for an end, and drain. Whatever happens meanwhile is lived with.
 pub async fn run(config: Config, handlers: Handlers, stop: &mut Stop) -> Ended {
-    let running = Daemon::build(&config, &handlers).start();
+    let daemon = Daemon::build(&config, &handlers);
+    // No loop is watched yet.
+    let view = View::new(&config.file, daemon.metrics.clone(), Box::new(Vec::new));
+    view.set(daemon.outline(&config, &handlers));
+    let _endpoints = config.http.listen.map(|listen| http::Server::start(listen, view.clone()));
+    let running = daemon.start();
     let signal = stop.next().await;
+    view.drain();
     tracing::info!("{signal}: no more messages are taken; what was taken is finished");
     running.drain(config.drain_timeout, stop).await
 }
@@ -264,6 +271,24 @@ impl Daemon {
             max_payload: channel.max_payload,
             hold: channel.queue.min(config.memory / streams.max(1)),
             forget: stream::Settings::FORGET,
+        }
+    }
+
+    /// What is to be seen of it.
+    fn outline(&self, config: &Config, handlers: &Handlers) -> Outline {
+        let channel = |(place, (config, running)): (usize, (&config::Channel, _))| {
+            let stream = self.streams.iter().find(|(of, _)| *of == place);
+            let running: &Arc<worker::Channel> = running;
+            view::Channel::new(config, running, stream.map(|(_, source)| source))
+        };
+        let pairs = config.channels.iter().zip(&self.channels);
+        let handler = |(name, handler): (&Arc<str>, &Arc<dyn Handler>)| {
+            view::Handler::new(&config.handlers[name], handler.clone())
+        };
+        Outline {
+            channels: pairs.enumerate().map(channel).collect(),
+            handlers: handlers.iter().map(handler).collect(),
+            warnings: Vec::new(),
         }
     }
 
