@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::Routes;
 use crate::message::{Delivery, Message};
+use crate::timing::Timing;
 
 /// A future of [`Handler::handle`], boxed: once a run of messages is seldom enough.
 pub type HandlerFuture<'a> = Pin<Box<dyn Future<Output = usize> + Send + 'a>>;
@@ -56,6 +57,22 @@ pub trait Handler: Send + Sync {
     ///
     /// An empty list ends a message's way; a message with a route leaves the chain.
     fn handle<'a>(&'a self, messages: &'a mut [Transit]) -> HandlerFuture<'a>;
+
+    /// What those see who look at the daemon; `None` of one that is no plugin.
+    fn seen(&self) -> Option<Seen> {
+        None
+    }
+}
+
+/// What is to be seen of a handler.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Of its plugin's file, as people write it.
+    pub sha256: String,
+    /// Its calls.
+    pub timing: Arc<Timing>,
+    /// Instances that there are now.
+    pub instances: usize,
 }
 
 /// Have a handler handle one message.

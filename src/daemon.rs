@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -28,10 +27,10 @@ use crate::plugin::{Host, PluginError};
 use crate::policy;
 use crate::queue::{Budget, Queue, Received, Workers};
 use crate::service::Stop;
-use crate::status::Parts;
 use crate::tap::Hub;
 use crate::telemetry::{Metrics, RateLimit, Totals};
-use crate::worker;
+use crate::view::{self, Outline, View};
+use crate::{http, worker};
 
 /// A channel's failing handler is logged this often at most.
 const FAILURE_LOG_PERIOD: Duration = Duration::from_secs(1);
@@ -94,15 +93,18 @@ pub fn chain(config: &Config, channel: &config::Channel, handlers: &Handlers) ->
 pub async fn run(config: Config, handlers: Handlers, stop: &mut Stop) -> Ended {
     let taps = Arc::new(Hub::default());
     let daemon = Daemon::build(&config, &handlers, &taps);
-    let (file, drain_timeout) = (config.file.clone(), config.drain_timeout);
-    let parts = Arc::new(daemon.parts(config));
-    let shown = parts.clone();
-    let control = Control::start(&file, Inside { status: Arc::new(move || shown.status()), taps });
+    // No loop is watched yet.
+    let view = View::new(&config.file, daemon.metrics.clone(), Box::new(Vec::new));
+    view.set(daemon.outline(&config, &handlers));
+    let _endpoints = config.http.listen.map(|listen| http::Server::start(listen, view.clone()));
+    let shown = view.clone();
+    let inside = Inside { status: Arc::new(move || shown.status()), taps };
+    let control = Control::start(&config.file, inside);
     let running = daemon.start();
     let signal = stop.next().await;
+    view.drain();
     tracing::info!("{signal}: no more messages are taken; what was taken is finished");
-    parts.draining.store(true, Relaxed);
-    let ended = running.drain(drain_timeout, stop).await;
+    let ended = running.drain(config.drain_timeout, stop).await;
     control.stop().await;
     ended
 }
@@ -176,17 +178,6 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn parts(&self, config: Config) -> Parts {
-        Parts {
-            config,
-            channels: self.channels.clone(),
-            writers: self.writers.values().cloned().collect(),
-            metrics: self.metrics.clone(),
-            started: Instant::now(),
-            draining: AtomicBool::new(false),
-        }
-    }
-
     fn build(config: &Config, handlers: &Handlers, taps: &Arc<Hub>) -> Self {
         let metrics = Arc::new(Metrics::default());
         let budget = Budget::new(config.memory);
@@ -291,6 +282,24 @@ impl Daemon {
             max_payload: channel.max_payload,
             hold: channel.queue.min(config.memory / streams.max(1)),
             forget: stream::Settings::FORGET,
+        }
+    }
+
+    /// What is to be seen of it.
+    fn outline(&self, config: &Config, handlers: &Handlers) -> Outline {
+        let channel = |(place, (config, running)): (usize, (&config::Channel, _))| {
+            let stream = self.streams.iter().find(|(of, _)| *of == place);
+            let running: &Arc<worker::Channel> = running;
+            view::Channel::new(config, running, stream.map(|(_, source)| source))
+        };
+        let pairs = config.channels.iter().zip(&self.channels);
+        let handler = |(name, handler): (&Arc<str>, &Arc<dyn Handler>)| {
+            view::Handler::new(&config.handlers[name], handler.clone())
+        };
+        Outline {
+            channels: pairs.enumerate().map(channel).collect(),
+            handlers: handlers.iter().map(handler).collect(),
+            warnings: Vec::new(),
         }
     }
 

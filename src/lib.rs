@@ -11,17 +11,20 @@
 //! | module | owns | may use |
 //! | --- | --- | --- |
 //! | `message` | what travels | nothing |
-//! | `chain` | what a handler is, how a run goes | `message`, `config` (routes) |
+//! | `chain` | what a handler is, how a run goes | `message`, `config` (routes), `timing` |
 //! | `config` | TOML to types | nothing |
-//! | `telemetry` | metric names, reasons | `chain` (failure kinds), `config` |
+//! | `timing`, `status` | how long calls take; what the daemon says of itself | nothing |
+//! | `telemetry` | counters, reasons, the log | `chain` (failure kinds), `config`, `status` |
 //! | `policy` | whether and when a failed message is tried again | `chain` (failure kinds), `config` |
 //! | `dead_letter` | the format of what was given up | `message`, `chain`, `telemetry` |
 //! | `queue` | what waits, in what order, and what is dropped | `message`, `config`, `telemetry`, `broker::stream` (an entry in hand) |
-//! | `plugin` | wasmtime, all of it | `message`, `chain`, `config` |
+//! | `plugin` | wasmtime, all of it | `message`, `chain`, `config`, `timing` |
 //! | `broker` | Redis, all of it: `pubsub` and `stream` read, `writer` and `stream` write; `dead`, `past`, `probe`, `shell` are for verbs | `message`, `dead_letter`, `config`, `queue`, `telemetry` |
 //! | `output`, `worker` | a message's way behind the queue | `chain`, `policy`, `dead_letter`, `queue`, `broker::writer`, `broker::stream` |
 //! | `tap` | looking on at a channel's messages | `message`, `chain` |
 //! | `crew` | who works when, and when what is written goes out | `worker`, `broker::writer` |
+//! | `view` | what runs, for those who look; whether it is ready | `status`, `telemetry`, `queue`, `chain`, `broker` (whether it is connected) |
+//! | `openmetrics`, `http` | metric names; the endpoints | `view` |
 //! | `daemon` | building everything, running it, draining it | all of the above |
 //! | `service` | signals | nothing |
 //! | `status` | what a running daemon says of itself | nothing |
@@ -38,7 +41,9 @@ pub mod control;
 pub mod crew;
 pub mod daemon;
 pub mod dead_letter;
+pub mod http;
 pub mod message;
+pub mod openmetrics;
 pub mod output;
 pub mod plugin;
 pub mod policy;
@@ -47,4 +52,6 @@ pub mod service;
 pub mod status;
 pub mod tap;
 pub mod telemetry;
+pub mod timing;
+pub mod view;
 pub mod worker;

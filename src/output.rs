@@ -13,14 +13,13 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 
 use crate::broker::stream::{AppendError, Finish, can_append};
 use crate::broker::writer::Writer;
-use crate::config::{Channel, NameTemplate, Output, RouteKind, Routes, Source, Target};
+use crate::config::{
+    Channel, NameTemplate, OWN_CONNECTION as OWN, Output, RouteKind, Routes, Source, Target,
+};
 use crate::dead_letter::{DeadLetter, PAYLOAD};
 use crate::message::{Delivery, Message};
 use crate::queue::OutputAway;
-use crate::telemetry::{ChannelMetrics, DropReason, printable};
-
-/// The name of the connection that routes and dead letters go over.
-const OWN: &str = "redis";
+use crate::telemetry::{ChannelMetrics, DropReason, OutputKind, printable};
 
 /// Bytes of a payload that a log line shows at most.
 const LOGGED_PAYLOAD: usize = 4 << 10;
@@ -58,6 +57,16 @@ impl From<RouteKind> for Command {
             RouteKind::Publish => Command::Publish,
             RouteKind::Append => Command::Append,
             RouteKind::Push => Command::Push,
+        }
+    }
+}
+
+impl From<Command> for OutputKind {
+    fn from(command: Command) -> Self {
+        match command {
+            Command::Publish => OutputKind::Publish,
+            Command::Append => OutputKind::Append,
+            Command::Push => OutputKind::Push,
         }
     }
 }
@@ -205,7 +214,7 @@ impl Outputs {
                     Command::Publish => from.dropped(DropReason::Refused),
                     Command::Append | Command::Push => 0,
                 };
-                self.metrics.delivered.add(from.delivered.get());
+                self.metrics.delivered.add((*command).into(), from.delivered.get());
                 self.metrics.lost(DropReason::Refused, refused);
                 from.delivered.get() + refused == 0
             });
@@ -345,6 +354,6 @@ impl Outputs {
             target: "handlerd::output",
             channel = &*delivery.table, %redis_channel, "{payload}"
         );
-        self.metrics.delivered.add(1);
+        self.metrics.delivered.add(OutputKind::Log, 1);
     }
 }

@@ -3,18 +3,19 @@
 //! Owns the metric names of the contract and the set of reasons. Everybody may count; nobody else
 //! names a metric. Counting is an atomic addition, never a lock, on the way of a message.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
 use crate::chain::FailureKind;
 use crate::config::{Log, LogFormat};
+use crate::status;
 
 /// Why a message was dropped, or what was sent of it is unsure. The words are the values of the metric label `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,6 +57,21 @@ impl DropReason {
         DropReason::Trimmed,
     ];
 
+    /// Whether a message of a stream (else of pub/sub) can be lost for it: streams wait instead.
+    pub fn may_be_of(self, stream: bool) -> bool {
+        match self {
+            DropReason::TooLarge | DropReason::Name | DropReason::Failed | DropReason::Refused => {
+                true
+            }
+            DropReason::Trimmed => stream,
+            DropReason::Overflow
+            | DropReason::Memory
+            | DropReason::RedisAway
+            | DropReason::Unknown
+            | DropReason::Shutdown => !stream,
+        }
+    }
+
     /// The word for logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -89,6 +105,81 @@ impl Count {
     }
 }
 
+/// By what a message went out. The words are the values of the metric label `output`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OutputKind {
+    /// PUBLISH.
+    Publish,
+    /// XADD.
+    Append,
+    /// RPUSH.
+    Push,
+    /// A line of the log.
+    Log,
+}
+
+impl OutputKind {
+    /// All of them, in the order of the enum.
+    pub const ALL: [OutputKind; 4] =
+        [OutputKind::Publish, OutputKind::Append, OutputKind::Push, OutputKind::Log];
+
+    /// The word for metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            OutputKind::Publish => "publish",
+            OutputKind::Append => "append",
+            OutputKind::Push => "push",
+            OutputKind::Log => "log",
+        }
+    }
+}
+
+/// What went out, by kind.
+#[derive(Debug, Default)]
+pub struct Delivered([Count; OutputKind::ALL.len()]);
+
+impl Delivered {
+    /// Count `n` that went out by this.
+    pub fn add(&self, by: OutputKind, n: u64) {
+        self.0[by as usize].add(n);
+    }
+
+    /// How many went out by this.
+    pub fn by(&self, kind: OutputKind) -> u64 {
+        self.0[kind as usize].get()
+    }
+
+    /// All of them.
+    pub fn get(&self) -> u64 {
+        self.0.iter().map(Count::get).sum()
+    }
+}
+
+/// Something that is so or not.
+#[derive(Debug, Default)]
+pub struct Flag(AtomicBool);
+
+impl Flag {
+    /// It is so from now on, or isn't.
+    pub fn set(&self, on: bool) {
+        self.0.store(on, Relaxed);
+    }
+
+    /// Whether it is so.
+    pub fn get(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What is wrong with one stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamTrouble {
+    /// Whether there is no connection to its Redis, or none yet.
+    pub away: bool,
+    /// A sentence without the stream's name: `can't read: …`.
+    pub text: String,
+}
+
 /// What is counted of a stream source beside what is counted of every channel.
 #[derive(Debug, Default)]
 pub struct StreamMetrics {
@@ -110,6 +201,8 @@ pub struct StreamMetrics {
     /// `handlerd_stream_pending`: entries read by the group and not finished, one for each stream.
     pending: Mutex<BTreeMap<Arc<str>, u64>>,
     states: Mutex<BTreeMap<&'static str, u64>>,
+    /// What is wrong now, by the stream and by what can't be done.
+    troubles: Mutex<BTreeMap<(Arc<str>, &'static str), StreamTrouble>>,
 }
 
 impl StreamMetrics {
@@ -121,6 +214,29 @@ impl StreamMetrics {
     /// Tries that failed, by the reason's name.
     pub fn states(&self) -> BTreeMap<&'static str, u64> {
         lock(&self.states).clone()
+    }
+
+    /// What is wrong with one stream now, of what is to be done with it ("read", "finish entries");
+    /// `None` when nothing is.
+    pub fn trouble(&self, stream: &Arc<str>, doing: &'static str, trouble: Option<StreamTrouble>) {
+        let mut troubles = lock(&self.troubles);
+        match trouble {
+            Some(trouble) => troubles.insert((stream.clone(), doing), trouble),
+            None => troubles.remove(&(stream.clone(), doing)),
+        };
+    }
+
+    /// What is wrong now, each with its stream.
+    pub fn troubles(&self) -> Vec<(Arc<str>, StreamTrouble)> {
+        let troubles = lock(&self.troubles);
+        troubles.iter().map(|((stream, _), trouble)| (stream.clone(), trouble.clone())).collect()
+    }
+
+    /// The channel has these streams only: nothing is known of others any more.
+    pub fn retain(&self, streams: &[Arc<str>]) {
+        lock(&self.lag).retain(|stream, _| streams.contains(stream));
+        lock(&self.pending).retain(|stream, _| streams.contains(stream));
+        lock(&self.troubles).retain(|(stream, _), _| streams.contains(stream));
     }
 
     /// What was seen of one stream.
@@ -137,9 +253,43 @@ impl StreamMetrics {
         lock(&self.pending).values().sum()
     }
 
-    /// Entries not read, over all streams of the channel, as far as Redis says it.
-    pub fn lag(&self) -> u64 {
-        lock(&self.lag).values().sum()
+    /// Entries not read, over all streams of the channel; `None` where Redis doesn't say it of each.
+    pub fn lag(&self) -> Option<u64> {
+        let streams = lock(&self.pending).len();
+        let lag = lock(&self.lag);
+        (streams > 0 && lag.len() == streams).then(|| lag.values().sum())
+    }
+}
+
+/// The names and patterns of a pub/sub channel that are not subscribed on the present connection.
+/// Empty: everything that is published for the channel comes. Kept by the subscription.
+#[derive(Debug, Default)]
+pub struct Unsubscribed(Mutex<BTreeSet<Arc<str>>>);
+
+impl Unsubscribed {
+    /// Whether every name is subscribed.
+    pub fn is_empty(&self) -> bool {
+        lock(&self.0).is_empty()
+    }
+
+    /// The names that aren't, in order.
+    pub fn names(&self) -> Vec<Arc<str>> {
+        lock(&self.0).iter().cloned().collect()
+    }
+
+    /// These, and no others.
+    pub fn replace(&self, names: impl Iterator<Item = Arc<str>>) {
+        *lock(&self.0) = names.collect();
+    }
+
+    /// This one is not, or no longer.
+    pub fn insert(&self, name: &Arc<str>) {
+        lock(&self.0).insert(name.clone());
+    }
+
+    /// This one is now.
+    pub fn remove(&self, name: &str) {
+        lock(&self.0).remove(name);
     }
 }
 
@@ -151,11 +301,13 @@ pub struct ChannelMetrics {
     /// Input messages whose run through the chain succeeded (filtered ones included).
     pub handled: Count,
     /// `handlerd_messages_delivered_total`: writes that Redis acknowledged, and log lines.
-    pub delivered: Count,
+    pub delivered: Delivered,
     /// `handlerd_dead_letters_total`: messages that were given up and handed to their stream.
     pub dead_letters: Count,
     /// Milliseconds without a confirmed subscription, for `handlerd_subscription_gap_seconds_total`.
     pub gap_ms: Count,
+    /// Of a pub/sub source; empty for a stream's.
+    pub unsubscribed: Unsubscribed,
     /// Of a stream source.
     pub stream: StreamMetrics,
     dropped: [Count; DropReason::ALL.len()],
@@ -181,16 +333,52 @@ impl ChannelMetrics {
 /// All counters of the daemon.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    channels: Mutex<BTreeMap<Arc<str>, Arc<ChannelMetrics>>>,
+    channels: Mutex<Channels>,
     failures: Mutex<BTreeMap<(Arc<str>, &'static str), u64>>,
-    /// `handlerd_redis_reconnects_total`.
+    /// Connections made again, those of streams left out: see [`Totals::reconnects`].
     pub reconnects: Count,
+    /// Whether the connection of all subscriptions stands.
+    pub subscription: Flag,
+    reloads: Mutex<status::Reload>,
+}
+
+#[derive(Debug, Default)]
+struct Channels {
+    present: BTreeMap<Arc<str>, Arc<ChannelMetrics>>,
+    /// Of channels that are no more, as long as somebody may still count in them.
+    former: Vec<Arc<ChannelMetrics>>,
+    /// What those have counted in which nobody counts any more, failures of handlers included.
+    past: Totals,
 }
 
 impl Metrics {
     /// The counters of a channel, made when it is named first.
     pub fn channel(&self, name: &Arc<str>) -> Arc<ChannelMetrics> {
-        lock(&self.channels).entry(name.clone()).or_default().clone()
+        lock(&self.channels).present.entry(name.clone()).or_default().clone()
+    }
+
+    /// Only the channels of these names are left: what was counted of the others is in the
+    /// [`Self::totals`] only from now on.
+    pub fn retain_channels(&self, names: &[Arc<str>]) {
+        let mut channels = lock(&self.channels);
+        let Channels { present, former, past } = &mut *channels;
+        former.extend(present.extract_if(.., |name, _| !names.contains(name)).map(|(_, m)| m));
+        former.retain(|metrics| {
+            let in_use = Arc::strong_count(metrics) > 1;
+            if !in_use {
+                past.add(metrics);
+            }
+            in_use
+        });
+    }
+
+    /// Only the handlers of these names are left.
+    pub fn retain_handlers(&self, names: &[Arc<str>]) {
+        let is_left = |handler: &Arc<str>| names.contains(handler) || **handler == *OUTPUTS;
+        let gone: Vec<_> =
+            lock(&self.failures).extract_if(.., |(handler, _), _| !is_left(handler)).collect();
+        let past = &mut lock(&self.channels).past.failures;
+        gone.into_iter().for_each(|((_, kind), n)| *past.entry(kind).or_default() += n);
     }
 
     /// `handlerd_handler_failures_total`: count one.
@@ -203,29 +391,37 @@ impl Metrics {
         lock(&self.failures).clone()
     }
 
-    /// The numbers of all channels together.
+    /// The configuration and the plugins were read again, and taken over or not; a sentence that
+    /// says what changed, or why not.
+    pub fn reloaded(&self, ok: bool, message: &str) {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let at_ms = since.as_millis().try_into().unwrap_or(u64::MAX);
+        let mut reloads = lock(&self.reloads);
+        *(if ok { &mut reloads.ok } else { &mut reloads.failed }) += 1;
+        reloads.last = Some(status::LastReload { at_ms, ok, message: message.to_owned() });
+    }
+
+    /// The reloads so far.
+    pub fn reloads(&self) -> status::Reload {
+        lock(&self.reloads).clone()
+    }
+
+    /// The numbers of all channels together, those that are no more included.
     pub fn totals(&self) -> Totals {
-        let mut totals = Totals { reconnects: self.reconnects.get(), ..Totals::default() };
-        for ((_, kind), n) in self.failures() {
+        let failures = self.failures();
+        let channels = lock(&self.channels);
+        let mut totals = channels.past.clone();
+        totals.reconnects += self.reconnects.get();
+        for ((_, kind), n) in failures {
             *totals.failures.entry(kind).or_default() += n;
         }
-        for channel in lock(&self.channels).values() {
-            totals.received += channel.received.get();
-            totals.handled += channel.handled.get();
-            totals.delivered += channel.delivered.get();
-            totals.dead_letters += channel.dead_letters.get();
-            totals.pending += channel.stream.given_back.get();
-            totals.gap = totals.gap.max(Duration::from_millis(channel.gap_ms.get()));
-            for reason in DropReason::ALL {
-                let n = channel.dropped(reason);
-                if n > 0 {
-                    *totals.dropped.entry(reason).or_default() += n;
-                }
-            }
-        }
+        channels.present.values().chain(&channels.former).for_each(|metrics| totals.add(metrics));
         totals
     }
 }
+
+/// The name under which failures are counted that are no handler's.
+pub const OUTPUTS: &str = "outputs";
 
 /// Says in the log what was dropped: one line a channel and reason every 5 s at most, with the number.
 pub struct DropLog {
@@ -287,10 +483,28 @@ pub struct Totals {
     pub dropped: BTreeMap<DropReason, u64>,
     /// Handlers' failures by kind; a kind without any is absent.
     pub failures: BTreeMap<&'static str, u64>,
-    /// Connections made again, those for outputs included.
+    /// Connections made again: for subscriptions, for outputs, and for reading streams.
     pub reconnects: u64,
     /// The longest time that a channel was without all its subscriptions, in milliseconds' steps.
     pub gap: Duration,
+}
+
+impl Totals {
+    fn add(&mut self, channel: &ChannelMetrics) {
+        self.received += channel.received.get();
+        self.handled += channel.handled.get();
+        self.delivered += channel.delivered.get();
+        self.dead_letters += channel.dead_letters.get();
+        self.pending += channel.stream.given_back.get();
+        self.reconnects += channel.stream.reconnects.get();
+        self.gap = self.gap.max(Duration::from_millis(channel.gap_ms.get()));
+        for reason in DropReason::ALL {
+            let n = channel.dropped(reason);
+            if n > 0 {
+                *self.dropped.entry(reason).or_default() += n;
+            }
+        }
+    }
 }
 
 /// Lets one line through in a while, and tells how many it held back.
@@ -401,6 +615,28 @@ mod tests {
         assert_eq!(printable("é\u{202e}".as_bytes(), 99), r"é\u{202e}");
         assert_eq!(printable(b"abcdef", 3), "abc… (6 bytes in all)");
         assert_eq!(printable("é".as_bytes(), 1), r"\xc3… (2 bytes in all)");
+    }
+
+    #[test]
+    fn a_channel_that_is_no_more_is_in_the_totals_only() {
+        let metrics = Metrics::default();
+        let [a, b]: [Arc<str>; 2] = ["a".into(), "b".into()];
+        metrics.channel(&a).received.add(1);
+        let held = metrics.channel(&b);
+        held.received.add(10);
+        metrics.failure(&b, FailureKind::Trap);
+        metrics.retain_channels(std::slice::from_ref(&a));
+        metrics.retain_handlers(std::slice::from_ref(&a));
+        assert!(metrics.failures().is_empty());
+        assert_eq!(metrics.totals().failures["trap"], 1);
+        // It is still being written to.
+        held.received.add(100);
+        drop(held);
+        assert_eq!(metrics.totals().received, 111);
+        metrics.retain_channels(&[a]);
+        assert!(lock(&metrics.channels).former.is_empty());
+        assert_eq!(metrics.totals().received, 111);
+        assert_eq!(metrics.channel(&b).received.get(), 0);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::output::Outputs;
 use crate::policy::{self, Verdict};
 use crate::queue::{Batch, Queue, Received};
 use crate::tap::{Failed, Look, Tap, Then};
-use crate::telemetry::{DropReason, Metrics, RateLimit, printable};
+use crate::telemetry::{DropReason, Metrics, OUTPUTS, RateLimit, printable};
 
 /// Bytes of a failure's reason that a log line shows at most.
 const LOGGED_REASON: usize = 4 << 10;
@@ -429,7 +429,7 @@ impl Channel {
 
     fn not_appended(&self, error: &AppendError) -> Failure {
         Failure {
-            handler: "outputs".into(),
+            handler: OUTPUTS.into(),
             kind: FailureKind::Output,
             reason: format!("it can't be appended to a stream: {error}"),
         }

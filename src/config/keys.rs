@@ -23,11 +23,12 @@ pub(super) enum Table {
     Limits,
     Daemon,
     Log,
+    Http,
 }
 
 impl Table {
     /// All of them, in the order in which a misplaced key is looked up.
-    pub const ALL: [Table; 13] = [
+    pub const ALL: [Table; 14] = [
         Table::Channel,
         Table::Handler,
         Table::Connection,
@@ -35,6 +36,7 @@ impl Table {
         Table::Limits,
         Table::Daemon,
         Table::Log,
+        Table::Http,
         Table::Tls,
         Table::Routes,
         Table::PublishTarget,
@@ -59,6 +61,7 @@ impl Table {
             Table::Limits => "[limits]",
             Table::Daemon => "[daemon]",
             Table::Log => "[log]",
+            Table::Http => "[http]",
         }
     }
 
@@ -74,6 +77,7 @@ impl Table {
                 "limits",
                 "daemon",
                 "log",
+                "http",
             ],
             Table::Connection => &["url", "listen", "username", "password_file", "tls"],
             Table::Tls => &["ca_file", "cert_file", "key_file"],
@@ -127,6 +131,7 @@ impl Table {
             Table::Limits => &["memory"],
             Table::Daemon => &["drain_timeout"],
             Table::Log => &["level", "format"],
+            Table::Http => &["listen"],
         }
     }
 
@@ -145,7 +150,6 @@ impl Table {
 /// Keys that the contract has and this version doesn't: the table, the key, and the beginning of
 /// the sentence that ends in "not in this version of handlerd".
 const LATER: &[(Table, &str, &str)] = &[
-    (Table::Root, "http", "the HTTP endpoints of [http] are"),
     (Table::Root, "gateway", "the gateway for browsers, [gateway], is"),
     (Table::Handler, "allow", "`allow`, the capabilities of plugins, is"),
 ];
@@ -194,6 +198,7 @@ mod tests {
                     "limits" => Table::Limits,
                     "daemon" => Table::Daemon,
                     "log" => Table::Log,
+                    "http" => Table::Http,
                     other => panic!("what is [{other}]?"),
                 };
             } else if let Some((key, _)) = line.split_once(" = ") {

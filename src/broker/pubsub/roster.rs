@@ -101,6 +101,7 @@ impl Roster {
                 });
                 names[id].wanted_by.push(index);
             }
+            subscription.queue.metrics().unsubscribed.replace(texts.iter().cloned());
             gaps.push(Gap {
                 metrics: subscription.queue.metrics().clone(),
                 missing: texts.len(),
@@ -154,6 +155,7 @@ impl Roster {
             self.confirmed += 1;
             for &channel in &name.wanted_by {
                 let gap = &mut self.gaps[channel];
+                gap.metrics.unsubscribed.remove(&name.text);
                 gap.missing -= 1;
                 if gap.missing == 0 {
                     gap.count(at);
@@ -165,6 +167,7 @@ impl Roster {
             self.confirmed -= 1;
             for &channel in &name.wanted_by {
                 let gap = &mut self.gaps[channel];
+                gap.metrics.unsubscribed.insert(&name.text);
                 gap.missing += 1;
                 if gap.counted_to.is_none() {
                     gap.counted_to = Some(at);

@@ -88,6 +88,11 @@ impl Source {
         Finisher { lanes: self.lanes.clone() }
     }
 
+    /// Bytes that may be in hand of it.
+    pub fn hold(&self) -> usize {
+        self.lanes.first().map_or(0, |lane| lane.settings.hold)
+    }
+
     /// How many entries are in hand: read, and not finished or let go.
     pub fn in_hand(&self) -> usize {
         self.lanes.iter().map(|lane| lane.in_hand()).sum()

@@ -93,9 +93,11 @@ impl Reader {
             let (least, most) = (Duration::from_millis(least), Duration::from_millis(most));
             Timer::new((settings.claim_idle / n).clamp(least, most))
         };
+        let mut journal = Journal::new(&settings.table, &lane.key, "read", &lane.metrics);
+        journal.begin();
         Reader {
             connector: connector.clone(),
-            journal: Journal::new(&settings.table, &lane.key, "read", &lane.metrics),
+            journal,
             sink,
             conn: None,
             scripts: Scripts::default(),
@@ -249,7 +251,9 @@ impl Reader {
         let room = entries.min(self.lane.settings.batch).min((bytes / self.largest).max(1));
         if let Own::Left { from, add } = &self.own {
             let (from, add) = (from.clone(), *add);
-            return self.take_up_own(conn, &from, add, room).await;
+            self.take_up_own(conn, &from, add, room).await?;
+            self.journal.fine();
+            return Ok(());
         }
         if self.claim.due() {
             return self.claim_stale(conn, room).await;

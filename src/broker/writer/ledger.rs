@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::broker::resp;
-use crate::telemetry::ChannelMetrics;
+use crate::telemetry::{ChannelMetrics, OutputKind};
 
 /// Bytes of a Redis channel's or list's name that are kept for a log line.
 const NAME_KEPT: usize = 100;
@@ -37,6 +37,16 @@ impl Kind {
             Kind::Push => "RPUSH",
             Kind::Append => "XADD",
             Kind::Ping => "PING",
+        }
+    }
+
+    /// What is delivered when it succeeds.
+    pub fn output(self) -> Option<OutputKind> {
+        match self {
+            Kind::Publish => Some(OutputKind::Publish),
+            Kind::Push => Some(OutputKind::Push),
+            Kind::Append => Some(OutputKind::Append),
+            Kind::Ping => None,
         }
     }
 
@@ -231,7 +241,7 @@ impl Outbox {
     }
 
     /// Settle the `commands` oldest by `count`; answers how many of them were somebody's.
-    pub fn settle(&mut self, mut commands: u64, count: impl Fn(&ChannelMetrics, u64)) -> u64 {
+    pub fn settle(&mut self, mut commands: u64, count: impl Fn(&ChannelMetrics, Kind, u64)) -> u64 {
         let mut owned = 0;
         while commands > 0
             && let Some(run) = self.runs.front_mut()
@@ -240,7 +250,7 @@ impl Outbox {
             commands -= now;
             self.commands -= now;
             if let Some(from) = &run.from {
-                count(from, now);
+                count(from, run.kind, now);
                 owned += now;
             }
             run.commands -= now as u32;
@@ -267,7 +277,7 @@ impl Outbox {
         self.buffer.drain(..end.min(self.buffer.len()));
         self.written = 0;
         self.in_buffer = unwritten;
-        self.settle(self.commands.saturating_sub(unwritten), count)
+        self.settle(self.commands.saturating_sub(unwritten), |from, _, n| count(from, n))
     }
 
     /// Give back what a flood made the buffers grow to.
@@ -307,8 +317,8 @@ mod tests {
         [part].into_iter()
     }
 
-    fn delivered(from: &ChannelMetrics, n: u64) {
-        from.delivered.add(n);
+    fn delivered(from: &ChannelMetrics, kind: Kind, n: u64) {
+        kind.output().into_iter().for_each(|by| from.delivered.add(by, n));
     }
 
     fn unknown(from: &ChannelMetrics, n: u64) {

@@ -280,7 +280,7 @@ impl Shared {
     /// Nothing of this will be sent or answered any more.
     fn abandon(&self, outbox: &mut Outbox) {
         let mut settled = outbox.lose(0, |from, n| from.lost(DropReason::Unknown, n));
-        settled += outbox.settle(u64::MAX, |from, n| from.lost(DropReason::Shutdown, n));
+        settled += outbox.settle(u64::MAX, |from, _, n| from.lost(DropReason::Shutdown, n));
         *outbox = Outbox::default();
         self.settle(settled);
     }

@@ -14,7 +14,7 @@ use super::refusals::Refusals;
 use super::session::{End, Session};
 use super::{Shared, lock};
 use crate::broker::connection::{Connector, Link, Reply};
-use crate::telemetry::{DropReason, Metrics};
+use crate::telemetry::{ChannelMetrics, DropReason, Metrics};
 
 /// How long a new connection may take to answer its first command.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
@@ -127,7 +127,10 @@ impl Task {
     /// So many answers say success.
     pub fn delivered(&mut self, answers: u64) -> io::Result<u64> {
         self.expect(answers)?;
-        Ok(self.outbox.settle(answers, |from, n| from.delivered.add(n)))
+        let count = |from: &ChannelMetrics, kind: Kind, n| {
+            kind.output().into_iter().for_each(|by| from.delivered.add(by, n));
+        };
+        Ok(self.outbox.settle(answers, count))
     }
 
     /// One answer is this error.
@@ -136,7 +139,7 @@ impl Task {
         if let Some(oldest) = self.outbox.oldest().filter(|oldest| oldest.kind != Kind::Ping) {
             self.refusals.note(Instant::now(), error, &oldest);
         }
-        Ok(self.outbox.settle(1, |from, n| from.lost(DropReason::Refused, n)))
+        Ok(self.outbox.settle(1, |from, _, n| from.lost(DropReason::Refused, n)))
     }
 
     fn expect(&self, answers: u64) -> io::Result<()> {

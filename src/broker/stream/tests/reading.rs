@@ -141,7 +141,7 @@ async fn gauges_tell_what_is_pending_and_what_is_behind() {
     let few = Settings { batch: 5, ..settings("me") };
     let running = Running::start(&redis.connection(), few);
     until("it is seen", || {
-        running.metrics.stream.pending() == 20 && running.metrics.stream.lag() == 80
+        running.metrics.stream.pending() == 20 && running.metrics.stream.lag() == Some(80)
     })
     .await;
     running.stop().await;
