@@ -64,10 +64,10 @@ pub fn wrongs(status: &Status, now: u64) -> Vec<String> {
         status.stalled.iter().map(|l| format!("{l} stands still")).collect();
     for redis in status.redis.iter().filter(|redis| !redis.connected) {
         let role = match redis.role {
-            Role::Source => "where messages come from",
-            Role::Outputs => "where outputs go",
+            Role::Source => "no messages come",
+            Role::Outputs => "outputs wait for it",
         };
-        wrongs.push(format!("the Redis {} ({role}) is away", redis.connection));
+        wrongs.push(format!("connection {} is away: {role}", redis.connection));
     }
     wrongs.extend(status.not_ready.iter().cloned());
     for channel in &status.channels {
@@ -78,7 +78,8 @@ pub fn wrongs(status: &Status, now: u64) -> Vec<String> {
         }
         if channel.dead_letters > 0 {
             let dead = grouped(channel.dead_letters);
-            wrongs.push(format!("channel {name} made {dead} dead letters (handlerd dead list)"));
+            let letters = if channel.dead_letters == 1 { "dead letter" } else { "dead letters" };
+            wrongs.push(format!("channel {name} made {dead} {letters} (handlerd dead list)"));
         }
     }
     if let Some(last) = status.reload.last.as_ref().filter(|last| !last.ok) {
@@ -259,7 +260,7 @@ pub mod tests {
             plain,
             [
                 "handlerd 0.1.0, process 4711, /etc/handlerd/config.toml, for 1h: running, not ready",
-                "! the Redis eu (where outputs go) is away",
+                "! connection eu is away: outputs wait for it",
                 "! channel chat: not subscribed to \"chat\"",
                 "! channel chat lost 567: failed 67, overflow 500",
                 "! channel orders made 3 dead letters (handlerd dead list)",
