@@ -14,9 +14,12 @@ use serde_json::Value as Json;
 use support::handlerd::Running;
 use support::{Got, Handlerd, Redis, Run, Watcher, wait_for, wait_until};
 
+/// A machine that is busy with other things loses nothing here either: there is room and time.
 const CHANNELS: &str = r#"
     [handlers.redact]
     config = { words = "foo, bar" }
+    [handlers.misbehave]
+    timeout = "30s"
     [channels.chat]
     handlers = ["redact", "announce"]
     publish = "chat.out"
@@ -25,6 +28,7 @@ const CHANNELS: &str = r#"
     subscribe = "in"
     handlers = ["misbehave"]
     publish = "out"
+    queue = "200MiB"
 "#;
 
 /// A daemon of these channels that has subscribed.
