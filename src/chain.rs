@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::Routes;
+use crate::failpoint;
 use crate::message::{Delivery, Message};
 use crate::timing::Timing;
 
@@ -317,6 +318,8 @@ impl Chain {
             self.fan(handler, &mut messages[0]).await;
             return 1;
         }
+        let given = messages[..singles].iter().filter_map(Transit::single);
+        failpoint::handling(given.map(|message| message.payload.as_slice()));
         let handled = handler.handle(&mut messages[..singles]).await.clamp(1, singles);
         for transit in &mut messages[..handled] {
             if let Ok(outputs) = &transit.outcome

@@ -5,7 +5,8 @@
 //! its channel may have at a time. A hand takes channels from the list and gives them a turn (one
 //! batch each); those with the same handlers go through them together, as long as these are quick.
 //! A turn that has to wait (a plugin that computes for long, a Redis that doesn't take more) goes on
-//! as a task of its own, and the hand goes on with the others. Built and started by the daemon.
+//! as a task of its own, and the hand goes on with the others. Built and started by the daemon, which
+//! may exchange channels at any time: a turn that has begun ends with the channels it began with.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use arc_swap::{ArcSwap, Cache};
 use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -39,13 +41,7 @@ const LOOK: usize = 32;
 
 /// The channels and the list of those that have messages.
 pub struct Crew {
-    channels: Vec<Arc<Channel>>,
-    /// For each channel, its place in `alone`: the same for those whose chains are alike.
-    kinds: Vec<usize>,
-    /// For each kind of chain, for how many turns its channels don't share one.
-    alone: Vec<AtomicUsize>,
-    writers: Vec<Writer>,
-    finishers: Vec<Finisher>,
+    roll: ArcSwap<Roll>,
     /// How many there are that [`Self::work`].
     hands: usize,
     list: Mutex<List>,
@@ -56,9 +52,73 @@ pub struct Crew {
     gone: Notify,
 }
 
+/// Who is there, until somebody comes or goes.
+#[derive(Default)]
+struct Roll {
+    /// A channel keeps its place; that of one that is gone may become another's.
+    places: Vec<Option<Arc<Channel>>>,
+    /// For each place, another place in `alone`: the same for channels whose chains are alike.
+    kinds: Vec<usize>,
+    /// For each kind of chain, for how many turns its channels don't share one.
+    alone: Vec<AtomicUsize>,
+    /// What the channels write by, each once.
+    writers: Vec<Writer>,
+    finishers: Vec<Finisher>,
+}
+
+impl Roll {
+    fn new(places: Vec<Option<Arc<Channel>>>) -> Roll {
+        let kinds = kinds(&places);
+        let alone = places.iter().map(|_| AtomicUsize::new(0)).collect();
+        let channels = || places.iter().flatten();
+        let finishers = channels().filter_map(|channel| channel.finisher.clone()).collect();
+        let mut writers: Vec<Writer> = Vec::new();
+        for writer in channels().flat_map(|channel| channel.outputs.writers()) {
+            if !writers.iter().any(|known| known.is(writer)) {
+                writers.push(writer.clone());
+            }
+        }
+        Roll { places, kinds, alone, writers, finishers }
+    }
+
+    /// The channel of a place that is on the list or has a turn: it is there as long as that is so.
+    fn channel(&self, place: usize) -> &Channel {
+        self.places[place].as_deref().expect("a channel with turns keeps its place")
+    }
+
+    fn channels(&self) -> impl Iterator<Item = &Arc<Channel>> {
+        self.places.iter().flatten()
+    }
+
+    /// The channels of the next turn: the first one, and those of its kind that come next.
+    fn choose(&self, places: &mut VecDeque<usize>, chosen: &mut Vec<usize>) {
+        let Some(first) = places.pop_front() else { return };
+        chosen.push(first);
+        let kind = self.kinds[first];
+        let alone = &self.alone[kind];
+        if alone.load(Relaxed) > 0 {
+            // Another hand may do the same at the same time: one more or less.
+            alone.fetch_sub(1, Relaxed);
+            return;
+        }
+        // A channel with several workers may be there several times: each has a turn of its own.
+        while let Some(next) =
+            places.pop_front_if(|place| self.kinds[*place] == kind && !chosen.contains(place))
+        {
+            chosen.push(next);
+        }
+    }
+
+    /// What the turns have written goes out.
+    fn flush(&self) {
+        self.writers.iter().for_each(Writer::flush);
+        self.finishers.iter().for_each(Finisher::flush);
+    }
+}
+
 #[derive(Default)]
 struct List {
-    /// Places in `channels`.
+    /// Places of the roll.
     ready: VecDeque<usize>,
     /// Turns on the list or under way.
     turns: usize,
@@ -67,56 +127,80 @@ struct List {
 }
 
 impl Crew {
-    /// A crew of so many hands for these channels, which write by these writers. Their queues report
-    /// to it from now on.
-    pub fn new(hands: usize, channels: Vec<Arc<Channel>>, writers: Vec<Writer>) -> Arc<Crew> {
-        let (list, wake, idle, under_way, gone) = Default::default();
-        let kinds = kinds(&channels);
-        let alone = channels.iter().map(|_| AtomicUsize::new(0)).collect();
-        let finishers = channels.iter().filter_map(|channel| channel.finisher.clone()).collect();
-        let crew = Arc::new(Crew {
-            channels,
-            kinds,
-            alone,
-            writers,
-            finishers,
-            hands,
-            list,
-            wake,
-            idle,
-            under_way,
-            gone,
-        });
-        for (place, channel) in crew.channels.iter().enumerate() {
-            let crew = Arc::downgrade(&crew);
+    /// A crew of so many hands, for no channel yet.
+    pub fn new(hands: usize) -> Arc<Crew> {
+        let (roll, list, wake, idle, under_way, gone) = Default::default();
+        Arc::new(Crew { roll, hands, list, wake, idle, under_way, gone })
+    }
+
+    /// From now on work for these, too, and in the places of some others for those that succeed
+    /// them (with the same queue). All at once, between two turns. Answers the places of those that
+    /// were added.
+    pub fn change(
+        self: &Arc<Self>,
+        added: Vec<Arc<Channel>>,
+        successors: Vec<(usize, Arc<Channel>)>,
+    ) -> Vec<usize> {
+        let mut places = self.roll.load().places.clone();
+        for (place, channel) in successors {
+            let before = places[place].replace(channel.clone());
+            debug_assert!(before.is_some_and(|before| Arc::ptr_eq(&before.queue, &channel.queue)));
+        }
+        let mut new = Vec::with_capacity(added.len());
+        let mut free = 0;
+        for channel in &added {
+            while places.get(free).is_some_and(Option::is_some) {
+                free += 1;
+            }
+            match places.get_mut(free) {
+                Some(place) => *place = Some(channel.clone()),
+                None => places.push(Some(channel.clone())),
+            }
+            new.push(free);
+        }
+        self.roll.store(Arc::new(Roll::new(places)));
+        // Nobody is told of messages before there is a place to find them.
+        for (place, channel) in new.iter().copied().zip(&added) {
+            let crew = Arc::downgrade(self);
             channel.queue.on_ready(Box::new(move || {
                 if let Some(crew) = crew.upgrade() {
                     crew.enlist(place);
                 }
             }));
         }
-        crew
+        new
     }
 
-    /// The channels.
-    pub fn channels(&self) -> &[Arc<Channel>] {
-        &self.channels
+    /// Work no longer for a channel whose queue was closed and has ended.
+    pub fn vacate(&self, place: usize) {
+        let mut places = self.roll.load().places.clone();
+        places[place] = None;
+        while places.last().is_some_and(Option::is_none) {
+            places.pop();
+        }
+        self.roll.store(Arc::new(Roll::new(places)));
+    }
+
+    /// Who is at this place now.
+    pub fn channel(&self, place: usize) -> Option<Arc<Channel>> {
+        self.roll.load().places.get(place).cloned().flatten()
     }
 
     /// Take no messages any more: what waits is handled, and then there is nothing to do.
     pub fn close(&self) {
-        self.channels.iter().for_each(|channel| channel.queue.close());
+        self.roll.load().channels().for_each(|channel| channel.queue.close());
     }
 
     /// The same for streams only: what waits of them is given back to its source, and is not lost.
     pub fn close_streams(&self) {
-        let streams = self.channels.iter().filter(|channel| channel.finisher.is_some());
+        let roll = self.roll.load();
+        let streams = roll.channels().filter(|channel| channel.finisher.is_some());
         streams.for_each(|channel| channel.queue.close());
     }
 
     /// Drop what still waits, as `shutdown`.
     pub fn abandon(&self) {
-        self.channels.iter().for_each(|channel| channel.queue.abandon());
+        self.roll.load().channels().for_each(|channel| channel.queue.abandon());
     }
 
     /// Wait until no message waits or is being handled.
@@ -149,21 +233,24 @@ impl Crew {
         let nothing = || ReusableBoxFuture::new(std::future::ready(Table::default()));
         let mut turn = nothing();
         let mut table = Table::default();
-        let mut places = VecDeque::with_capacity(TAKEN);
+        let mut taken = Taken { crew: &self, places: VecDeque::with_capacity(TAKEN) };
         let mut began = Instant::now();
         let mut handled = 0;
+        let mut roll = Cache::new(&self.roll);
         loop {
-            if !self.take(&mut places) {
-                self.flush();
+            if !self.take(&mut taken.places) {
+                roll.load().flush();
                 tokio::select! {
                     () = self.wait() => {}
                     () = stop.cancelled() => return,
                 }
                 began = Instant::now();
             }
-            while !places.is_empty() {
-                self.choose(&mut places, &mut table.places);
-                turn.set(Turn::new(self.clone(), std::mem::take(&mut table)).run());
+            while !taken.places.is_empty() {
+                let roll = roll.load();
+                let mut next = Turn::new(&self, roll, std::mem::take(&mut table));
+                roll.choose(&mut taken.places, &mut next.table.places);
+                turn.set(next.run());
                 match std::future::poll_fn(|cx| Poll::Ready(turn.poll(cx))).await {
                     Poll::Ready(used) => table = used,
                     Poll::Pending => {
@@ -177,31 +264,12 @@ impl Crew {
                 if handled >= LOOK {
                     handled = 0;
                     if began.elapsed() >= STINT {
-                        self.flush();
+                        roll.flush();
                         tokio::task::yield_now().await;
                         began = Instant::now();
                     }
                 }
             }
-        }
-    }
-
-    /// The channels of the next turn: the first one, and those of its kind that come next.
-    fn choose(&self, places: &mut VecDeque<usize>, chosen: &mut Vec<usize>) {
-        let Some(first) = places.pop_front() else { return };
-        chosen.push(first);
-        let kind = self.kinds[first];
-        let alone = &self.alone[kind];
-        if alone.load(Relaxed) > 0 {
-            // Another hand may do the same at the same time: one more or less.
-            alone.fetch_sub(1, Relaxed);
-            return;
-        }
-        // A channel with several workers may be there several times: each has a turn of its own.
-        while let Some(next) =
-            places.pop_front_if(|place| self.kinds[*place] == kind && !chosen.contains(place))
-        {
-            chosen.push(next);
         }
     }
 
@@ -218,6 +286,20 @@ impl Crew {
             self.wake.notify_one();
         }
         !places.is_empty()
+    }
+
+    /// The other way round: before those that have come on the list meanwhile.
+    fn put_back(&self, places: &mut VecDeque<usize>) {
+        let asleep = {
+            let mut list = self.list();
+            while let Some(place) = places.pop_back() {
+                list.ready.push_front(place);
+            }
+            list.asleep > 0 && !list.ready.is_empty()
+        };
+        if asleep {
+            self.wake.notify_one();
+        }
     }
 
     async fn wait(&self) {
@@ -247,9 +329,9 @@ impl Crew {
     }
 
     /// The turns of these channels have ended; those that have messages left get another one.
-    fn end_turns(&self, places: &mut Vec<usize>) {
+    fn end_turns(&self, roll: &Roll, places: &mut Vec<usize>) {
         let turns = places.len();
-        places.retain(|place| self.channels[*place].queue.end_turn());
+        places.retain(|place| roll.channel(*place).queue.end_turn());
         let (none_left, asleep) = {
             let mut list = self.list();
             list.turns -= turns - places.len();
@@ -264,26 +346,36 @@ impl Crew {
         }
     }
 
-    /// What the turns have written goes out.
-    fn flush(&self) {
-        self.writers.iter().for_each(Writer::flush);
-        self.finishers.iter().for_each(Finisher::flush);
-    }
-
     /// A lock whose holder panicked is still good: it is held for single steps only.
     fn list(&self) -> MutexGuard<'_, List> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// For each channel the number of its kind: the place of the first channel whose chain is alike.
-fn kinds(channels: &[Arc<Channel>]) -> Vec<usize> {
+/// For each place the number of its channel's kind: the first place whose chain is alike.
+fn kinds(places: &[Option<Arc<Channel>>]) -> Vec<usize> {
     let mut known = HashMap::new();
-    let kind = |(place, channel): (usize, &Arc<Channel>)| match channel.kind() {
+    let kind = |(place, channel): (usize, &Option<Arc<Channel>>)| match channel
+        .as_ref()
+        .and_then(|channel| channel.kind())
+    {
         Some(kind) => *known.entry(kind).or_insert(place),
         None => place,
     };
-    channels.iter().enumerate().map(kind).collect()
+    places.iter().enumerate().map(kind).collect()
+}
+
+/// Channels that a hand has taken from the list and not begun. They go back to it with the hand,
+/// however that ends: nobody else would ever give them their turn.
+struct Taken<'c> {
+    crew: &'c Crew,
+    places: VecDeque<usize>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.crew.put_back(&mut self.places);
+    }
 }
 
 /// What a turn is about, and what it needs.
@@ -296,6 +388,8 @@ struct Table {
 /// A turn of some channels. When it is dropped, whatever happened, they may have their next one.
 struct Turn {
     crew: Arc<Crew>,
+    /// As it was when the turn began.
+    roll: Arc<Roll>,
     table: Table,
     /// The last to be dropped.
     _under_way: UnderWay,
@@ -312,29 +406,27 @@ impl Drop for UnderWay {
 }
 
 impl Turn {
-    fn new(crew: Arc<Crew>, table: Table) -> Self {
+    fn new(crew: &Arc<Crew>, roll: &Arc<Roll>, table: Table) -> Self {
         crew.under_way.fetch_add(1, SeqCst);
-        Turn { _under_way: UnderWay(crew.clone()), crew, table }
+        let _under_way = UnderWay(crew.clone());
+        Turn { crew: crew.clone(), roll: roll.clone(), table, _under_way }
     }
 
     async fn run(mut self) -> Table {
-        let crew = self.crew.clone();
-        let Table { places, desk } = &mut self.table;
-        let mut channels: Vec<&Channel> =
-            places.iter().map(|place| &*crew.channels[*place]).collect();
-        let taken = desk.begin(&channels);
+        let Turn { crew, roll, table: Table { places, desk }, .. } = &mut self;
+        let mut channels: Vec<&Channel> = places.iter().map(|place| roll.channel(*place)).collect();
         let turn = async {
-            let mut with = taken;
+            let mut with = desk.begin(&channels);
             loop {
                 // Those for which there is no room, or no time, have their next turn now.
                 if with < places.len() {
-                    crew.end_turns(&mut places.split_off(with));
+                    crew.end_turns(roll, &mut places.split_off(with));
                     channels.truncate(with);
                 }
-                match desk.work(&channels, || crew.flush()).await {
+                match desk.work(&channels, || roll.flush()).await {
                     None => break,
                     Some(from) => {
-                        crew.alone[crew.kinds[places[0]]].store(ALONE, Relaxed);
+                        roll.alone[roll.kinds[places[0]]].store(ALONE, Relaxed);
                         with = from;
                     }
                 }
@@ -347,9 +439,9 @@ impl Turn {
             );
             // What it had in hand is counted when it is dropped; what it had handed over goes out.
             *desk = Desk::default();
-            crew.flush();
+            roll.flush();
         }
-        crew.end_turns(places);
+        crew.end_turns(roll, places);
         std::mem::take(&mut self.table)
     }
 }
@@ -357,7 +449,7 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         if !self.table.places.is_empty() {
-            self.crew.end_turns(&mut self.table.places);
+            self.crew.end_turns(&self.roll, &mut self.table.places);
         }
     }
 }

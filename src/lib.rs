@@ -11,6 +11,7 @@
 //! | module | owns | may use |
 //! | --- | --- | --- |
 //! | `message` | what travels | nothing |
+//! | `failpoint` | where tests kill the daemon; nothing in a release | nothing |
 //! | `chain` | what a handler is, how a run goes | `message`, `config` (routes), `timing` |
 //! | `config` | TOML to types | nothing |
 //! | `timing`, `status` | how long calls take; what the daemon says of itself | nothing |
@@ -19,15 +20,15 @@
 //! | `dead_letter` | the format of what was given up | `message`, `chain`, `telemetry` |
 //! | `queue` | what waits, in what order, and what is dropped | `message`, `config`, `telemetry`, `broker::stream` (an entry in hand) |
 //! | `plugin` | wasmtime, all of it | `message`, `chain`, `config`, `timing` |
-//! | `broker` | Redis, all of it: `pubsub` and `stream` read, `writer` and `stream` write; `dead`, `past`, `probe`, `shell` are for verbs | `message`, `dead_letter`, `config`, `queue`, `telemetry` |
+//! | `broker` | Redis, all of it: `pubsub` and `stream` read, `writer` and `stream` write; `dead`, `past`, `probe`, `shell` are for verbs | `message`, `dead_letter`, `config`, `telemetry`, and `pubsub` alone `queue` |
 //! | `output`, `worker` | a message's way behind the queue | `chain`, `policy`, `dead_letter`, `queue`, `broker::writer`, `broker::stream` |
 //! | `tap` | looking on at a channel's messages | `message`, `chain` |
 //! | `crew` | who works when, and when what is written goes out | `worker`, `broker::writer` |
 //! | `view` | what runs, for those who look; whether it is ready | `status`, `telemetry`, `queue`, `chain`, `broker` (whether it is connected) |
 //! | `openmetrics`, `http` | metric names; the endpoints | `view` |
-//! | `daemon` | building everything, running it, draining it | all of the above |
+//! | `watch` | which files have changed | nothing |
+//! | `daemon` | building everything, running it, exchanging it at a reload, draining it | all of the above |
 //! | `service` | signals | nothing |
-//! | `status` | what a running daemon says of itself | nothing |
 //! | `control` | the local socket of a running daemon: who may ask what | `status`, `tap`, `config` |
 //! | `cli` | one file a verb | all of the above |
 //!
@@ -41,6 +42,7 @@ pub mod control;
 pub mod crew;
 pub mod daemon;
 pub mod dead_letter;
+pub mod failpoint;
 pub mod http;
 pub mod message;
 pub mod openmetrics;
@@ -54,4 +56,5 @@ pub mod tap;
 pub mod telemetry;
 pub mod timing;
 pub mod view;
+pub mod watch;
 pub mod worker;

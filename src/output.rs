@@ -5,14 +5,16 @@
 //! an entry of a stream makes what is written in one step with its acknowledgement. Routes have been
 //! judged by the chain before anything comes here.
 
+mod letters;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
-
+use self::letters::Letters;
+use crate::broker::backoff::backoff;
 use crate::broker::stream::{AppendError, Finish, can_append};
-use crate::broker::writer::Writer;
+use crate::broker::writer::{Fate, Writer};
 use crate::config::{
     Channel, NameTemplate, OWN_CONNECTION as OWN, Output, RouteKind, Routes, Source, Target,
 };
@@ -24,6 +26,10 @@ use crate::telemetry::{ChannelMetrics, DropReason, OutputKind, printable};
 /// Bytes of a payload that a log line shows at most.
 const LOGGED_PAYLOAD: usize = 4 << 10;
 
+/// Pauses between tries to write to another Redis than the stream's.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
+
 /// The outputs of one channel, with the writers they need.
 pub struct Outputs {
     sinks: Vec<Sink>,
@@ -34,6 +40,7 @@ pub struct Outputs {
     /// Each writer once, whatever number of outputs share it.
     writers: Vec<Writer>,
     append: Append,
+    letters: Arc<Letters>,
     metrics: Arc<ChannelMetrics>,
 }
 
@@ -121,6 +128,7 @@ impl Outputs {
             route_writer: writer(OWN),
             writers: connections.iter().copied().filter_map(writer).collect(),
             append: Append { payload_field, maxlen: channel.maxlen },
+            letters: Letters::new(metrics.clone()),
             metrics,
         }
     }
@@ -179,11 +187,6 @@ impl Outputs {
     /// it has it: only then may the entry be finished. What is published and refused is counted, and
     /// not tried again.
     pub async fn send_abroad(&self, delivery: &Delivery, messages: &[Message]) {
-        let pauses = ExponentialBuilder::new()
-            .with_min_delay(Duration::from_millis(100))
-            .with_max_delay(Duration::from_secs(5))
-            .with_jitter()
-            .without_max_times();
         // Each has counters of its own: only what hasn't arrived is sent again.
         let mut left = Vec::new();
         for message in messages {
@@ -193,7 +196,7 @@ impl Outputs {
                 }
             });
         }
-        for pause in pauses.build() {
+        for pause in backoff(FIRST_PAUSE, LAST_PAUSE) {
             let sent: Vec<Arc<ChannelMetrics>> = left
                 .iter()
                 .map(|(command, writer, name, message)| {
@@ -253,7 +256,7 @@ impl Outputs {
     /// When a message can't be an entry of a stream; then nothing was logged.
     pub fn finish(&self, delivery: &Delivery, messages: &[Message]) -> Result<Finish, AppendError> {
         self.check(messages)?;
-        let mut finish = Finish::new();
+        let mut finish = Finish::handled();
         for message in messages {
             self.log(delivery, message);
             self.each(delivery, message, |command, writer, name| match command {
@@ -270,12 +273,17 @@ impl Outputs {
         Ok(finish)
     }
 
-    /// Store a dead letter of a pub/sub message.
-    pub fn bury(&self, stream: &str, maxlen: Option<u64>, letter: &DeadLetter) {
-        let Some(writer) = &self.route_writer else { return };
+    /// Store a dead letter of a pub/sub message. It is counted when it is known what became of it.
+    pub fn bury(&self, stream: &Arc<str>, maxlen: Option<u64>, letter: DeadLetter) {
+        let letter = Arc::new(letter);
+        let receipt = self.letters.receipt(stream, letter.clone());
+        let Some(writer) = &self.route_writer else {
+            debug_assert!(false, "a channel with dead letters has a writer for them");
+            return receipt(Fate::Unsent);
+        };
         let fields = letter.fields();
         let fields = fields.iter().flat_map(|(name, value)| [*name, &**value]);
-        writer.append(stream, maxlen, fields, &self.metrics);
+        writer.append_and_tell(stream, maxlen, fields, receipt);
     }
 
     /// Wake the writers: what was handed over goes out now.

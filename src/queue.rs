@@ -10,6 +10,8 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
+use tokio::sync::Notify;
+
 use self::order::Busy;
 use crate::broker::stream::Entry;
 use crate::config::Overflow;
@@ -53,7 +55,7 @@ const BATCH_BYTES: usize = 256 << 10;
 
 /// Bytes that all queues together may hold: `[limits] memory`.
 pub struct Budget {
-    limit: usize,
+    limit: AtomicUsize,
     used: AtomicUsize,
     queues: Mutex<Vec<Weak<Queue>>>,
 }
@@ -61,7 +63,14 @@ pub struct Budget {
 impl Budget {
     /// A budget of so many bytes.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Budget { limit, used: AtomicUsize::new(0), queues: Mutex::default() })
+        let (limit, used) = (AtomicUsize::new(limit), AtomicUsize::new(0));
+        Arc::new(Budget { limit, used, queues: Mutex::default() })
+    }
+
+    /// So many bytes from now on.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Relaxed);
+        self.enforce();
     }
 
     /// Bytes that wait or are in hand now.
@@ -72,21 +81,22 @@ impl Budget {
     /// Drop from the fullest queue until the limit is kept. One 64th of the limit goes at once, so
     /// that looking for the fullest of many queues is paid for by many messages.
     fn enforce(&self) {
-        if self.used() <= self.limit {
+        let limit = self.limit.load(Relaxed);
+        if self.used() <= limit {
             return;
         }
         let mut queues = lock(&self.queues);
         queues.retain(|queue| queue.strong_count() > 0);
         loop {
             // Read once: workers give back meanwhile.
-            let over = self.used().saturating_sub(self.limit);
+            let over = self.used().saturating_sub(limit);
             if over == 0 {
                 break;
             }
             let fullest = queues.iter().filter_map(Weak::upgrade).max_by_key(|queue| queue.bytes());
             match fullest {
                 Some(queue) if queue.bytes() > 0 => {
-                    queue.shed(over.max(self.limit / 64));
+                    queue.shed(over.max(limit / 64));
                 }
                 // All of it is in hand: the workers will give it back.
                 _ => break,
@@ -102,13 +112,10 @@ pub struct Queue {
     bytes: AtomicUsize,
     /// Called when a turn is to be had.
     ready: OnceLock<Ready>,
-    /// Turns that there may be at a time.
-    workers: Workers,
-    limit: usize,
-    overflow: Overflow,
+    /// It was closed, and the last turn is over.
+    ended: Notify,
     budget: Arc<Budget>,
     metrics: Arc<ChannelMetrics>,
-    output_away: OutputAway,
     /// Nothing is lost with what is dropped here: its source has it still, and gives it again.
     kept_by_source: bool,
 }
@@ -117,19 +124,104 @@ pub struct Queue {
 /// Asked only when something overflows.
 pub type OutputAway = Box<dyn Fn() -> bool + Send + Sync>;
 
+impl Rules {
+    /// Of a stream, which has nothing dropped.
+    pub fn of_stream(workers: impl Into<Workers>) -> Self {
+        Rules {
+            workers: workers.into(),
+            limit: usize::MAX,
+            overflow: Overflow::DropNewest,
+            output_away: Box::new(|| false),
+        }
+    }
+}
+
 /// Told that somebody is to take a turn at the queue, as long as it has messages and fewer turns
 /// than workers: [`Queue::take`] what there is, and [`Queue::end_turn`].
 pub type Ready = Box<dyn Fn() + Send + Sync>;
 
-#[derive(Default)]
+/// What a channel's table says of its queue.
+pub struct Rules {
+    /// How many take turns at it at a time, and what they keep the order of.
+    pub workers: Workers,
+    /// Bytes that may wait.
+    pub limit: usize,
+    /// What goes when there is no room.
+    pub overflow: Overflow,
+    /// Drops are counted as `redis_away` while this says so.
+    pub output_away: OutputAway,
+}
+
 struct Waiting {
     messages: VecDeque<Received>,
     bytes: usize,
+    rules: Rules,
     closed: bool,
+    /// Messages that were let in ever.
+    entered: u64,
+    /// The first so many of those may be taken; the others wait for other queues to have done what
+    /// came before them.
+    held_after: Option<u64>,
+    /// How many times they were told to wait.
+    holds: usize,
+    /// What is done when so many of those have been taken, and their turn is over.
+    marks: Vec<(u64, Passed)>,
     /// Turns that were asked for and haven't ended.
     turns: usize,
     /// With `order_by`.
     busy: Busy,
+}
+
+/// What is done when messages have been done with.
+type Passed = Box<dyn FnOnce() + Send>;
+
+impl Waiting {
+    fn new(rules: Rules) -> Mutex<Self> {
+        Mutex::new(Waiting {
+            messages: VecDeque::new(),
+            bytes: 0,
+            rules,
+            closed: false,
+            entered: 0,
+            held_after: None,
+            holds: 0,
+            marks: Vec::new(),
+            turns: 0,
+            busy: Busy::default(),
+        })
+    }
+
+    /// Take out the newest, as if it had never been let in.
+    fn pop_newest(&mut self) -> Option<Received> {
+        let newest = self.messages.pop_back()?;
+        self.entered -= 1;
+        let entered = self.entered;
+        self.held_after.iter_mut().for_each(|held| *held = entered.min(*held));
+        self.marks.iter_mut().for_each(|(mark, _)| *mark = entered.min(*mark));
+        Some(newest)
+    }
+
+    /// How many of those that were let in have been taken, or dropped.
+    fn left(&self) -> u64 {
+        self.entered - self.messages.len() as u64
+    }
+
+    /// How many messages may be taken: the first of those that wait.
+    fn free(&self) -> usize {
+        match self.held_after {
+            None => self.messages.len(),
+            Some(entered) => self.messages.len().min(entered.saturating_sub(self.left()) as usize),
+        }
+    }
+
+    /// Whether a turn would find something to do.
+    fn has_work(&self) -> bool {
+        self.free() > 0 && !self.busy.blocked
+    }
+
+    fn is_ended(&self) -> bool {
+        self.closed && self.turns == 0 && self.messages.is_empty()
+    }
 }
 
 /// With `order_by`: how far a turn looks for messages whose keys nobody has in hand.
@@ -146,16 +238,14 @@ impl Queue {
         metrics: Arc<ChannelMetrics>,
         output_away: OutputAway,
     ) -> Arc<Self> {
+        let rules = Rules { workers: workers.into(), limit, overflow, output_away };
         let queue = Arc::new(Queue {
-            waiting: Mutex::default(),
+            waiting: Waiting::new(rules),
             bytes: AtomicUsize::new(0),
             ready: OnceLock::new(),
-            workers: workers.into(),
-            limit,
-            overflow,
+            ended: Notify::new(),
             budget: budget.clone(),
             metrics,
-            output_away,
             kept_by_source: false,
         });
         lock(&budget.queues).push(Arc::downgrade(&queue));
@@ -165,17 +255,34 @@ impl Queue {
     /// A queue for a stream, whose source never has more in hand than may wait: nothing is dropped.
     pub fn of_stream(workers: impl Into<Workers>, metrics: Arc<ChannelMetrics>) -> Arc<Self> {
         Arc::new(Queue {
-            waiting: Mutex::default(),
+            waiting: Waiting::new(Rules::of_stream(workers)),
             bytes: AtomicUsize::new(0),
             ready: OnceLock::new(),
-            workers: workers.into(),
-            limit: usize::MAX,
-            overflow: Overflow::DropNewest,
+            ended: Notify::new(),
             budget: Budget::new(usize::MAX),
             metrics,
-            output_away: Box::new(|| false),
             kept_by_source: true,
         })
+    }
+
+    /// Go by other rules from now on.
+    pub fn adopt(&self, rules: Rules) {
+        let turn = {
+            let mut waiting = lock(&self.waiting);
+            // What waits has the keys of the rules before.
+            if rules.workers.order_by != waiting.rules.workers.order_by {
+                let order_by = rules.workers.order_by.as_ref();
+                for message in &mut waiting.messages {
+                    message.order = order_by.map_or(0, |by| order::key(by, &message.message));
+                }
+                waiting.busy.blocked = false;
+            }
+            waiting.rules = rules;
+            self.wants_turn(&mut waiting)
+        };
+        if turn {
+            self.ready();
+        }
     }
 
     /// Say who is told that a turn is to be had; once, before any message comes.
@@ -211,15 +318,15 @@ impl Queue {
             let before = waiting.bytes;
             let mut dropped = 0;
             for mut message in messages.drain(..) {
-                if let Some(order_by) = &self.workers.order_by {
+                if let Some(order_by) = &waiting.rules.workers.order_by {
                     message.order = order::key(order_by, &message.message);
                 }
                 dropped += self.admit(&mut waiting, message);
             }
             self.settle(&waiting, before);
             if dropped > 0 {
-                let reason =
-                    if (self.output_away)() { DropReason::RedisAway } else { DropReason::Overflow };
+                let away = (waiting.rules.output_away)();
+                let reason = if away { DropReason::RedisAway } else { DropReason::Overflow };
                 self.metrics.lost(reason, dropped);
             }
             self.wants_turn(&mut waiting)
@@ -234,8 +341,9 @@ impl Queue {
     fn admit(&self, waiting: &mut Waiting, message: Received) -> u64 {
         let size = message.footprint();
         let mut dropped = 0;
-        if self.overflow == Overflow::DropOldest && size <= self.limit {
-            while waiting.bytes + size > self.limit {
+        let Rules { limit, overflow, .. } = waiting.rules;
+        if overflow == Overflow::DropOldest && size <= limit {
+            while waiting.bytes + size > limit {
                 match waiting.messages.pop_front() {
                     Some(oldest) => waiting.bytes -= oldest.footprint(),
                     None => break,
@@ -243,10 +351,11 @@ impl Queue {
                 dropped += 1;
             }
         }
-        if waiting.bytes + size > self.limit {
+        if waiting.bytes + size > limit {
             return dropped + 1;
         }
         waiting.bytes += size;
+        waiting.entered += 1;
         if waiting.busy.allows(message.order, &[]) {
             waiting.busy.blocked = false;
         }
@@ -260,9 +369,9 @@ impl Queue {
         let before = waiting.bytes;
         let mut dropped = 0;
         while before - waiting.bytes < bytes {
-            let message = match self.overflow {
+            let message = match waiting.rules.overflow {
                 Overflow::DropOldest => waiting.messages.pop_front(),
-                Overflow::DropNewest => waiting.messages.pop_back(),
+                Overflow::DropNewest => waiting.pop_newest(),
             };
             let Some(message) = message else { break };
             waiting.bytes -= message.footprint();
@@ -284,9 +393,7 @@ impl Queue {
 
     /// Whether somebody is to be told, who is then counted.
     fn wants_turn(&self, waiting: &mut Waiting) -> bool {
-        let wants = !waiting.messages.is_empty()
-            && !waiting.busy.blocked
-            && waiting.turns < self.workers.most;
+        let wants = waiting.has_work() && waiting.turns < waiting.rules.workers.most;
         waiting.turns += usize::from(wants);
         wants
     }
@@ -302,10 +409,10 @@ impl Queue {
         debug_assert!(batch.is_done(), "the batch before was not used up");
         let turn = {
             let mut waiting = lock(&self.waiting);
-            if waiting.messages.is_empty() {
+            if waiting.free() == 0 {
                 return false;
             }
-            match &self.workers.order_by {
+            match &waiting.rules.workers.order_by {
                 None => self.move_some(&mut waiting, batch),
                 Some(_) => self.move_unrelated(&mut waiting, batch),
             }
@@ -320,16 +427,82 @@ impl Queue {
     /// A turn has ended. `true` when messages are left: then there is to be another one in its
     /// place, without anybody being told.
     pub fn end_turn(&self) -> bool {
-        let mut waiting = lock(&self.waiting);
-        let another = !waiting.messages.is_empty() && !waiting.busy.blocked;
-        waiting.turns -= usize::from(!another);
+        let (another, passed) = {
+            let mut waiting = lock(&self.waiting);
+            let another = waiting.has_work() && waiting.turns <= waiting.rules.workers.most;
+            waiting.turns -= usize::from(!another);
+            if waiting.is_ended() {
+                self.ended.notify_waiters();
+            }
+            (another, self.passed(&mut waiting))
+        };
+        passed.into_iter().for_each(|passed| passed());
         another
+    }
+
+    /// Wait until the queue was closed and nothing of it waits or is in hand.
+    pub async fn ended(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if lock(&self.waiting).is_ended() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// Call this when everything that is in the queue now, or in hand, is done with: at once when
+    /// there is nothing.
+    pub fn when_passed(&self, passed: impl FnOnce() + Send + 'static) {
+        let passed = {
+            let mut waiting = lock(&self.waiting);
+            let mark = waiting.entered;
+            waiting.marks.push((mark, Box::new(passed)));
+            if waiting.turns == 0 { self.passed(&mut waiting) } else { Vec::new() }
+        };
+        passed.into_iter().for_each(|passed| passed());
+    }
+
+    /// Which marks have been passed.
+    fn passed(&self, waiting: &mut Waiting) -> Vec<Passed> {
+        let left = waiting.left();
+        let mut passed = Vec::new();
+        // Of several workers' turns some that began before may go on; these keep no order.
+        while waiting.marks.first().is_some_and(|(mark, _)| *mark <= left) {
+            passed.push(waiting.marks.remove(0).1);
+        }
+        passed
+    }
+
+    /// What comes from now on has to wait, until [`Self::release_held`] was called as often as this.
+    pub fn hold(&self) {
+        let mut waiting = lock(&self.waiting);
+        let entered = waiting.entered;
+        waiting.holds += 1;
+        waiting.held_after.get_or_insert(entered);
+    }
+
+    /// What was held back may be taken, if this was the last that held it back.
+    pub fn release_held(&self) {
+        let turn = {
+            let mut waiting = lock(&self.waiting);
+            waiting.holds -= 1;
+            if waiting.holds > 0 {
+                return;
+            }
+            waiting.held_after = None;
+            self.wants_turn(&mut waiting)
+        };
+        if turn {
+            self.ready();
+        }
     }
 
     fn move_some(self: &Arc<Self>, waiting: &mut Waiting, batch: &mut Batch) {
         batch.finish();
         batch.queue = Some(self.clone());
-        while let Some(message) = waiting.messages.front() {
+        let mut free = waiting.free();
+        while let Some(message) = waiting.messages.front().filter(|_| free > 0) {
             let size = message.footprint();
             let full = batch.messages.len() == BATCH_MESSAGES || batch.bytes + size > BATCH_BYTES;
             if full && !batch.messages.is_empty() {
@@ -337,6 +510,7 @@ impl Queue {
             }
             batch.bytes += size;
             waiting.bytes -= size;
+            free -= 1;
             batch.messages.extend(waiting.messages.pop_front());
         }
         // Still in the budget, though no longer in the queue: `Batch::finish` gives it back.
@@ -348,12 +522,10 @@ impl Queue {
     fn move_unrelated(self: &Arc<Self>, waiting: &mut Waiting, batch: &mut Batch) {
         batch.finish();
         batch.queue = Some(self.clone());
-        let share = (waiting.messages.len() / self.workers.most).clamp(1, BATCH_MESSAGES);
+        let mut free = waiting.free();
+        let share = (free / waiting.rules.workers.most).clamp(1, BATCH_MESSAGES);
         let mut at = 0;
-        while at < waiting.messages.len().min(LOOK_AT)
-            && batch.messages.len() < share
-            && batch.bytes < BATCH_BYTES
-        {
+        while at < free.min(LOOK_AT) && batch.messages.len() < share && batch.bytes < BATCH_BYTES {
             if !waiting.busy.allows(waiting.messages[at].order, &batch.keys) {
                 at += 1;
                 continue;
@@ -363,6 +535,7 @@ impl Queue {
             let size = message.footprint();
             batch.bytes += size;
             waiting.bytes -= size;
+            free -= 1;
             batch.messages.push_back(message);
         }
         waiting.busy.blocked = batch.messages.is_empty();
@@ -385,8 +558,12 @@ impl Queue {
     pub fn close(&self) {
         if self.kept_by_source {
             self.abandon();
-        } else {
-            lock(&self.waiting).closed = true;
+            return;
+        }
+        let mut waiting = lock(&self.waiting);
+        waiting.closed = true;
+        if waiting.is_ended() {
+            self.ended.notify_waiters();
         }
     }
 
@@ -411,6 +588,9 @@ impl Queue {
         waiting.closed = true;
         self.settle(&waiting, before);
         self.lost(left);
+        if waiting.is_ended() {
+            self.ended.notify_waiters();
+        }
     }
 }
 

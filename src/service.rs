@@ -31,3 +31,18 @@ impl Stop {
         }
     }
 }
+
+/// The signal that asks for the configuration to be read again.
+pub struct Hangup(Signal);
+
+impl Hangup {
+    /// Listen for it from now on, instead of being ended by it.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Hangup(signal(SignalKind::hangup())?))
+    }
+
+    /// Wait for the next one.
+    pub async fn next(&mut self) {
+        let _ = self.0.recv().await;
+    }
+}

@@ -3,11 +3,12 @@
 //! Owns the metric names of the contract and the set of reasons. Everybody may count; nobody else
 //! names a metric. Counting is an atomic addition, never a lock, on the way of a message.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
+use std::convert::Infallible;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
@@ -16,6 +17,12 @@ use tracing_subscriber::EnvFilter;
 use crate::chain::FailureKind;
 use crate::config::{Log, LogFormat};
 use crate::status;
+
+mod channel;
+
+pub use channel::{
+    ChannelMetrics, Count, Delivered, Flag, OutputKind, StreamMetrics, StreamTrouble, Unsubscribed,
+};
 
 /// Why a message was dropped, or what was sent of it is unsure. The words are the values of the metric label `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,9 +39,9 @@ pub enum DropReason {
     Name,
     /// A handler failed and the message has no dead letter.
     Failed,
-    /// Redis answered an output with an error.
+    /// Redis answered an output, or a dead letter, with an error.
     Refused,
-    /// An output was sent and the connection ended before its reply: it may have arrived.
+    /// An output or a dead letter was sent and the connection ended before its reply: it may have arrived.
     Unknown,
     /// Left over when the time for stopping was up.
     Shutdown,
@@ -89,247 +96,6 @@ impl DropReason {
     }
 }
 
-/// A number that only grows.
-#[derive(Debug, Default)]
-pub struct Count(AtomicU64);
-
-impl Count {
-    /// Add `n`.
-    pub fn add(&self, n: u64) {
-        self.0.fetch_add(n, Relaxed);
-    }
-
-    /// Its value now.
-    pub fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
-
-/// By what a message went out. The words are the values of the metric label `output`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum OutputKind {
-    /// PUBLISH.
-    Publish,
-    /// XADD.
-    Append,
-    /// RPUSH.
-    Push,
-    /// A line of the log.
-    Log,
-}
-
-impl OutputKind {
-    /// All of them, in the order of the enum.
-    pub const ALL: [OutputKind; 4] =
-        [OutputKind::Publish, OutputKind::Append, OutputKind::Push, OutputKind::Log];
-
-    /// The word for metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            OutputKind::Publish => "publish",
-            OutputKind::Append => "append",
-            OutputKind::Push => "push",
-            OutputKind::Log => "log",
-        }
-    }
-}
-
-/// What went out, by kind.
-#[derive(Debug, Default)]
-pub struct Delivered([Count; OutputKind::ALL.len()]);
-
-impl Delivered {
-    /// Count `n` that went out by this.
-    pub fn add(&self, by: OutputKind, n: u64) {
-        self.0[by as usize].add(n);
-    }
-
-    /// How many went out by this.
-    pub fn by(&self, kind: OutputKind) -> u64 {
-        self.0[kind as usize].get()
-    }
-
-    /// All of them.
-    pub fn get(&self) -> u64 {
-        self.0.iter().map(Count::get).sum()
-    }
-}
-
-/// Something that is so or not.
-#[derive(Debug, Default)]
-pub struct Flag(AtomicBool);
-
-impl Flag {
-    /// It is so from now on, or isn't.
-    pub fn set(&self, on: bool) {
-        self.0.store(on, Relaxed);
-    }
-
-    /// Whether it is so.
-    pub fn get(&self) -> bool {
-        self.0.load(Relaxed)
-    }
-}
-
-/// What is wrong with one stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StreamTrouble {
-    /// Whether there is no connection to its Redis, or none yet.
-    pub away: bool,
-    /// A sentence without the stream's name: `can't read: …`.
-    pub text: String,
-}
-
-/// What is counted of a stream source beside what is counted of every channel.
-#[derive(Debug, Default)]
-pub struct StreamMetrics {
-    /// Entries that were claimed from a consumer that didn't finish them.
-    pub claimed: Count,
-    /// Entries that came again: taken up after a restart or a lost connection, claimed, or read
-    /// again by a group that had vanished and was made again.
-    pub redelivered: Count,
-    /// Entries of which another was the first to finish them; nothing was written for them here.
-    pub finished_elsewhere: Count,
-    /// Entries that were given back unhandled at an orderly stop.
-    pub given_back: Count,
-    /// Connections for reading that were made again.
-    pub reconnects: Count,
-    /// Times that a vanished group was made again.
-    pub groups_remade: Count,
-    /// `handlerd_stream_lag`: entries that the group has not read yet, one for each stream.
-    lag: Mutex<BTreeMap<Arc<str>, u64>>,
-    /// `handlerd_stream_pending`: entries read by the group and not finished, one for each stream.
-    pending: Mutex<BTreeMap<Arc<str>, u64>>,
-    states: Mutex<BTreeMap<&'static str, u64>>,
-    /// What is wrong now, by the stream and by what can't be done.
-    troubles: Mutex<BTreeMap<(Arc<str>, &'static str), StreamTrouble>>,
-}
-
-impl StreamMetrics {
-    /// Something could not be done, for the reason of this name: count the try.
-    pub fn state(&self, name: &'static str) {
-        *lock(&self.states).entry(name).or_default() += 1;
-    }
-
-    /// Tries that failed, by the reason's name.
-    pub fn states(&self) -> BTreeMap<&'static str, u64> {
-        lock(&self.states).clone()
-    }
-
-    /// What is wrong with one stream now, of what is to be done with it ("read", "finish entries");
-    /// `None` when nothing is.
-    pub fn trouble(&self, stream: &Arc<str>, doing: &'static str, trouble: Option<StreamTrouble>) {
-        let mut troubles = lock(&self.troubles);
-        match trouble {
-            Some(trouble) => troubles.insert((stream.clone(), doing), trouble),
-            None => troubles.remove(&(stream.clone(), doing)),
-        };
-    }
-
-    /// What is wrong now, each with its stream.
-    pub fn troubles(&self) -> Vec<(Arc<str>, StreamTrouble)> {
-        let troubles = lock(&self.troubles);
-        troubles.iter().map(|((stream, _), trouble)| (stream.clone(), trouble.clone())).collect()
-    }
-
-    /// The channel has these streams only: nothing is known of others any more.
-    pub fn retain(&self, streams: &[Arc<str>]) {
-        lock(&self.lag).retain(|stream, _| streams.contains(stream));
-        lock(&self.pending).retain(|stream, _| streams.contains(stream));
-        lock(&self.troubles).retain(|(stream, _), _| streams.contains(stream));
-    }
-
-    /// What was seen of one stream.
-    pub fn seen(&self, stream: &Arc<str>, pending: u64, lag: Option<u64>) {
-        lock(&self.pending).insert(stream.clone(), pending);
-        match lag {
-            Some(lag) => lock(&self.lag).insert(stream.clone(), lag),
-            None => lock(&self.lag).remove(stream),
-        };
-    }
-
-    /// Entries not finished, over all streams of the channel.
-    pub fn pending(&self) -> u64 {
-        lock(&self.pending).values().sum()
-    }
-
-    /// Entries not read, over all streams of the channel; `None` where Redis doesn't say it of each.
-    pub fn lag(&self) -> Option<u64> {
-        let streams = lock(&self.pending).len();
-        let lag = lock(&self.lag);
-        (streams > 0 && lag.len() == streams).then(|| lag.values().sum())
-    }
-}
-
-/// The names and patterns of a pub/sub channel that are not subscribed on the present connection.
-/// Empty: everything that is published for the channel comes. Kept by the subscription.
-#[derive(Debug, Default)]
-pub struct Unsubscribed(Mutex<BTreeSet<Arc<str>>>);
-
-impl Unsubscribed {
-    /// Whether every name is subscribed.
-    pub fn is_empty(&self) -> bool {
-        lock(&self.0).is_empty()
-    }
-
-    /// The names that aren't, in order.
-    pub fn names(&self) -> Vec<Arc<str>> {
-        lock(&self.0).iter().cloned().collect()
-    }
-
-    /// These, and no others.
-    pub fn replace(&self, names: impl Iterator<Item = Arc<str>>) {
-        *lock(&self.0) = names.collect();
-    }
-
-    /// This one is not, or no longer.
-    pub fn insert(&self, name: &Arc<str>) {
-        lock(&self.0).insert(name.clone());
-    }
-
-    /// This one is now.
-    pub fn remove(&self, name: &str) {
-        lock(&self.0).remove(name);
-    }
-}
-
-/// The counters of one `[channels.NAME]`.
-#[derive(Debug, Default)]
-pub struct ChannelMetrics {
-    /// `handlerd_messages_received_total`: what the source delivered, dropped ones included.
-    pub received: Count,
-    /// Input messages whose run through the chain succeeded (filtered ones included).
-    pub handled: Count,
-    /// `handlerd_messages_delivered_total`: writes that Redis acknowledged, and log lines.
-    pub delivered: Delivered,
-    /// `handlerd_dead_letters_total`: messages that were given up and handed to their stream.
-    pub dead_letters: Count,
-    /// Milliseconds without a confirmed subscription, for `handlerd_subscription_gap_seconds_total`.
-    pub gap_ms: Count,
-    /// Of a pub/sub source; empty for a stream's.
-    pub unsubscribed: Unsubscribed,
-    /// Of a stream source.
-    pub stream: StreamMetrics,
-    dropped: [Count; DropReason::ALL.len()],
-}
-
-impl ChannelMetrics {
-    /// Count `n` messages (or, for `refused` and `unknown`, writes) as lost for this reason.
-    pub fn lost(&self, reason: DropReason, n: u64) {
-        self.dropped[reason as usize].add(n);
-    }
-
-    /// Writes that Redis acknowledged, and what was lost for any reason.
-    pub fn ended(&self) -> u64 {
-        self.delivered.get() + self.dropped.iter().map(Count::get).sum::<u64>()
-    }
-
-    /// How many were lost for this reason.
-    pub fn dropped(&self, reason: DropReason) -> u64 {
-        self.dropped[reason as usize].get()
-    }
-}
-
 /// All counters of the daemon.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -344,41 +110,47 @@ pub struct Metrics {
 
 #[derive(Debug, Default)]
 struct Channels {
-    present: BTreeMap<Arc<str>, Arc<ChannelMetrics>>,
-    /// Of channels that are no more, as long as somebody may still count in them.
-    former: Vec<Arc<ChannelMetrics>>,
-    /// What those have counted in which nobody counts any more, failures of handlers included.
-    past: Totals,
+    by_name: BTreeMap<Arc<str>, Arc<ChannelMetrics>>,
+    /// Of channels that are no longer in the configuration, while something of them is left.
+    leaving: Vec<(Arc<str>, Arc<ChannelMetrics>)>,
+    /// Of those of which nothing is left.
+    gone: Totals,
 }
 
 impl Metrics {
     /// The counters of a channel, made when it is named first.
     pub fn channel(&self, name: &Arc<str>) -> Arc<ChannelMetrics> {
-        lock(&self.channels).present.entry(name.clone()).or_default().clone()
+        lock(&self.channels).by_name.entry(name.clone()).or_default().clone()
     }
 
-    /// Only the channels of these names are left: what was counted of the others is in the
-    /// [`Self::totals`] only from now on.
-    pub fn retain_channels(&self, names: &[Arc<str>]) {
+    /// The channels are these from now on. What the others have counted stays in the totals.
+    pub fn set_channels(&self, by_name: BTreeMap<Arc<str>, Arc<ChannelMetrics>>) {
         let mut channels = lock(&self.channels);
-        let Channels { present, former, past } = &mut *channels;
-        former.extend(present.extract_if(.., |name, _| !names.contains(name)).map(|(_, m)| m));
-        former.retain(|metrics| {
-            let in_use = Arc::strong_count(metrics) > 1;
-            if !in_use {
-                past.add(metrics);
-            }
-            in_use
-        });
+        let before = std::mem::take(&mut channels.by_name);
+        let kept: HashSet<*const ChannelMetrics> = by_name.values().map(Arc::as_ptr).collect();
+        let left = before.into_iter().filter(|(_, old)| !kept.contains(&Arc::as_ptr(old)));
+        channels.leaving.extend(left);
+        channels.by_name = by_name;
+        let Channels { leaving, gone, .. } = &mut *channels;
+        let ended = leaving.extract_if(.., |(_, metrics)| Arc::strong_count(metrics) == 1);
+        for (name, metrics) in ended {
+            metrics.tell(&name);
+            gone.add(&metrics);
+        }
     }
 
-    /// Only the handlers of these names are left.
-    pub fn retain_handlers(&self, names: &[Arc<str>]) {
-        let is_left = |handler: &Arc<str>| names.contains(handler) || **handler == *OUTPUTS;
-        let gone: Vec<_> =
-            lock(&self.failures).extract_if(.., |(handler, _), _| !is_left(handler)).collect();
-        let past = &mut lock(&self.channels).past.failures;
-        gone.into_iter().for_each(|((_, kind), n)| *past.entry(kind).or_default() += n);
+    /// The counters of all channels, by name.
+    pub fn channels(&self) -> BTreeMap<Arc<str>, Arc<ChannelMetrics>> {
+        lock(&self.channels).by_name.clone()
+    }
+
+    /// Only the handlers of these names are left. The failures of the others stay in the totals.
+    pub fn retain_handlers(&self, is_left: impl Fn(&str) -> bool) {
+        let is_gone = |handler: &str| !is_left(handler) && handler != OUTPUTS;
+        let ended: Vec<_> =
+            lock(&self.failures).extract_if(.., |(handler, _), _| is_gone(handler)).collect();
+        let gone = &mut lock(&self.channels).gone.failures;
+        ended.into_iter().for_each(|((_, kind), n)| *gone.entry(kind).or_default() += n);
     }
 
     /// `handlerd_handler_failures_total`: count one.
@@ -410,12 +182,14 @@ impl Metrics {
     pub fn totals(&self) -> Totals {
         let failures = self.failures();
         let channels = lock(&self.channels);
-        let mut totals = channels.past.clone();
+        let Channels { by_name, leaving, gone } = &*channels;
+        let mut totals = gone.clone();
         totals.reconnects += self.reconnects.get();
         for ((_, kind), n) in failures {
             *totals.failures.entry(kind).or_default() += n;
         }
-        channels.present.values().chain(&channels.former).for_each(|metrics| totals.add(metrics));
+        let leaving = leaving.iter().map(|(_, metrics)| metrics);
+        by_name.values().chain(leaving).for_each(|channel| totals.add(channel));
         totals
     }
 }
@@ -425,25 +199,20 @@ pub const OUTPUTS: &str = "outputs";
 
 /// Says in the log what was dropped: one line a channel and reason every 5 s at most, with the number.
 pub struct DropLog {
-    channels: Vec<(Arc<str>, Arc<ChannelMetrics>, [u64; DropReason::ALL.len()])>,
+    metrics: Arc<Metrics>,
 }
 
 impl DropLog {
     /// How often, at most.
     const EVERY: Duration = Duration::from_secs(5);
 
-    /// For these channels: NAME and counters. What they have counted already is not said again.
-    pub fn new(channels: Vec<(Arc<str>, Arc<ChannelMetrics>)>) -> Self {
-        let known = |metrics: &ChannelMetrics| DropReason::ALL.map(|r| metrics.dropped(r));
-        let channels = channels.into_iter().map(|(name, m)| {
-            let told = known(&m);
-            (name, m, told)
-        });
-        DropLog { channels: channels.collect() }
+    /// For all channels, those that come later included.
+    pub fn new(metrics: &Arc<Metrics>) -> Self {
+        DropLog { metrics: metrics.clone() }
     }
 
     /// Report for ever.
-    pub async fn run(&mut self) {
+    pub async fn run(&self) -> Infallible {
         loop {
             tokio::time::sleep(Self::EVERY).await;
             self.report();
@@ -451,18 +220,11 @@ impl DropLog {
     }
 
     /// Say what was dropped since the last time.
-    pub fn report(&mut self) {
-        for (channel, metrics, told) in &mut self.channels {
-            for reason in DropReason::ALL {
-                let dropped = metrics.dropped(reason);
-                let new = dropped - std::mem::replace(&mut told[reason as usize], dropped);
-                if new > 0 {
-                    let reason = reason.as_str();
-                    let messages = if new == 1 { "message" } else { "messages" };
-                    tracing::warn!(%channel, reason, "channel {channel}: {new} {messages} dropped: {reason}");
-                }
-            }
-        }
+    pub fn report(&self) {
+        let channels = lock(&self.metrics.channels);
+        let Channels { by_name, leaving, .. } = &*channels;
+        let leaving = leaving.iter().map(|(name, metrics)| (name, metrics));
+        by_name.iter().chain(leaving).for_each(|(name, metrics)| metrics.tell(name));
     }
 }
 
@@ -564,6 +326,19 @@ pub fn printable(bytes: &[u8], limit: usize) -> String {
     text
 }
 
+/// An error and its causes in one line. Some errors name their cause themselves: it is not
+/// repeated.
+pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    for cause in anyhow::Chain::new(error).skip(1).map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
 /// Characters that change the order or the place of what is shown around them: bidirectional
 /// controls, zero-width characters, line and paragraph separators, tags.
 fn is_format_character(c: char) -> bool {
@@ -617,24 +392,38 @@ mod tests {
         assert_eq!(printable("é".as_bytes(), 1), r"\xc3… (2 bytes in all)");
     }
 
+    #[derive(Debug, thiserror::Error)]
+    #[error("redis://here: {source}")]
+    struct NamesItsCause {
+        source: std::io::Error,
+    }
+
+    #[test]
+    fn every_cause_is_said_once() {
+        let source = std::io::Error::other("refused");
+        let error = anyhow::Error::new(NamesItsCause { source }).context("can't send");
+        assert_eq!(with_causes(error.as_ref()), "can't send: redis://here: refused");
+    }
+
     #[test]
     fn a_channel_that_is_no_more_is_in_the_totals_only() {
         let metrics = Metrics::default();
         let [a, b]: [Arc<str>; 2] = ["a".into(), "b".into()];
+        let only_a = || BTreeMap::from([(a.clone(), metrics.channel(&a))]);
         metrics.channel(&a).received.add(1);
         let held = metrics.channel(&b);
         held.received.add(10);
         metrics.failure(&b, FailureKind::Trap);
-        metrics.retain_channels(std::slice::from_ref(&a));
-        metrics.retain_handlers(std::slice::from_ref(&a));
+        metrics.set_channels(only_a());
+        metrics.retain_handlers(|handler| handler == "a");
         assert!(metrics.failures().is_empty());
         assert_eq!(metrics.totals().failures["trap"], 1);
         // It is still being written to.
         held.received.add(100);
         drop(held);
         assert_eq!(metrics.totals().received, 111);
-        metrics.retain_channels(&[a]);
-        assert!(lock(&metrics.channels).former.is_empty());
+        metrics.set_channels(only_a());
+        assert!(lock(&metrics.channels).leaving.is_empty());
         assert_eq!(metrics.totals().received, 111);
         assert_eq!(metrics.channel(&b).received.get(), 0);
     }

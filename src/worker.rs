@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::broker::stream::{AppendError, Entry, Finish, Finisher, Unfit, UnfitKind};
 use crate::chain::{Chain, Convoy, Failure, FailureKind, Outcome, Transit};
 use crate::dead_letter::{Blame, DeadLetter};
+use crate::failpoint::{Step, reach};
 use crate::message::{Delivery, Message};
 use crate::output::Outputs;
 use crate::policy::{self, Verdict};
@@ -118,6 +119,9 @@ impl Desk {
             let tapped = channel.tap.is_on();
             let keeps = channel.keeps_messages() || (tapped && channel.tap.wants_failures());
             convoy.extend(batch.drain().map(|received| {
+                if received.entry.is_some() {
+                    reach(Step::Begun);
+                }
                 let Received { message, delivery, entry, order } = received;
                 let original = keeps.then(|| message.clone());
                 kept.push_back(Kept { original, entry, order });
@@ -307,7 +311,9 @@ impl Channel {
                     let handed = self.hand_over(&transit.delivery, messages, &mut kept, waited);
                     match handed.await {
                         Ok(()) => {
-                            self.queue.metrics().handled.add(1);
+                            // A stream's is handled when it is finished.
+                            let handled = u64::from(self.finisher.is_none());
+                            self.queue.metrics().handled.add(handled);
                             for (_, look) in looks {
                                 let to =
                                     |m: &Message| self.outputs.destinations(&transit.delivery, m);
@@ -400,14 +406,17 @@ impl Channel {
             // What was done before must not wait for a Redis that is perhaps away.
             self.flush();
             self.outputs.send_abroad(delivery, messages).await;
+            reach(Step::FarWritten);
         }
         if let Some(entry) = kept.entry.take() {
+            reach(Step::Handled);
             if !entry.has_room() {
                 self.flush();
                 *waited = true;
                 entry.room().await;
             }
             entry.finish(finish);
+            reach(Step::InLine);
         }
         Ok(())
     }
@@ -457,8 +466,7 @@ impl Channel {
     fn bury(&self, graveyard: &Graveyard, letter: DeadLetter, entry: Option<Entry>) {
         let Graveyard { stream, maxlen } = graveyard;
         let Some(entry) = entry else {
-            self.queue.metrics().dead_letters.add(1);
-            self.outputs.bury(stream, *maxlen, &letter);
+            self.outputs.bury(stream, *maxlen, letter);
             return;
         };
         let fields = letter.fields();
@@ -466,6 +474,7 @@ impl Channel {
         let mut finish = Finish::new();
         finish.dead_letter(stream.clone(), owned.collect(), *maxlen);
         entry.finish(finish);
+        reach(Step::LetterInLine);
     }
 
     /// An entry of the stream that can't be handled.

@@ -48,7 +48,7 @@ fn installed() -> TempDir {
     let dir = tempfile::tempdir().expect("a folder");
     let there = dir.path().display();
     std::fs::create_dir_all(dir.path().join("usr/bin")).expect("a folder");
-    let script = blocks("Install", "sh").concat();
+    let script = blocks("Install without a package", "sh").concat();
     // These need the machine that it is installed on.
     let own = |line: &&str| !line.starts_with("systemctl ") && !line.starts_with("systemd-");
     let script: Vec<&str> = script.lines().filter(own).collect();

@@ -37,7 +37,7 @@ pub fn main(args: Args, config: Option<&Path>) -> Outcome {
     let mut out = Out::text();
     print_ways(&config, &refused, &mut out)?;
     let refusal = (!refused.is_empty()).then(|| load::refusal_code(&refused));
-    refused.into_iter().for_each(|error| console::error(load::refusal(error)));
+    refused.iter().for_each(console::error);
     let mut unusable = Vec::new();
     if args.connect {
         if let Address::Embedded(embedded) = &config.redis.address {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use super::console;
+use crate::telemetry::with_causes;
 
 /// An exit code. Apart from [`Code::Failed`] they are those of sysexits(3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,24 +84,11 @@ impl Fault {
     /// Print it on standard error.
     pub fn print(&self) {
         match &self.text {
-            Text::Error(error) => console::error(with_causes(error)),
+            Text::Error(error) => console::error(with_causes(error.as_ref())),
             Text::Rendered(text) => console::note(text),
             Text::Said => {}
         }
     }
-}
-
-/// An error and its causes in one line. Some errors name their cause themselves: it is not
-/// repeated.
-pub fn with_causes(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !text.ends_with(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-    }
-    text
 }
 
 /// Give an error its exit code.
@@ -117,23 +105,3 @@ impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
 
 /// What a verb answers.
 pub type Outcome = Result<Code, Fault>;
-
-#[cfg(test)]
-mod tests {
-    use std::io;
-
-    use super::*;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("redis://here: {source}")]
-    struct NamesItsCause {
-        source: io::Error,
-    }
-
-    #[test]
-    fn every_cause_is_said_once() {
-        let source = io::Error::other("refused");
-        let error = anyhow::Error::new(NamesItsCause { source }).context("can't send");
-        assert_eq!(with_causes(&error), "can't send: redis://here: refused");
-    }
-}

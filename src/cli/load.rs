@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 
-use super::exit::{Code, Fault, OrExit, with_causes};
-use super::{console, way};
+use super::console;
+use super::exit::{Code, Fault, OrExit};
 use crate::broker::connection::Connector;
 use crate::config::{Config, Connection};
 use crate::daemon::{self, HandlerError, Handlers};
@@ -126,19 +126,9 @@ pub fn host() -> Result<Arc<Host>, Fault> {
 pub async fn handlers(config: &Config, host: &Arc<Host>) -> Result<Handlers, Fault> {
     daemon::load_handlers(config, host).await.map_err(|errors| {
         let code = refusal_code(&errors);
-        errors.into_iter().for_each(|error| console::error(refusal(error)));
+        errors.iter().for_each(console::error);
         Fault::said(code)
     })
-}
-
-/// Why a handler can't be had, in a sentence.
-pub fn refusal(HandlerError { handler, error }: HandlerError) -> String {
-    // The others are about the file; whose it is helps to find the place in the configuration.
-    let whose = match error {
-        PluginError::Setup { .. } => String::new(),
-        _ => format!("handler {}: ", way::shown(&handler)),
-    };
-    format!("{whose}{}", with_causes(&anyhow::Error::new(error)))
 }
 
 /// What handlers that can't be had are the fault of: 78 is the configuration's and the plugins', and

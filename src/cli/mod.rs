@@ -7,9 +7,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Command, CommandFactory, Parser, Subcommand};
 
 mod check;
+mod completions;
 mod console;
 mod dead;
 mod exit;
@@ -18,9 +19,11 @@ mod hint;
 mod inside;
 mod listen;
 mod load;
+mod man;
 mod plugin;
 mod replay;
 mod run;
+mod schema;
 mod send;
 mod show;
 mod status;
@@ -46,6 +49,7 @@ use crate::plugin::compile;
   handlerd try chat 'hello'              what would become of this message?
   handlerd status                        how is the daemon that runs?
   handlerd --config my.toml run
+  handlerd schema > handlerd.schema.json    what an editor completes the configuration by
 
 Exit codes are those of sysexits(3). Each verb's --help lists its own; those of every verb are 64 the
 command line makes no sense, 70 a fault of the machine or of handlerd, 74 the output can't be
@@ -73,6 +77,15 @@ enum Verb {
     Replay(replay::Args),
     Dead(dead::Args),
     Plugin(plugin::Args),
+    Schema(schema::Args),
+    Completions(completions::Args),
+    #[command(hide = true)]
+    Man(man::Args),
+}
+
+/// The whole command line, for what is made from it.
+fn command() -> Command {
+    Cli::command()
 }
 
 /// Read the arguments, do what they say, and answer the exit code.
@@ -91,7 +104,7 @@ pub fn main() -> ExitCode {
         }
     };
     let config = cli.config.as_deref();
-    let outcome = match cli.verb.unwrap_or(Verb::Run(run::Args {})) {
+    let outcome = match cli.verb.unwrap_or(Verb::Run(run::Args::default())) {
         Verb::Run(args) => run::main(args, config),
         Verb::Check(args) => check::main(args, config),
         Verb::Try(args) => r#try::main(args, config),
@@ -104,6 +117,9 @@ pub fn main() -> ExitCode {
         Verb::Replay(args) => replay::main(args, config),
         Verb::Dead(args) => dead::main(args, config),
         Verb::Plugin(args) => plugin::main(args, config),
+        Verb::Schema(args) => schema::main(args),
+        Verb::Completions(args) => completions::main(args),
+        Verb::Man(args) => man::main(args),
     };
     match outcome {
         Ok(code) => code.into(),

@@ -8,43 +8,56 @@ use super::exit::{Code, Fault, OrExit, Outcome};
 use super::{hint, load, way};
 use crate::broker::embedded::{Broker, dialled};
 use crate::config::{Address, Config};
-use crate::service::Stop;
+use crate::daemon::Start;
+use crate::service::{Hangup, Stop};
+use crate::watch::Watch;
 use crate::{daemon, telemetry};
 
 /// Run the daemon (also without any verb).
 ///
+/// Reads the configuration and the plugins again at SIGHUP, and changed plugins by itself: everything
+/// new is built and checked beside the old, then exchanged between two messages; when something is
+/// wrong with it the old stays.
+///
 /// Ends at SIGTERM or Ctrl-C when everything that was taken is finished; a second one ends it at
 /// once. Starting while Redis is away is no error: it is waited for.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 #[command(after_help = "Example:
   handlerd run --config /etc/handlerd/config.toml
 
 Exit codes: 0 stopped by a signal, 69 the embedded broker finds no port, 70 the machine has no room
 for compiled plugins, 78 the configuration or a plugin is wrong or missing; and those of every verb,
 see handlerd --help.")]
-pub struct Args {}
+pub struct Args {
+    /// Also read the configuration again whenever its file changes, as SIGHUP does
+    #[arg(long)]
+    watch: bool,
+}
 
 /// Run.
-pub fn main(_: Args, config: Option<&Path>) -> Outcome {
+pub fn main(args: Args, config: Option<&Path>) -> Outcome {
     let config = load::config(config)?;
     telemetry::init(&config.log).or_exit(Code::Config)?;
     let runtime = load::runtime()?;
-    let outcome = runtime.block_on(run(config));
+    let outcome = runtime.block_on(run(config, args.watch));
     // A name's look-up that is under way can't be given up, and nobody waits for it any more.
     runtime.shutdown_background();
     outcome
 }
 
-async fn run(mut config: Config) -> Outcome {
+async fn run(mut config: Config, watch_config: bool) -> Outcome {
     let mut stop = Stop::listen().or_exit(Code::Software)?;
+    let mut hangup = Hangup::listen().or_exit(Code::Software)?;
     let file = config.file.display();
     let channels = way::names(&config);
     info!("handlerd {} runs {file}: {channels}", env!("CARGO_PKG_VERSION"));
     let host = load::host()?;
+    // Before the plugins are read: a file that changes after that is noticed.
+    let watch = Watch::new(&config.plugin_dir, watch_config.then_some(&*config.file));
     let handlers = tokio::select! {
         loaded = daemon::load_handlers(&config, &host) => loaded.map_err(|errors| {
             let code = load::refusal_code(&errors);
-            errors.into_iter().for_each(|refused| error!("{}", load::refusal(refused)));
+            errors.iter().for_each(|refused| error!("{refused}"));
             Fault::said(code)
         })?,
         signal = stop.next() => {
@@ -52,8 +65,10 @@ async fn run(mut config: Config) -> Outcome {
             return Ok(Code::Success);
         }
     };
+    let written = config.clone();
     let broker = start_broker(&mut config).await?;
-    let ended = daemon::run(config, handlers, &mut stop).await;
+    let start = Start { written, config, handlers, host, watch };
+    let ended = daemon::run(start, &mut hangup, &mut stop).await;
     if let Some(broker) = broker {
         tokio::select! {
             () = broker.stop() => {}

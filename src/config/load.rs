@@ -30,7 +30,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 const LARGEST_FILE: u64 = 64 << 20;
 
 /// Longest NAME of a table.
-const LONGEST_NAME: usize = 200;
+pub(super) const LONGEST_NAME: usize = 200;
 
 /// Read and parse a file.
 pub(super) fn load(file: &Path, environment: &Environment) -> Result<Loaded, ConfigErrors> {

@@ -4,6 +4,9 @@
 //! A [`Config`] that exists is right: names resolve, numbers are in range, secrets are hidden from
 //! `Debug`. Never touches Redis or a plugin's bytes.
 //!
+//! `keys` is the table of all keys: the reader, the JSON Schema (`schema`) and the manual page
+//! (`manual`) come from it.
+//!
 //! ```text
 //! text --> reader (toml, values of the right kind) --> connection, plugins, handler, channel --> groups, circle --> Config
 //!             |                                                  |                                      |
@@ -28,11 +31,13 @@ mod http;
 pub mod identity;
 mod keys;
 mod load;
+mod manual;
 pub mod matcher;
 pub mod pattern;
 mod plugins;
 mod quantity;
 mod reader;
+mod schema;
 mod secret;
 mod suggest;
 
@@ -45,6 +50,8 @@ pub use diagnostic::{ConfigErrors, Diagnostic, Severity};
 pub use environment::Environment;
 pub use handler::{Handler, HandlerLimits, InstancePolicy, Setting};
 pub use http::Http;
+pub use manual::manual;
+pub use schema::schema;
 pub use secret::Secret;
 
 /// The name of the connection `[redis]`.

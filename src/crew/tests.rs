@@ -17,7 +17,8 @@ use crate::telemetry::{Metrics, RateLimit};
 /// Nothing here takes longer unless it is broken.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Takes its time for messages that begin with `s`, one at a time; notes whose they were.
+/// Takes its time for messages that begin with `s`, one at a time, and panics at those that begin
+/// with `p`; notes whose they were.
 struct Native {
     name: Arc<str>,
     seen: Mutex<Vec<Arc<str>>>,
@@ -36,6 +37,7 @@ impl Handler for Native {
             let at_once = self.at_once.fetch_add(1, SeqCst) + 1;
             self.most_at_once.fetch_max(at_once, SeqCst);
             let message = messages[0].single().expect("nothing else is handed over");
+            assert!(!message.payload.starts_with(b"p"), "a fault of its own");
             if message.payload.starts_with(b"s") {
                 tokio::time::sleep(self.pause).await;
             }
@@ -93,12 +95,17 @@ impl Bench {
         };
         let channels = config.channels.iter().map(channel).collect();
         let writers: Vec<Writer> = writers.values().cloned().collect();
-        let crew = Crew::new(1, channels, writers.clone());
+        let crew = Crew::new(1);
+        crew.change(channels, Vec::new());
         Bench { crew, stop: CancellationToken::new(), writers, hub }
     }
 
+    fn channel(&self, place: usize) -> Arc<Channel> {
+        self.crew.channel(place).expect("it is there")
+    }
+
     fn push(&self, channel: usize, messages: usize, payload: &[u8]) {
-        let channel = &self.crew.channels[channel];
+        let channel = self.channel(channel);
         let delivery = Arc::new(Delivery {
             table: channel.name.clone(),
             redis_channel: "c".into(),
@@ -187,9 +194,10 @@ async fn a_redis_that_is_away_stops_only_those_that_write_to_it() {
     bench.push(0, 200, &[b'x'; 64 << 10]);
     bench.push(1, 10_000, b"x");
     bench.work();
-    let metrics = bench.crew.channels[1].queue.metrics();
+    let second = bench.channel(1);
+    let metrics = second.queue.metrics();
     bench.until("all of b", || metrics.handled.get() == 10_000).await;
-    assert!(bench.crew.channels[0].queue.metrics().handled.get() < 200);
+    assert!(bench.channel(0).queue.metrics().handled.get() < 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -219,7 +227,8 @@ async fn what_waited_for_room_goes_out_to_the_last() {
     // A little more than a writer takes.
     bench.push(0, 514, &[b'x'; 8 << 10]);
     bench.work();
-    let metrics = bench.crew.channels[0].queue.metrics();
+    let first = bench.channel(0);
+    let metrics = first.queue.metrics();
     bench.until("the writer is full", || !bench.writers[0].has_room()).await;
     let dir = tempfile::tempdir().expect("a folder");
     let config = dir.path().join("config.toml");
@@ -237,7 +246,8 @@ async fn what_came_out_is_not_kept_for_the_next_turn() {
     let bench = Bench::new(TWO, &handler);
     bench.push(0, 100, &[b'x'; 1 << 10]);
     let mut desk = Desk::default();
-    let channels: [&Channel; 1] = [&bench.crew.channels[0]];
+    let channel = bench.channel(0);
+    let channels: [&Channel; 1] = [&channel];
     assert_eq!(desk.begin(&channels), 1);
     assert_eq!(desk.work(&channels, || {}).await, None);
     assert_eq!((desk.handled, desk.held()), (100, 0));
@@ -279,4 +289,55 @@ async fn who_looks_on_sees_some_messages_and_is_told_of_the_others() {
         shown += 1;
     }
     assert!((1..=64).contains(&shown), "{shown}");
+}
+
+/// A log that panics: with it a fault in a turn becomes one of the hand that gives the turn.
+struct Broken;
+
+impl tracing::Subscriber for Broken {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.level() == &tracing::Level::ERROR
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        panic!("the log can't be written");
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn a_hand_that_panics_puts_back_what_it_has_not_begun() {
+    let config = r#"
+        [channels.a]
+        log = true
+        retries = 1
+        handlers = []
+        [channels.b]
+        log = true
+        handlers = []
+        [channels.c]
+        log = true
+        handlers = []
+    "#;
+    let handler = native(Duration::ZERO);
+    let bench = Bench::new(config, &handler);
+    // The first has turns of its own (it may try again); the others wait in the hand for theirs.
+    bench.push(0, 1, b"p");
+    bench.push(1, 3, b"x");
+    bench.push(2, 3, b"x");
+    let log = tracing::subscriber::set_default(Broken);
+    let hand = AssertUnwindSafe(bench.crew.clone().work(bench.stop.clone()));
+    assert!(hand.catch_unwind().await.is_err(), "the hand lives on");
+    drop(log);
+    assert!(handler.seen.lock().expect("nobody panics").is_empty());
+    // The next hand.
+    bench.work();
+    bench.until_idle().await;
+    let seen = handler.seen.lock().expect("nobody panics");
+    assert_eq!(seen.iter().map(|table| &**table).collect::<String>(), "bbbccc");
 }

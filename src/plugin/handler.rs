@@ -37,11 +37,10 @@ pub(super) struct Blueprint {
 
 /// A plugin under a name, with its settings, limits and instances. Made by [`Host::load`].
 pub struct PluginHandler {
-    name: Arc<str>,
-    blueprint: Blueprint,
-    policy: InstancePolicy,
-    pool: Arc<Pool>,
+    config: config::Handler,
     sha256: [u8; 32],
+    blueprint: Blueprint,
+    pool: Arc<Pool>,
     timing: Arc<Timing>,
     /// Its thread makes the calls end on time.
     _host: Arc<Host>,
@@ -74,11 +73,10 @@ impl PluginHandler {
         let pool = Arc::new(Pool::new(config.limits.instances));
         host.pools().add(&pool);
         let handler = PluginHandler {
-            name: config.name.clone(),
-            blueprint,
-            policy: config.instance,
-            pool,
+            config: config.clone(),
             sha256,
+            blueprint,
+            pool,
             timing: host.timing(&config.name),
             _host: host,
         };
@@ -90,6 +88,16 @@ impl PluginHandler {
         // A fresh one may serve one message, and this one has served none.
         handler.pool.give(first);
         Ok(handler)
+    }
+
+    /// The table it was made by.
+    pub fn config(&self) -> &config::Handler {
+        &self.config
+    }
+
+    /// The sum of the plugin file it was made of.
+    pub fn sha256(&self) -> &[u8; 32] {
+        &self.sha256
     }
 
     /// An instance that waits or a new one, as soon as it may be used.
@@ -114,18 +122,18 @@ impl PluginHandler {
             None => match Box::pin(self.made()).await {
                 Ok(lease) => lease,
                 Err(fault) => {
-                    messages[0].outcome = Err(fault.of(&self.name));
+                    messages[0].outcome = Err(fault.of(&self.config.name));
                     return 1;
                 }
             },
         };
-        let most = match self.policy {
+        let most = match self.config.instance {
             InstancePolicy::Reuse => messages.len(),
             InstancePolicy::Fresh => 1,
         };
         let (handled, fate) =
-            lease.instance.handle(&self.blueprint, &self.name, &mut messages[..most]).await;
-        match (fate, self.policy) {
+            lease.instance.handle(&self.blueprint, &self.config.name, &mut messages[..most]).await;
+        match (fate, self.config.instance) {
             (Fate::Keep, InstancePolicy::Reuse) => self.pool.give(lease),
             (Fate::Drop, _) | (_, InstancePolicy::Fresh) => drop(lease),
         }
@@ -141,7 +149,7 @@ impl PluginHandler {
 
 impl chain::Handler for PluginHandler {
     fn name(&self) -> &Arc<str> {
-        &self.name
+        &self.config.name
     }
 
     fn handle<'a>(&'a self, messages: &'a mut [Transit]) -> HandlerFuture<'a> {

@@ -176,14 +176,33 @@ impl Host {
         self: &Arc<Self>,
         config: &config::Handler,
     ) -> Result<Arc<PluginHandler>, PluginError> {
+        self.load_unless(config, None).await
+    }
+
+    /// The same, but answer the one from `before` if the file still has the bytes it was made of. It
+    /// must have been made by the same table.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub async fn load_unless(
+        self: &Arc<Self>,
+        config: &config::Handler,
+        before: Option<&Arc<PluginHandler>>,
+    ) -> Result<Arc<PluginHandler>, PluginError> {
         let file = self.read(&config.plugin).await?;
+        let sha256 = file.sha256;
+        if let Some(before) = before
+            && *before.sha256() == sha256
+        {
+            return Ok(before.clone());
+        }
         if let Some(pinned) = &config.sha256
-            && *pinned != file.sha256
+            && *pinned != sha256
         {
             return Err(PluginError::Pin {
                 file: config.plugin.clone(),
                 pinned: file::hex(pinned),
-                found: file::hex(&file.sha256),
+                found: file::hex(&sha256),
             });
         }
         let sha256 = file.sha256;

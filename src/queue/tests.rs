@@ -1,5 +1,7 @@
 //! What waits, what is dropped, and who has a turn.
 
+use std::time::Duration;
+
 use super::*;
 use crate::message::{Delivery, Message};
 
@@ -205,4 +207,125 @@ fn a_new_key_does_not_wait_for_a_busy_one() {
 /// The same as `payloads`, still in hand.
 fn payloads_of(batch: &mut Batch) -> Vec<String> {
     batch.drain().map(|r| String::from_utf8(r.message.payload).unwrap()).collect()
+}
+
+/// A queue for one worker, and how often it asked for a turn.
+fn queue_for_one() -> (Arc<Queue>, Arc<AtomicUsize>) {
+    let queue = queue_of(1 << 20, Overflow::DropOldest, &Budget::new(usize::MAX));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    queue.on_ready(Box::new(move || {
+        counted.fetch_add(1, Relaxed);
+    }));
+    (queue, asked)
+}
+
+#[test]
+fn what_is_held_back_waits_and_what_was_there_before_does_not() {
+    let (queue, asked) = queue_for_one();
+    let mut batch = Batch::default();
+    queue.push(&mut ["a", "b"].map(received).into());
+    queue.hold();
+    queue.push(&mut ["c"].map(received).into());
+    assert!(queue.take(&mut batch));
+    assert_eq!(payloads(&mut batch), ["a", "b"]);
+    assert!(!queue.end_turn());
+    queue.push(&mut ["d"].map(received).into());
+    assert_eq!(asked.load(Relaxed), 1);
+    assert!(!queue.take(&mut batch));
+    // Held twice: the first mark counts, and both have to be released.
+    queue.hold();
+    queue.release_held();
+    assert_eq!(asked.load(Relaxed), 1);
+    queue.release_held();
+    assert_eq!(asked.load(Relaxed), 2);
+    assert!(queue.take(&mut batch));
+    assert_eq!(payloads(&mut batch), ["c", "d"]);
+    assert!(!queue.end_turn());
+}
+
+#[test]
+fn a_mark_is_passed_when_what_was_before_it_is_done_with() {
+    let (queue, _) = queue_for_one();
+    let passed = Arc::new(AtomicUsize::new(0));
+    let mark = || {
+        let passed = passed.clone();
+        queue.when_passed(move || {
+            passed.fetch_add(1, Relaxed);
+        });
+    };
+    mark();
+    assert_eq!(passed.load(Relaxed), 1, "nothing was before it");
+    queue.push(&mut ["a"].map(received).into());
+    mark();
+    queue.push(&mut ["b"].map(received).into());
+    let mut batch = Batch::default();
+    assert!(queue.take(&mut batch));
+    let taken: Vec<Received> = batch.drain().collect();
+    assert_eq!(passed.load(Relaxed), 1, "it is in hand");
+    batch.put_back(taken);
+    assert!(queue.end_turn());
+    assert_eq!(passed.load(Relaxed), 1, "it waits again");
+    assert!(queue.take(&mut batch));
+    assert_eq!(payloads(&mut batch), ["a", "b"]);
+    assert!(!queue.end_turn());
+    assert_eq!(passed.load(Relaxed), 2);
+}
+
+#[test]
+fn what_is_dropped_is_not_waited_for() {
+    let budget = Budget::new(usize::MAX);
+    let queue = queue_of(2, Overflow::DropNewest, &budget);
+    queue.push(&mut ["a", "b", "c"].map(received).into());
+    let passed = Arc::new(AtomicUsize::new(0));
+    let counted = passed.clone();
+    queue.when_passed(move || {
+        counted.fetch_add(1, Relaxed);
+    });
+    queue.shed(1);
+    let mut batch = Batch::default();
+    assert!(queue.take(&mut batch));
+    assert_eq!(payloads(&mut batch), ["a"]);
+    queue.push(&mut ["d"].map(received).into());
+    queue.end_turn();
+    assert_eq!(passed.load(Relaxed), 1);
+}
+
+#[test]
+fn other_rules_are_those_of_what_waits_already() {
+    let (queue, asked) = queue_by_key();
+    queue.push(&mut ["a1", "a2"].map(ordered).into());
+    let mut batch = Batch::default();
+    assert!(queue.take(&mut batch));
+    assert_eq!(payloads(&mut batch).len(), 1);
+    let mut rules = Rules::of_stream(1);
+    rules.limit = received("x").footprint();
+    rules.overflow = Overflow::DropOldest;
+    queue.adopt(rules);
+    queue.push(&mut ["b"].map(received).into());
+    assert_eq!(queue.metrics().dropped(DropReason::Overflow), 1);
+    // Two turns were asked for, and now there may be one.
+    assert_eq!(asked.load(Relaxed), 2);
+    assert!(!queue.end_turn());
+    assert!(queue.end_turn());
+    assert!(queue.take(&mut batch));
+    assert_eq!(payloads(&mut batch), ["b"]);
+}
+
+#[tokio::test]
+async fn a_closed_queue_has_ended_when_the_last_turn_is_over() {
+    let (queue, _) = queue_for_one();
+    queue.push(&mut ["a"].map(received).into());
+    queue.close();
+    let mut batch = Batch::default();
+    assert!(queue.take(&mut batch));
+    let ended = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.ended().await }
+    });
+    payloads(&mut batch);
+    tokio::task::yield_now().await;
+    assert!(!ended.is_finished(), "the turn is not over");
+    assert!(!queue.end_turn());
+    tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it has").expect("no panic");
 }

@@ -82,12 +82,17 @@ impl Handlerd {
 
     /// Start it with this whole config, in this folder, with these environment variables.
     pub fn start_in(dir: TempDir, config: &str, env: &[(&str, &str)]) -> Handlerd {
+        Handlerd::start_with(dir, config, &[], env)
+    }
+
+    /// The same, with these arguments of `run`.
+    pub fn start_with(dir: TempDir, config: &str, args: &[&str], env: &[(&str, &str)]) -> Handlerd {
         let file = dir.path().join("config.toml");
         // Tests run side by side, and the port of the endpoints is one: who looks at them says where.
         let quiet = if config.contains("[http]") { "" } else { "\n[http]\nlisten = false\n" };
         std::fs::write(&file, format!("{config}{quiet}")).expect("a config is written");
         let mut command = command();
-        command.arg("run").arg("--config").arg(&file);
+        command.arg("run").args(args).arg("--config").arg(&file);
         // Its control socket, which it leaves when it is killed, goes with the folder.
         command.env("XDG_RUNTIME_DIR", dir.path()).envs(env.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -167,6 +172,12 @@ impl Handlerd {
     /// Most resident memory so far, in bytes.
     pub fn peak_rss(&self) -> u64 {
         self.process.memory("VmHWM")
+    }
+
+    /// How many files it has open.
+    pub fn open_files(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.process.id());
+        std::fs::read_dir(folder).expect("it runs").count()
     }
 
     /// Send a signal.

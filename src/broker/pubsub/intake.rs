@@ -76,6 +76,18 @@ impl Intake {
         self.state = State::Between;
     }
 
+    /// Other queues from now on, between two messages; `moved` tells the new ids of the names. A
+    /// message that is half here goes where its name goes now.
+    pub(super) fn reroute(&mut self, router: Router, moved: &[Option<NameId>]) {
+        self.router = router;
+        if let State::Collect { id, left, .. } = &mut self.state {
+            match moved[*id] {
+                Some(new) => *id = new,
+                None => self.state = State::Skip(*left),
+            }
+        }
+    }
+
     /// The name or pattern that this text is; `None` when it isn't ours.
     pub(super) fn find(&self, pattern: bool, name: &[u8]) -> Option<NameId> {
         self.router.find(pattern, name)

@@ -66,6 +66,14 @@ impl Journal {
         self.told = None;
     }
 
+    /// Nothing is wanted any more.
+    pub(super) fn idle(&mut self) {
+        let connection = &self.connection;
+        info!(%connection, "no channel subscribes to anything: there is no connection for that");
+        self.lost = None;
+        self.told = None;
+    }
+
     /// The connection ended.
     pub(super) fn lost(&mut self, ended: &Ended) {
         self.lost.get_or_insert(ended.since);

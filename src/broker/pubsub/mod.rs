@@ -2,11 +2,16 @@
 //!
 //! Started by the daemon, once for each Redis that channels subscribe at. Puts messages into the
 //! channels' queues and never waits for them. Loses nothing silently: what is dropped, and the time
-//! without a subscription, is counted for each channel and logged.
+//! without a subscription, is counted for each channel.
+//!
+//! What is subscribed changes while it runs (a reload): what stays is not touched, new names are
+//! confirmed before those that go are ended, and no message is lost or doubled.
 //!
 //! ```text
 //! run: connect, session, connect, session, ...           this file; journal.rs: what the log says of it
+//!        changes: other subscriptions are wanted         changes.rs
 //!        session: subscribe, read, prove, leave          session.rs
+//!          plan: what is wanted, and is leaving          plan.rs
 //!          wire: bytes in, bytes out                     wire.rs
 //!          intake: bytes --> messages, answers           intake.rs, answer.rs
 //!            router: message --> queues                  router.rs
@@ -14,31 +19,35 @@
 //!            roster: names, confirmed or not; gaps       roster.rs
 //! ```
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use backon::ExponentialBackoff;
 use tokio::select;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::backoff::backoff;
 use super::connection::{Connector, Link};
 use crate::config::Source;
 use crate::queue::Queue;
-use crate::telemetry::{DropLog, Metrics};
+use crate::telemetry::Metrics;
 
 mod answer;
+mod changes;
 mod intake;
 mod journal;
+mod plan;
 mod requests;
 mod roster;
 mod router;
 mod session;
 mod wire;
 
-use intake::Intake;
+use changes::{Changes, Wanted};
 use journal::Journal;
-use roster::Roster;
-use router::Router;
+use plan::Plan;
 use session::{Ended, Session, SessionEnd};
 
 /// Pauses between attempts to connect: doubled from the first to the last, and up to as much again
@@ -60,55 +69,121 @@ pub struct Subscription {
     pub queue: Arc<Queue>,
 }
 
-/// Keep these subscriptions up until `stop`, over one connection and whatever happens to it.
+/// All pub/sub channels of one Redis: what they subscribe to, and how to change that.
 ///
-/// Returns when it has unsubscribed and everything that Redis had sent by then is in the queues (or
-/// when Redis didn't answer for 2 s). Redis being away, at the start too, is not an error.
-pub async fn run(
+/// Clones are the same subscriber.
+#[derive(Clone)]
+pub struct Subscriber {
     connector: Connector,
-    subscriptions: Vec<Subscription>,
     metrics: Arc<Metrics>,
-    stop: CancellationToken,
-) {
-    if subscriptions.is_empty() {
-        return stop.cancelled().await;
+    wanted: watch::Sender<Wanted>,
+    /// The number of the last list that is done.
+    done: watch::Sender<u64>,
+}
+
+impl Subscriber {
+    /// Of these subscriptions; there may be none.
+    pub fn new(
+        connector: Connector,
+        subscriptions: Vec<Subscription>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        for Subscription { source, queue, .. } in &subscriptions {
+            let (_, names) = roster::texts(source);
+            queue.metrics().unsubscribed.replace(names.iter().cloned());
+        }
+        let wanted = Wanted::new(0, subscriptions, Box::new(|| {}));
+        Subscriber {
+            connector,
+            metrics,
+            wanted: watch::Sender::new(wanted),
+            done: watch::Sender::new(0),
+        }
     }
-    let channels =
-        subscriptions.iter().map(|s| (s.table.clone(), s.queue.metrics().clone())).collect();
-    let mut drops = DropLog::new(channels);
-    let mut supervisor = Supervisor::new(connector, subscriptions, metrics);
-    select! {
-        biased;
-        () = supervisor.run(&stop) => {}
-        () = drops.run() => {}
+
+    /// Subscribe to these from now on, and to nothing else. [`Change::done`] tells when that is so; it
+    /// happens whether or not that is waited for.
+    ///
+    /// A name or pattern that stays is not touched: between two messages, what comes of it begins to
+    /// go to its new subscriptions, and then `switch` is called, which must not take long. New ones are
+    /// subscribed to first; until Redis has answered all of them, those that go deliver to their old
+    /// subscriptions. Then they are ended.
+    ///
+    /// Changes happen one after the other; of those that wait, only the last. While [`Self::run`]
+    /// doesn't run, nothing happens.
+    pub fn change(
+        &self,
+        subscriptions: Vec<Subscription>,
+        switch: impl FnOnce() + Send + 'static,
+    ) -> Change {
+        let mut number = 0;
+        self.wanted.send_modify(|wanted| {
+            number = wanted.number + 1;
+            *wanted = Wanted::new(number, subscriptions, Box::new(switch));
+        });
+        Change { number, done: self.done.subscribe() }
     }
-    drops.report();
+
+    /// Keep the subscriptions up until `stop`, over one connection and whatever happens to it; over
+    /// none while there are no subscriptions.
+    ///
+    /// Returns when it has unsubscribed and everything that Redis had sent by then is in the queues (or
+    /// when Redis didn't answer for 2 s). Redis being away, at the start too, is not an error. Started
+    /// again after a panic, it takes up the subscriptions that were wanted last.
+    pub async fn run(self, stop: CancellationToken) {
+        let (changes, subscriptions) = Changes::of(&self);
+        let mut supervisor = Supervisor::new(&self, changes, subscriptions);
+        supervisor.run(&stop).await;
+    }
+}
+
+/// A change that was asked for.
+#[derive(Clone)]
+pub struct Change {
+    number: u64,
+    /// The number of the last list that is done.
+    done: watch::Receiver<u64>,
+}
+
+impl Change {
+    /// Wait until Redis has confirmed or refused every new name, and nothing more comes into the
+    /// queues of subscriptions that are gone. Without a connection that is at once: the next one
+    /// subscribes to the new list only.
+    pub async fn done(mut self) {
+        // A subscriber that is gone brings nothing more either.
+        let _ = self.done.wait_for(|done| *done >= self.number).await;
+    }
 }
 
 struct Supervisor {
     connector: Connector,
-    roster: Roster,
-    intake: Intake,
+    plan: Plan,
+    changes: Changes,
     metrics: Arc<Metrics>,
     backoff: ExponentialBackoff,
     journal: Journal,
-    /// Whether there ever was a connection.
+    /// Whether there ever was a connection, since something is wanted.
     was_connected: bool,
 }
 
 impl Supervisor {
-    fn new(connector: Connector, subscriptions: Vec<Subscription>, metrics: Arc<Metrics>) -> Self {
-        let roster = Roster::new(&subscriptions, Instant::now());
-        let intake = Intake::new(Router::new(subscriptions, &roster));
-        let journal = Journal::new(&connector);
-        let backoff = new_backoff();
-        Supervisor { connector, roster, intake, metrics, backoff, journal, was_connected: false }
+    fn new(subscriber: &Subscriber, changes: Changes, subscriptions: Arc<[Subscription]>) -> Self {
+        let connector = subscriber.connector.clone();
+        Supervisor {
+            plan: Plan::new(subscriptions, Instant::now()),
+            changes,
+            metrics: subscriber.metrics.clone(),
+            backoff: new_backoff(),
+            journal: Journal::new(&connector),
+            was_connected: false,
+            connector,
+        }
     }
 
     async fn run(&mut self, stop: &CancellationToken) {
         let mut next = None;
         loop {
-            let link = match next.take() {
+            let link = match next.take().filter(|_| !self.plan.is_empty()) {
                 Some(link) => link,
                 None => match self.connect(stop).await {
                     Some(link) => link,
@@ -119,27 +194,27 @@ impl Supervisor {
             if ended.healthy {
                 self.backoff = new_backoff();
             }
-            self.roster.lose_all(ended.since);
             match ended.why {
                 SessionEnd::Stopped => return,
                 SessionEnd::Silent(link) => next = Some(link),
+                SessionEnd::Idle => {}
                 _ if self.pause(stop).await => {}
                 _ => break,
             }
         }
-        self.roster.count_gaps(Instant::now());
+        self.plan.roster.count_gaps(Instant::now());
     }
 
-    /// Try until it works; `None` when told to stop.
+    /// Try until it works, as soon as there is a need; `None` when told to stop.
     async fn connect(&mut self, stop: &CancellationToken) -> Option<Box<Link>> {
         loop {
-            let attempt = select! {
-                biased;
-                () = stop.cancelled() => return None,
-                attempt = self.connector.connect() => attempt,
-            };
-            match attempt {
-                Ok(link) => return Some(Box::new(link)),
+            if self.plan.is_empty() {
+                self.idle(stop).await?;
+            }
+            let connector = self.connector.clone();
+            match self.meanwhile(stop, connector.connect()).await? {
+                Ok(link) if !self.plan.is_empty() => return Some(Box::new(link)),
+                Ok(_) => continue,
                 Err(error) => self.journal.failed(&error),
             }
             if !self.pause(stop).await {
@@ -148,15 +223,50 @@ impl Supervisor {
         }
     }
 
+    /// Wait until something is wanted; `None` when told to stop.
+    async fn idle(&mut self, stop: &CancellationToken) -> Option<()> {
+        self.journal.idle();
+        self.was_connected = false;
+        while self.plan.is_empty() {
+            select! {
+                biased;
+                () = stop.cancelled() => return None,
+                wanted = self.changes.next() => self.change(wanted),
+            }
+        }
+        Some(())
+    }
+
     /// Wait before the next attempt; `false` when told to stop.
     async fn pause(&mut self, stop: &CancellationToken) -> bool {
-        self.roster.count_gaps(Instant::now());
+        self.plan.roster.count_gaps(Instant::now());
         let pause = self.backoff.next().unwrap_or(LAST_PAUSE);
-        select! {
-            biased;
-            () = stop.cancelled() => false,
-            () = tokio::time::sleep(pause) => true,
+        self.meanwhile(stop, tokio::time::sleep(pause)).await.is_some()
+    }
+
+    /// Take the changes that come until `work` is done; `None` when told to stop.
+    async fn meanwhile<F: Future>(
+        &mut self,
+        stop: &CancellationToken,
+        work: F,
+    ) -> Option<F::Output> {
+        let mut work = pin!(work);
+        loop {
+            select! {
+                biased;
+                () = stop.cancelled() => return None,
+                wanted = self.changes.next() => self.change(wanted),
+                done = &mut work => return Some(done),
+            }
         }
+    }
+
+    /// Other subscriptions are wanted, and there is no connection that one of them could be on.
+    fn change(&mut self, wanted: Arc<[Subscription]>) {
+        let now = Instant::now();
+        self.plan.begin(wanted, now);
+        self.plan.settle(now);
+        self.changes.done();
     }
 
     async fn session(&mut self, link: Link, stop: &CancellationToken) -> Ended {
@@ -166,24 +276,25 @@ impl Supervisor {
         self.metrics.subscription.set(true);
         self.journal.connected(&link);
         let journal = &mut self.journal;
-        let ended = Session::new(&self.connector, link, &mut self.roster, &mut self.intake)
-            .run(stop, |roster| journal.subscribed(roster))
+        let ended = Session::new(&self.connector, link, &mut self.plan)
+            .run(stop, &mut self.changes, |roster| journal.subscribed(roster))
             .await;
         self.metrics.subscription.set(false);
-        if !matches!(ended.why, SessionEnd::Stopped) {
+        if !matches!(ended.why, SessionEnd::Stopped | SessionEnd::Idle) {
             self.journal.lost(&ended);
+        }
+        // Nothing more can come over it: what was leaving has left.
+        self.plan.roster.lose_all(ended.since);
+        if self.changes.under_way() {
+            self.plan.settle(Instant::now());
+            self.changes.done();
         }
         ended
     }
 }
 
 fn new_backoff() -> ExponentialBackoff {
-    ExponentialBuilder::new()
-        .with_min_delay(FIRST_PAUSE)
-        .with_max_delay(LAST_PAUSE)
-        .with_jitter()
-        .without_max_times()
-        .build()
+    backoff(FIRST_PAUSE, LAST_PAUSE)
 }
 
 #[cfg(test)]

@@ -41,7 +41,9 @@ pub(super) struct Requests {
     /// Commands without an answer.
     sent: VecDeque<Sent>,
     mending: Option<Mending>,
+    /// All subscriptions are being ended.
     leaving: bool,
+    departure: Departure,
     /// When Redis's count was last the right one.
     proven: Instant,
     probes_answered: u64,
@@ -63,6 +65,16 @@ enum Ask {
     Leave(usize),
 }
 
+/// How far the subscriptions to names that are leaving have been ended.
+enum Departure {
+    /// Redis wasn't asked, or what it was asked is settled.
+    Settled,
+    /// Redis was asked.
+    Asked,
+    /// Redis was too busy to end all of them; to be asked again then.
+    Busy(Instant),
+}
+
 /// All names are being subscribed to again, because Redis counts others than we do.
 struct Mending {
     /// Redis's count, as of its last answer.
@@ -80,6 +92,7 @@ impl Requests {
             sent: VecDeque::new(),
             mending: None,
             leaving: false,
+            departure: Departure::Settled,
             proven: now,
             probes_answered: 0,
             retry_at: now + RETRY_REFUSED,
@@ -128,7 +141,7 @@ impl Requests {
             return;
         }
         if roster.refused() > 0 && now >= self.retry_at {
-            self.todo.extend(roster.in_state(State::Refused));
+            self.todo.extend(roster.in_state(State::Refused).filter(|&id| roster.is_wanted(id)));
             self.retry_at = now + RETRY_REFUSED;
             return;
         }
@@ -145,21 +158,60 @@ impl Requests {
         }
     }
 
+    /// The roster was made anew: names have other ids (`moved`), and those without an old one are to
+    /// be subscribed to.
+    pub(super) fn moved(&mut self, moved: &[Option<NameId>], roster: &Roster) {
+        let mut is_new = vec![true; roster.names().len()];
+        moved.iter().flatten().for_each(|&id| is_new[id] = false);
+        self.todo = self.todo.iter().filter_map(|&id| moved[id]).collect();
+        self.todo.extend((0..is_new.len()).filter(|&id| is_new[id]));
+        for sent in &mut self.sent {
+            if let Ask::Subscribe(id) = &mut sent.ask {
+                // Nothing is forgotten while it is being asked for.
+                *id = moved[*id].expect("a name in a command under way is in the roster");
+            }
+        }
+        if let Some(mending) = &mut self.mending {
+            mending.found = mending.found.iter().filter_map(|&id| moved[id]).collect();
+        }
+        let refused = std::mem::take(&mut self.refused).into_iter();
+        self.refused = refused.filter_map(|(id, text)| Some((moved[id]?, text))).collect();
+        self.permitted = self.permitted.iter().filter_map(|&id| moved[id]).collect();
+    }
+
+    /// Go on with ending the subscriptions to the names that are leaving; only when [`Self::done`].
+    /// `true` when nothing of that is left to be asked or answered.
+    pub(super) fn depart(&mut self, wire: &mut Wire, roster: &Roster, now: Instant) -> bool {
+        match self.departure {
+            Departure::Busy(until) if now < until => return false,
+            Departure::Asked => {
+                self.departure = Departure::Settled;
+                return true;
+            }
+            Departure::Settled | Departure::Busy(_) => {}
+        }
+        let subscribed = roster.leaving().filter(|&id| roster.state(id) == State::Confirmed);
+        let names: Vec<&Name> = subscribed.map(|id| &roster.names()[id]).collect();
+        self.departure = if names.is_empty() { Departure::Settled } else { Departure::Asked };
+        self.unsubscribe(wire, &names);
+        names.is_empty()
+    }
+
     /// End all subscriptions. [`Self::done`] when Redis has confirmed it.
     pub(super) fn leave(&mut self, wire: &mut Wire, roster: &Roster) {
         self.leaving = true;
         self.todo.clear();
         self.mending = None;
+        self.unsubscribe(wire, &roster.names().iter().collect::<Vec<_>>());
+    }
+
+    fn unsubscribe(&mut self, wire: &mut Wire, names: &[&Name]) {
         let at = Instant::now();
         for (pattern, command) in [(false, b"UNSUBSCRIBE".as_slice()), (true, b"PUNSUBSCRIBE")] {
             // By their names: without any, the answer on a connection without subscriptions is of
             // another shape.
-            let names: Vec<&[u8]> = roster
-                .names()
-                .iter()
-                .filter(|name| name.pattern == pattern)
-                .map(|name| name.text.as_bytes())
-                .collect();
+            let names = names.iter().filter(|name| name.pattern == pattern);
+            let names: Vec<&[u8]> = names.map(|name| name.text.as_bytes()).collect();
             for names in names.chunks(NAMES_TO_LEAVE) {
                 let mut parts = vec![command];
                 parts.extend(names);
@@ -192,13 +244,19 @@ impl Requests {
                 }
             }
             Answer::Unsubscribed { pattern, name } => {
-                if let Some(Sent { ask: Ask::Leave(left), .. }) = self.sent.front_mut() {
-                    *left -= 1;
-                    if *left == 0 {
-                        self.sent.pop_front();
+                let id = find(pattern, &name);
+                let asked = self.leaving || id.is_some_and(|id| !roster.is_wanted(id));
+                match self.sent.front_mut() {
+                    Some(Sent { ask: Ask::Leave(left), .. }) if asked => {
+                        *left -= 1;
+                        if *left == 0 {
+                            self.sent.pop_front();
+                        }
+                        if let Some(id) = id.filter(|_| !self.leaving) {
+                            roster.set(id, State::Missing, now);
+                        }
                     }
-                } else if let Some(id) = find(pattern, &name) {
-                    self.ended(id, roster, now);
+                    _ => id.into_iter().for_each(|id| self.ended(id, roster, now)),
                 }
             }
             Answer::Error(text) => self.refused(text, roster, now),
@@ -240,8 +298,11 @@ impl Requests {
                 roster.confirmed()
             );
             self.mending = Some(Mending { count, found: Vec::new() });
-            self.todo
-                .extend((0..roster.names().len()).filter(|id| roster.state(*id) != State::Refused));
+            self.todo.extend((0..roster.names().len()).filter(|&id| match roster.state(id) {
+                State::Confirmed => true,
+                State::Missing => roster.is_wanted(id),
+                State::Refused => false,
+            }));
         }
     }
 
@@ -249,6 +310,9 @@ impl Requests {
     fn ended(&mut self, id: NameId, roster: &mut Roster, now: Instant) {
         if self.leaving || roster.state(id) != State::Confirmed {
             return;
+        }
+        if !roster.is_wanted(id) {
+            return roster.set(id, State::Missing, now);
         }
         warn!(
             connection = %self.connection,
@@ -277,7 +341,16 @@ impl Requests {
                 self.proven = now;
                 self.probes_answered += 1;
             }
-            Some(Ask::Leave(_)) => {}
+            Some(Ask::Leave(_)) if self.leaving => {}
+            // Nothing is published while a script keeps Redis busy.
+            Some(Ask::Leave(_)) if text.starts_with("BUSY") => {
+                self.departure = Departure::Busy(now + RETRY_REFUSED);
+            }
+            Some(Ask::Leave(_)) => warn!(
+                connection = %self.connection,
+                "Redis refuses to end subscriptions that are no longer wanted: {text}; its user needs \
+                 +unsubscribe and +punsubscribe. What it sends of them is not taken"
+            ),
             None => warn!(connection = %self.connection, "Redis says, unasked: {text}"),
         }
     }

@@ -1,10 +1,13 @@
 //! The names of all pub/sub channels of one Redis: which are subscribed, and whose messages are missed.
 //!
-//! Lives as long as the supervisor, over all connections. Counts the gaps of channels. Does no I/O.
+//! Lives over all connections; made anew of the one before when the subscriptions change. Counts the
+//! gaps of channels. Does no I/O.
 
-use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
 
 use super::Subscription;
 use crate::config::Source;
@@ -33,11 +36,16 @@ pub(super) struct Name {
     /// Whether the log has said that it was refused, and not yet that it is permitted again.
     pub(super) refusal_told: bool,
     state: State,
-    /// Indices of the subscriptions that want it.
+    /// Indices of the subscriptions that get its messages.
     pub(super) wanted_by: Vec<usize>,
 }
 
 impl Name {
+    /// What tells it from all others.
+    pub(super) fn key(&self) -> (bool, Arc<str>) {
+        (self.pattern, self.text.clone())
+    }
+
     /// The command that subscribes to it.
     pub(super) fn command(&self) -> &'static str {
         if self.pattern { "PSUBSCRIBE" } else { "SUBSCRIBE" }
@@ -64,9 +72,31 @@ impl Gap {
     }
 }
 
+/// What a name takes along into the next roster.
+#[derive(Clone, Copy)]
+pub(super) struct Known {
+    state: State,
+    refusal_told: bool,
+}
+
+/// Whose messages are taken: what a roster is made of.
+pub(super) struct Parties {
+    /// The subscriptions; first those that are wanted.
+    pub(super) subscriptions: Vec<Subscription>,
+    /// How many are wanted. The others are what is left of earlier ones: only with names that no
+    /// wanted one has.
+    pub(super) wanted: usize,
+    /// Further names that Redis has us down for, whose messages nobody gets.
+    pub(super) unclaimed: Vec<(bool, Arc<str>)>,
+}
+
 /// All names, and the gaps of all channels.
 pub(super) struct Roster {
+    /// First those that are wanted.
     names: Vec<Name>,
+    /// How many names are wanted; the others are leaving.
+    wanted: usize,
+    /// Of the wanted subscriptions.
     gaps: Vec<Gap>,
     /// How many gaps are open.
     open: usize,
@@ -74,42 +104,98 @@ pub(super) struct Roster {
     refused: usize,
 }
 
+/// Whether these are patterns, and the names.
+pub(super) fn texts(source: &Source) -> (bool, &[Arc<str>]) {
+    match source {
+        Source::Subscribe(texts) => (false, texts),
+        Source::Pattern(texts) => (true, texts),
+        // integration: the daemon gives streams to their own reader, not to this one.
+        Source::Stream(_) => (false, &[]),
+    }
+}
+
 impl Roster {
-    /// Of these subscriptions; nothing is subscribed yet, and every gap begins now.
-    pub(super) fn new(subscriptions: &[Subscription], now: Instant) -> Self {
-        let mut names: Vec<Name> = Vec::new();
-        let mut known: HashMap<(bool, Arc<str>), NameId> = HashMap::new();
-        let mut gaps = Vec::with_capacity(subscriptions.len());
-        let none = Vec::new();
-        for (index, subscription) in subscriptions.iter().enumerate() {
-            let (pattern, texts) = match &subscription.source {
-                Source::Subscribe(texts) => (false, texts),
-                Source::Pattern(texts) => (true, texts),
-                // integration: the daemon gives streams to their own reader, not to this one.
-                Source::Stream(_) => (false, &none),
-            };
+    /// Of these; `known` tells of names what was known of them until now. The gaps of channels
+    /// without all their names begin now.
+    pub(super) fn new(
+        parties: &Parties,
+        known: impl Fn(bool, &str) -> Option<Known>,
+        now: Instant,
+    ) -> Self {
+        let mut roster = Roster {
+            names: Vec::new(),
+            wanted: 0,
+            gaps: Vec::new(),
+            open: 0,
+            confirmed: 0,
+            refused: 0,
+        };
+        let mut ids = FxHashMap::default();
+        for (index, subscription) in parties.subscriptions.iter().enumerate() {
+            let (pattern, texts) = texts(&subscription.source);
+            let mut missing = Vec::new();
             for text in texts {
-                let id = *known.entry((pattern, text.clone())).or_insert_with(|| {
-                    names.push(Name {
-                        text: text.clone(),
-                        pattern,
-                        refusal_told: false,
-                        state: State::Missing,
-                        wanted_by: Vec::new(),
-                    });
-                    names.len() - 1
-                });
-                names[id].wanted_by.push(index);
+                let id = *ids
+                    .entry((pattern, text.clone()))
+                    .or_insert_with(|| roster.add(pattern, text, known(pattern, text)));
+                let name = &mut roster.names[id];
+                name.wanted_by.push(index);
+                if name.state != State::Confirmed {
+                    missing.push(text.clone());
+                }
             }
-            subscription.queue.metrics().unsubscribed.replace(texts.iter().cloned());
-            gaps.push(Gap {
-                metrics: subscription.queue.metrics().clone(),
-                missing: texts.len(),
-                counted_to: Some(now),
-            });
+            if index < parties.wanted {
+                roster.wanted = roster.names.len();
+                roster.open += usize::from(!missing.is_empty());
+                let metrics = subscription.queue.metrics().clone();
+                roster.gaps.push(Gap {
+                    missing: missing.len(),
+                    counted_to: (!missing.is_empty()).then_some(now),
+                    metrics: metrics.clone(),
+                });
+                metrics.unsubscribed.replace(missing.into_iter());
+            }
         }
-        let open = gaps.len();
-        Roster { names, gaps, open, confirmed: 0, refused: 0 }
+        for (pattern, text) in &parties.unclaimed {
+            roster.add(*pattern, text, known(*pattern, text));
+        }
+        roster
+    }
+
+    fn add(&mut self, pattern: bool, text: &Arc<str>, known: Option<Known>) -> NameId {
+        let Known { state, refusal_told } =
+            known.unwrap_or(Known { state: State::Missing, refusal_told: false });
+        self.confirmed += usize::from(state == State::Confirmed);
+        self.refused += usize::from(state == State::Refused);
+        let wanted_by = Vec::new();
+        self.names.push(Name { text: text.clone(), pattern, refusal_told, state, wanted_by });
+        self.names.len() - 1
+    }
+
+    /// What this name takes along into the next roster.
+    pub(super) fn known(&self, id: NameId) -> Known {
+        let name = &self.names[id];
+        Known { state: name.state, refusal_told: name.refusal_told }
+    }
+
+    /// How many names are wanted.
+    pub(super) fn wanted(&self) -> usize {
+        self.wanted
+    }
+
+    /// How many of these are confirmed.
+    pub(super) fn wanted_confirmed(&self) -> usize {
+        self.names[..self.wanted].iter().filter(|name| name.state == State::Confirmed).count()
+    }
+
+    /// Whether this one is.
+    pub(super) fn is_wanted(&self, id: NameId) -> bool {
+        id < self.wanted
+    }
+
+    /// The names that are no longer wanted, as long as Redis may send their messages.
+    pub(super) fn leaving(&self) -> Range<NameId> {
+        self.wanted..self.names.len()
     }
 
     /// All names; a [`NameId`] is an index in them.
@@ -153,22 +239,25 @@ impl Roster {
         self.refused -= usize::from(before == State::Refused);
         if state == State::Confirmed {
             self.confirmed += 1;
-            for &channel in &name.wanted_by {
-                let gap = &mut self.gaps[channel];
-                gap.metrics.unsubscribed.remove(&name.text);
+        } else if before == State::Confirmed {
+            self.confirmed -= 1;
+        } else {
+            return;
+        }
+        // Only the gaps of subscriptions that are wanted are counted.
+        for &index in &name.wanted_by {
+            let Some(gap) = self.gaps.get_mut(index) else { continue };
+            if state == State::Confirmed {
                 gap.missing -= 1;
+                gap.metrics.unsubscribed.remove(&name.text);
                 if gap.missing == 0 {
                     gap.count(at);
                     gap.counted_to = None;
                     self.open -= 1;
                 }
-            }
-        } else if before == State::Confirmed {
-            self.confirmed -= 1;
-            for &channel in &name.wanted_by {
-                let gap = &mut self.gaps[channel];
-                gap.metrics.unsubscribed.insert(&name.text);
+            } else {
                 gap.missing += 1;
+                gap.metrics.unsubscribed.insert(&name.text);
                 if gap.counted_to.is_none() {
                     gap.counted_to = Some(at);
                     self.open += 1;
@@ -186,10 +275,10 @@ impl Roster {
 
     /// Count a gap of a name that ended before it was noticed.
     pub(super) fn charge(&mut self, id: NameId, length: Duration) {
-        for &channel in &self.names[id].wanted_by {
+        for gap in self.names[id].wanted_by.iter().filter_map(|&index| self.gaps.get(index)) {
             // Where one is open, the same time is being counted already.
-            if self.gaps[channel].counted_to.is_none() {
-                self.gaps[channel].metrics.gap_ms.add(length.as_millis() as u64);
+            if gap.counted_to.is_none() {
+                gap.metrics.gap_ms.add(length.as_millis() as u64);
             }
         }
     }

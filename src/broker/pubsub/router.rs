@@ -74,7 +74,7 @@ impl Sink {
 }
 
 impl Router {
-    /// For these subscriptions, whose names are in the roster.
+    /// For these subscriptions, in the order that the roster was made of.
     pub(super) fn new(subscriptions: Vec<Subscription>, roster: &Roster) -> Self {
         let mut channels = Index::default();
         let mut patterns = Index::default();

@@ -5,6 +5,7 @@
 use std::future::{pending, ready};
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -13,7 +14,9 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::intake::Intake;
+use super::Subscription;
+use super::changes::Changes;
+use super::plan::Plan;
 use super::requests::Requests;
 use super::roster::Roster;
 use super::wire::Wire;
@@ -40,6 +43,9 @@ pub(super) enum SessionEnd {
     /// We were told to stop, and everything that came was put into queues.
     #[error("stopped")]
     Stopped,
+    /// Nothing is subscribed to any more.
+    #[error("not needed any more")]
+    Idle,
     /// Redis closed it: it ends, or somebody killed the connection, or we were too slow.
     #[error("Redis closed it")]
     Closed,
@@ -74,8 +80,7 @@ pub(super) struct Ended {
 /// One connection.
 pub(super) struct Session<'a> {
     connector: &'a Connector,
-    roster: &'a mut Roster,
-    intake: &'a mut Intake,
+    plan: &'a mut Plan,
     wire: Wire,
     requests: Requests,
     /// When bytes came last.
@@ -107,20 +112,14 @@ impl Rival {
 
 impl<'a> Session<'a> {
     /// Over an open connection.
-    pub(super) fn new(
-        connector: &'a Connector,
-        link: Link,
-        roster: &'a mut Roster,
-        intake: &'a mut Intake,
-    ) -> Self {
+    pub(super) fn new(connector: &'a Connector, link: Link, plan: &'a mut Plan) -> Self {
         let now = Instant::now();
-        intake.restart();
+        plan.intake.restart();
         Session {
             connector,
             wire: Wire::new(link.stream),
-            requests: Requests::new(connector.name(), roster, now),
-            roster,
-            intake,
+            requests: Requests::new(connector.name(), &plan.roster, now),
+            plan,
             heard: now,
             rival: Rival::No,
         }
@@ -128,9 +127,11 @@ impl<'a> Session<'a> {
 
     /// Subscribe and pass messages on until the connection ends, or until `stop` and everything
     /// sent before it has come. `subscribed` is called once, when every name has its first answer.
+    /// The `changes` that come are taken, one after the other.
     pub(super) async fn run(
         mut self,
         stop: &CancellationToken,
+        changes: &mut Changes,
         subscribed: impl FnOnce(&Roster),
     ) -> Ended {
         let mut subscribed = Some(subscribed);
@@ -138,11 +139,18 @@ impl<'a> Session<'a> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            self.requests.send(&mut self.wire, self.roster);
+            if changes.under_way() && self.go_on_with_change() {
+                changes.done();
+                if self.plan.is_empty() {
+                    return self.ended(SessionEnd::Idle);
+                }
+            }
+            self.requests.send(&mut self.wire, &self.plan.roster);
             let switch = self.switch_due();
             select! {
                 biased;
                 () = &mut stopped => return self.leave().await,
+                wanted = changes.next() => self.change(wanted),
                 _ = tick.tick() => self.tick(),
                 attempt = self.rival.opened() => self.rival_opened(attempt),
                 read = self.wire.exchange() => {
@@ -150,7 +158,7 @@ impl<'a> Session<'a> {
                         return self.ended(end);
                     }
                     if self.requests.done() && let Some(subscribed) = subscribed.take() {
-                        subscribed(self.roster);
+                        subscribed(&self.plan.roster);
                     }
                     // Let the workers at what this read brought, even on a single thread.
                     tokio::task::yield_now().await;
@@ -164,6 +172,30 @@ impl<'a> Session<'a> {
                 }
             }
         }
+    }
+
+    /// Other subscriptions are wanted from now on.
+    fn change(&mut self, wanted: Arc<[Subscription]>) {
+        let moved = self.plan.begin(wanted, Instant::now());
+        self.requests.moved(&moved, &self.plan.roster);
+    }
+
+    /// When every new name is answered, end the subscriptions to those that aren't wanted any more;
+    /// when Redis has confirmed that, forget them. `true` when this is done.
+    fn go_on_with_change(&mut self) -> bool {
+        let now = Instant::now();
+        if !self.requests.done() || !self.requests.depart(&mut self.wire, &self.plan.roster, now) {
+            return false;
+        }
+        let moved = self.plan.settle(now);
+        self.requests.moved(&moved, &self.plan.roster);
+        let roster = &self.plan.roster;
+        info!(
+            connection = %self.connector.name(),
+            "the subscriptions have changed: {} of {} names are subscribed to now",
+            roster.wanted_confirmed(), roster.wanted()
+        );
+        true
     }
 
     /// Bytes have come, or the connection has ended.
@@ -184,26 +216,26 @@ impl<'a> Session<'a> {
             );
         }
         self.heard = now;
-        self.intake.begin();
+        self.plan.intake.begin();
         let mut taken = Ok(());
         while taken.is_ok() {
-            match self.intake.next(&mut self.wire.reader) {
+            match self.plan.intake.next(&mut self.wire.reader) {
                 Ok(Some(answer)) => {
-                    let find = |pattern, name: &[u8]| self.intake.find(pattern, name);
-                    taken = self.requests.answer(answer, self.roster, find, now);
+                    let find = |pattern, name: &[u8]| self.plan.intake.find(pattern, name);
+                    taken = self.requests.answer(answer, &mut self.plan.roster, find, now);
                 }
                 Ok(None) => break,
                 Err(error) => taken = Err(SessionEnd::Protocol(error)),
             }
         }
-        self.intake.flush();
+        self.plan.intake.flush();
         taken
     }
 
     fn tick(&mut self) {
         let now = Instant::now();
-        self.roster.count_gaps(now);
-        self.requests.tick(&mut self.wire, self.roster, self.heard, now);
+        self.plan.roster.count_gaps(now);
+        self.requests.tick(&mut self.wire, &self.plan.roster, self.heard, now);
         let Some(silence) = self.silence(now).filter(|silence| *silence >= SILENT) else { return };
         match self.rival {
             Rival::Opening(_) | Rival::Open(..) => return,
@@ -243,7 +275,7 @@ impl<'a> Session<'a> {
 
     /// End the subscriptions and take everything that comes until Redis has confirmed it.
     async fn leave(mut self) -> Ended {
-        self.requests.leave(&mut self.wire, self.roster);
+        self.requests.leave(&mut self.wire, &self.plan.roster);
         let confirmed = timeout(LEAVE, async {
             while !self.requests.done() {
                 let read = self.wire.exchange().await;

@@ -30,6 +30,8 @@ pub enum AppendError {
 pub struct Finish {
     writes: Vec<Write>,
     size: usize,
+    /// Its handlers have done with it.
+    handled: bool,
 }
 
 /// One output.
@@ -60,6 +62,17 @@ impl Finish {
     /// Nothing is written: the entry is only acknowledged.
     pub fn new() -> Self {
         Finish::default()
+    }
+
+    /// The same for an entry that its handlers have done with: when it is finished, it is counted as
+    /// handled.
+    pub fn handled() -> Self {
+        Finish { handled: true, ..Finish::default() }
+    }
+
+    /// Whether it is counted as handled.
+    pub(super) fn is_handled(&self) -> bool {
+        self.handled
     }
 
     /// XADD: the payload in the field of this name, then the headers in order.

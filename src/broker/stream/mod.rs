@@ -10,11 +10,13 @@
 //!   reader: connect, group, take up, claim, read     reader.rs, claim.rs, group.rs
 //!     entry --> sink                                 entry.rs; suspects.rs: those that go alone
 //!   finisher: line --> finish.lua                    finisher.rs, finish.rs
+//! where to connect to, in a Redis Cluster            nodes.rs
 //! what is wrong, in words; how long to wait          trouble.rs
 //! ```
 //!
 //! Keys of two streams of a source are never in one script. The outputs of an entry are in one script
-//! with its stream, which in a Redis Cluster must be one slot.
+//! with its stream, which in a Redis Cluster must be one slot;
+//! each stream has connections of its own, which find the node of its slot.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -36,6 +38,7 @@ mod finish;
 mod finisher;
 mod group;
 mod lane;
+mod nodes;
 mod reader;
 mod script;
 mod settings;
@@ -52,6 +55,7 @@ pub use trouble::State;
 
 pub(super) use group::cursor_name;
 use lane::Lane;
+pub(super) use nodes::named;
 
 /// Pause before a task that panicked is started again.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
@@ -83,6 +87,16 @@ impl Source {
         Source { connector, lanes: settings.keys.iter().map(lane).collect() }
     }
 
+    /// Whether it is a clone of this one.
+    pub fn is(&self, other: &Source) -> bool {
+        Arc::ptr_eq(&self.lanes, &other.lanes)
+    }
+
+    /// So many bytes may be in hand from now on, instead of [`Settings::hold`].
+    pub fn set_hold(&self, hold: usize) {
+        self.lanes.iter().for_each(|lane| lane.set_hold(hold));
+    }
+
     /// What finishes its entries.
     pub fn finisher(&self) -> Finisher {
         Finisher { lanes: self.lanes.clone() }
@@ -90,12 +104,18 @@ impl Source {
 
     /// Bytes that may be in hand of it.
     pub fn hold(&self) -> usize {
-        self.lanes.first().map_or(0, |lane| lane.settings.hold)
+        self.lanes.iter().map(|lane| lane.share()).sum()
     }
 
     /// How many entries are in hand: read, and not finished or let go.
     pub fn in_hand(&self) -> usize {
         self.lanes.iter().map(|lane| lane.in_hand()).sum()
+    }
+
+    /// Bytes of the entries in hand.
+    #[cfg(test)]
+    fn bytes(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.bytes()).sum()
     }
 
     /// How many entries are in hand, or were given back and Redis doesn't know it yet.
@@ -140,6 +160,8 @@ impl Source {
             }
         });
         join_all(lanes).await;
+        // Who begins anew, under the same name perhaps, sees for itself.
+        self.lanes.iter().for_each(|lane| lane.metrics.stream.forget(&lane.key));
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 pub use crate::config::{Start, WhenDone};
 
 /// A source of one `[channels.NAME]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// NAME.
     pub table: Arc<str>,

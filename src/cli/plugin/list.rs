@@ -6,11 +6,12 @@ use std::sync::Arc;
 use serde_json::{Value as Json, json};
 
 use crate::cli::console::{BAD, DIM, GOOD, NAME, Out};
-use crate::cli::exit::{Code, Fault, Outcome, with_causes};
+use crate::cli::exit::{Code, Fault, Outcome};
 use crate::cli::show::{digits, escaped};
 use crate::cli::{load, way};
 use crate::config::Config;
 use crate::plugin::{Host, Inspection};
+use crate::telemetry::with_causes;
 
 /// List the plugins of a folder: size, sha256, whether they can be used, which channels use them.
 #[derive(Debug, clap::Args)]
@@ -91,8 +92,7 @@ fn plugin_files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
 
 async fn rows(host: &Arc<Host>, files: Vec<PathBuf>, config: Option<&Config>) -> Vec<Row> {
     let rows = files.into_iter().map(|file| async move {
-        let error = |error| with_causes(&anyhow::Error::new(error));
-        let inspected = host.inspect(&file).await.map_err(error);
+        let inspected = host.inspect(&file).await.map_err(|error| with_causes(&error));
         let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let used_by = config.map(|config| used_by(config, &file)).unwrap_or_default();
         Row { name, file, inspected, used_by }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::console::{self, BAD, GOOD, NAME, Out, WARN};
-use super::exit::{Code, Fault, OrExit, Outcome, with_causes};
+use super::exit::{Code, Fault, OrExit, Outcome};
 use super::load;
 use super::show::{escaped, meant};
 use crate::chain::{Failure, FailureKind, handle_one};
@@ -15,6 +15,7 @@ use crate::config::{Handler, InstancePolicy, Log, LogFormat};
 use crate::message::Delivery;
 use crate::plugin::{Host, PluginError};
 use crate::telemetry;
+use crate::telemetry::with_causes;
 
 mod compare;
 
@@ -307,7 +308,7 @@ async fn run(host: &Arc<Host>, plugin: &Path, case: &Case) -> Result<Came, Broke
         Ok(loaded) => loaded,
         Err(PluginError::Setup { reason, .. }) => return Ok(Came::Setup(reason)),
         Err(error) => {
-            return Err(Broken::Plugin(with_causes(&anyhow::Error::new(error))));
+            return Err(Broken::Plugin(with_causes(&error)));
         }
     };
     let delivery = Arc::new(Delivery {

@@ -7,8 +7,7 @@ use super::support::*;
 use crate::broker::pubsub::Subscription;
 use crate::broker::pubsub::answer::Answer;
 use crate::broker::pubsub::intake::Intake;
-use crate::broker::pubsub::roster::Roster;
-use crate::broker::pubsub::router::Router;
+use crate::broker::pubsub::plan::Plan;
 use crate::broker::resp::FrameReader;
 use crate::config::{Overflow, Source};
 use crate::queue::{Batch, Budget, Queue, Received};
@@ -37,9 +36,8 @@ impl Bench {
             queues.push(queue.clone());
             subscriptions.push(Subscription { source, table: "t".into(), max_payload, queue });
         }
-        let roster = Roster::new(&subscriptions, Instant::now());
-        let intake = Intake::new(Router::new(subscriptions, &roster));
-        Bench { intake, reader: FrameReader::default(), queues }
+        let plan = Plan::new(subscriptions.into(), Instant::now());
+        Bench { intake: plan.intake, reader: FrameReader::default(), queues }
     }
 
     /// One read's worth; answers what came beside messages.

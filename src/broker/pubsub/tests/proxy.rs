@@ -15,6 +15,19 @@ struct Treatment {
     frozen: AtomicBool,
     /// What Redis says of ended subscriptions doesn't get through.
     hides_unsubscribed: AtomicBool,
+    /// What comes from Redis gets through up to so many bytes more, once it is set.
+    lets_through: Mutex<Option<usize>>,
+}
+
+impl Treatment {
+    /// How many of so many bytes from Redis get through now.
+    fn passes(&self, bytes: usize) -> usize {
+        let mut lets_through = self.lets_through.lock().unwrap();
+        let Some(left) = &mut *lets_through else { return bytes };
+        let passes = bytes.min(*left);
+        *left -= passes;
+        passes
+    }
 }
 
 struct Passing {
@@ -61,6 +74,22 @@ impl Proxy {
     /// Let what was held back through.
     pub(super) fn thaw(&self) {
         self.treat(|treatment| treatment.frozen.store(false, Relaxed));
+    }
+
+    /// Let only so many bytes more through from Redis, until [`Self::flow`].
+    pub(super) fn let_through(&self, bytes: usize) {
+        self.treat(|treatment| *treatment.lets_through.lock().unwrap() = Some(bytes));
+    }
+
+    /// Whether as many have come through.
+    pub(super) fn is_full(&self) -> bool {
+        let passing = self.passing.lock().unwrap();
+        passing.iter().all(|p| *p.treatment.lets_through.lock().unwrap() == Some(0))
+    }
+
+    /// Let everything through again.
+    pub(super) fn flow(&self) {
+        self.treat(|treatment| *treatment.lets_through.lock().unwrap() = None);
     }
 
     /// Hide that subscriptions ended.
@@ -120,8 +149,15 @@ async fn copy(
         if from_server && ended && treatment.hides_unsubscribed.load(Relaxed) {
             continue;
         }
-        if to.write_all(&bytes).await.is_err() {
-            return;
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let passes = if from_server { treatment.passes(rest.len()) } else { rest.len() };
+            if passes == 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            } else if to.write_all(&rest[..passes]).await.is_err() {
+                return;
+            }
+            rest = &rest[passes..];
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::connection::Connector;
-use crate::broker::pubsub::{Subscription, run};
+use crate::broker::pubsub::{Subscriber, Subscription};
 use crate::config::{Address, Connection, Overflow, Password, Source, TlsFiles};
 use crate::queue::{Batch, Budget, Queue, Received};
 use crate::telemetry::{ChannelMetrics, DropReason, Metrics};
@@ -161,11 +161,45 @@ pub(super) fn pattern(names: &[&str]) -> Source {
 
 /// A channel's queue and counters.
 pub(super) struct Channel {
+    table: Arc<str>,
     pub(super) queue: Arc<Queue>,
     pub(super) metrics: Arc<ChannelMetrics>,
 }
 
 impl Channel {
+    /// Of this NAME.
+    fn new(table: &str, metrics: &Metrics, budget: &Arc<Budget>) -> Self {
+        let table: Arc<str> = table.into();
+        let metrics = metrics.channel(&table);
+        let queue = Queue::new(
+            1,
+            1 << 30,
+            Overflow::DropOldest,
+            budget,
+            metrics.clone(),
+            Box::new(|| false),
+        );
+        Channel { table, queue, metrics }
+    }
+
+    /// What it wants, with this source.
+    pub(super) fn wants(&self, source: Source, max_payload: usize) -> Subscription {
+        let (table, queue) = (self.table.clone(), self.queue.clone());
+        Subscription { source, table, max_payload, queue }
+    }
+
+    /// Everything that waits in it, as text; nothing more may come into it.
+    pub(super) fn rest(&self) -> Vec<String> {
+        self.queue.close();
+        let (mut batch, mut seen) = (Batch::default(), Vec::new());
+        while self.queue.take(&mut batch) {
+            let before = seen.len();
+            seen.extend(batch.drain().map(|r| String::from_utf8(r.message.payload).unwrap()));
+            batch.done(seen.len() - before);
+        }
+        seen
+    }
+
     /// Wait for the next so many messages.
     pub(super) async fn take(&self, n: usize) -> Vec<Received> {
         let mut batch = Batch::default();
@@ -201,6 +235,8 @@ impl Channel {
 pub(super) struct Running {
     pub(super) channels: Vec<Channel>,
     pub(super) metrics: Arc<Metrics>,
+    budget: Arc<Budget>,
+    subscriber: Subscriber,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -213,28 +249,49 @@ impl Running {
         let mut channels = Vec::new();
         let mut subscriptions = Vec::new();
         for (index, (source, max_payload)) in sources.into_iter().enumerate() {
-            let table: Arc<str> = format!("table{index}").into();
-            let counters = metrics.channel(&table);
-            let queue = Queue::new(
-                1,
-                1 << 30,
-                Overflow::DropOldest,
-                &budget,
-                counters.clone(),
-                Box::new(|| false),
-            );
-            channels.push(Channel { queue: queue.clone(), metrics: counters });
-            subscriptions.push(Subscription { source, table, max_payload, queue });
+            let channel = Channel::new(&format!("table{index}"), &metrics, &budget);
+            subscriptions.push(channel.wants(source, max_payload));
+            channels.push(channel);
         }
         let stop = CancellationToken::new();
-        let connector = Connector::new(connection);
-        let task = tokio::spawn(run(connector, subscriptions, metrics.clone(), stop.clone()));
-        Running { channels, metrics, stop, task }
+        let subscriber =
+            Subscriber::new(Connector::new(connection), subscriptions, metrics.clone());
+        let task = tokio::spawn(subscriber.clone().run(stop.clone()));
+        Running { channels, metrics, budget, subscriber, stop, task }
+    }
+
+    /// A further channel, without a subscription.
+    pub(super) fn channel(&self, table: &str) -> Channel {
+        Channel::new(table, &self.metrics, &self.budget)
+    }
+
+    /// Change the subscriptions, and wait until that is done.
+    pub(super) async fn change(&self, subscriptions: Vec<Subscription>) {
+        let change =
+            tokio::time::timeout(PATIENCE, self.subscriber.change(subscriptions, || {}).done());
+        change.await.expect("the change is done");
+    }
+
+    /// Change the subscriptions.
+    pub(super) fn begin_change(&self, subscriptions: Vec<Subscription>) -> JoinHandle<()> {
+        let subscriber = self.subscriber.clone();
+        tokio::spawn(async move { subscriber.change(subscriptions, || {}).done().await })
     }
 
     /// One channel of this source.
     pub(super) fn one(connection: &Connection, source: Source) -> Self {
         Running::start(connection, vec![(source, 1 << 20)])
+    }
+
+    /// End its task where it stands, as a panic would.
+    pub(super) async fn break_off(&mut self) {
+        self.task.abort();
+        assert!((&mut self.task).await.unwrap_err().is_cancelled());
+    }
+
+    /// Start it again.
+    pub(super) fn run_again(&mut self) {
+        self.task = tokio::spawn(self.subscriber.clone().run(self.stop.clone()));
     }
 
     /// Stop it and wait for its end.

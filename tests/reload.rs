@@ -1,0 +1,409 @@
+//! Reloads: the new is built beside the old and exchanged between two messages, or refused.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use support::plugins::{bundled, misbehave};
+use support::{Handlerd, Redis, Watcher, wait_for, wait_until};
+
+/// Write a file the way a careful program does: aside, then renamed.
+fn put(file: &Path, bytes: impl AsRef<[u8]>) {
+    let aside = file.with_extension("aside");
+    fs::write(&aside, bytes).expect("it is written");
+    fs::rename(&aside, file).expect("it is renamed");
+}
+
+/// The announce plugin with other bytes, which does the same: another custom section at its end.
+fn variant(number: u32) -> Vec<u8> {
+    let mut bytes = fs::read(bundled("announce")).expect("the plugin is there");
+    let name = b"variant";
+    let number = number.to_le_bytes();
+    bytes.extend([0, (1 + name.len() + number.len()) as u8, name.len() as u8]);
+    bytes.extend(name);
+    bytes.extend(number);
+    bytes
+}
+
+/// A daemon whose configuration is changed.
+struct Changing {
+    daemon: Handlerd,
+    config: PathBuf,
+    head: String,
+    /// Lines that say how a reload went which have been seen.
+    told: usize,
+    /// Signals that were sent.
+    hangups: usize,
+}
+
+impl Changing {
+    fn start(redis: &Redis, channels: &str) -> Changing {
+        Changing::start_with(redis, channels, &[], |_| {})
+    }
+
+    fn start_with(
+        redis: &Redis,
+        channels: &str,
+        args: &[&str],
+        prepare: impl FnOnce(&Path),
+    ) -> Changing {
+        let dir = Handlerd::folder();
+        prepare(dir.path());
+        let config = dir.path().join("config.toml");
+        let head = format!("[redis]\nurl = \"{}\"\n", redis.url());
+        let mut daemon = Handlerd::start_with(dir, &format!("{head}{channels}"), args, &[]);
+        // Before that SIGHUP would end it.
+        daemon.wait_log(&["INFO", "runs"]);
+        Changing { daemon, config, head, told: 0, hangups: 0 }
+    }
+
+    fn plugin(&self, name: &str) -> PathBuf {
+        self.daemon.dir().join("plugins").join(format!("{name}.wasm"))
+    }
+
+    fn write(&self, channels: &str) {
+        put(&self.config, format!("{}{channels}", self.head));
+    }
+
+    /// Have it read again, and answer what the log says of how that went.
+    #[track_caller]
+    fn reload(&mut self) -> String {
+        self.hangups += 1;
+        self.daemon.signal(Signal::HUP);
+        let hangups = self.hangups;
+        wait_for("the log says how the reload went", || {
+            // Changed plugins are noticed besides, and said too.
+            let log = self.daemon.log();
+            let mut lines = log.iter().filter(|line| line.contains("SIGHUP: ")).count();
+            lines = lines.checked_sub(hangups)?;
+            let at = log.iter().rposition(|line| line.contains("SIGHUP: "))?;
+            assert_eq!(lines, 0, "one signal was sent");
+            self.told = log.iter().filter(|line| is_outcome(line)).count();
+            log[at..].iter().find(|line| is_outcome(line)).cloned()
+        })
+    }
+
+    /// Wait for the next line that says how a reload went.
+    #[track_caller]
+    fn wait_told(&mut self) -> String {
+        wait_until("the log says how the reload went", || self.outcomes().len() > self.told);
+        let line = self.outcomes().swap_remove(self.told);
+        self.told += 1;
+        line
+    }
+
+    fn outcomes(&self) -> Vec<String> {
+        self.daemon.log().into_iter().filter(|line| is_outcome(line)).collect()
+    }
+}
+
+/// Whether a line of the log says how a reload went.
+fn is_outcome(line: &str) -> bool {
+    line.contains("reloaded: ") || line.contains("reload was refused")
+}
+
+/// Stops whoever looks at it, also when the test fails.
+struct StopsOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopsOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+/// Sends numbers to these Redis channels until it is stopped, some 20,000 messages a second.
+fn publish_numbers(redis: &Redis, channels: &[&str], stop: &AtomicBool, sent: &AtomicU64) {
+    let mut client = redis.client();
+    let started = Instant::now();
+    let mut next = 0_u64;
+    while !stop.load(Relaxed) {
+        let mut pipe = redis::pipe();
+        for _ in 0..50 {
+            for channel in channels {
+                pipe.cmd("PUBLISH").arg(channel).arg(next).ignore();
+            }
+            next += 1;
+        }
+        pipe.query::<()>(client.raw()).expect("pipelined PUBLISH");
+        sent.store(next, Relaxed);
+        let due = started + Duration::from_micros(next * channels.len() as u64 * 50);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+}
+
+fn kept(name: &str) -> String {
+    format!(
+        r#"
+        [channels.chain]
+        subscribe = "one"
+        handlers = ["changing", "announce"]
+        publish = "one.out"
+        [channels.{name}]
+        pattern = "two.*"
+        handlers = ["changing"]
+        publish = "pair"
+        "#
+    )
+}
+
+#[test]
+fn a_hundred_reloads_under_load_lose_double_and_disorder_nothing() {
+    let redis = Redis::start();
+    let one = Watcher::subscribe(&redis, &["one.out"]);
+    let two = Watcher::subscribe(&redis, &["pair"]);
+    let mut daemon = Changing::start_with(&redis, &kept("named"), &[], |dir| {
+        put(&dir.join("plugins/changing.wasm"), variant(0));
+    });
+    redis.wait_subscribed("one", 1);
+    redis.wait_patterns(1);
+    let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (mut files, mut memory) = (0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| publish_numbers(&redis, &["one", "two.x"], &stop, &sent));
+        let _stops = StopsOnDrop(&stop);
+        for round in 0..100_u32 {
+            let name = if round % 3 == 0 { "renamed" } else { "named" };
+            let extra = format!(
+                "[channels.extra{round}]\nsubscribe = [\"e{round}\", \"two.x\"]\n\
+                 handlers = [\"announce\"]\npublish = \"nowhere\"\n"
+            );
+            daemon.write(&(kept(name) + if round % 2 == 0 { &extra } else { "" }));
+            let is_broken = round % 10 == 5;
+            if is_broken {
+                put(&daemon.plugin("changing"), &variant(round)[..200]);
+            } else if round % 4 == 0 {
+                put(&daemon.plugin("changing"), variant(round % 8));
+            }
+            let told = daemon.reload();
+            assert_eq!(told.contains("refused"), is_broken, "{round}: {told}");
+            if is_broken {
+                put(&daemon.plugin("changing"), variant(0));
+            }
+            if round == 20 {
+                (files, memory) = (daemon.daemon.open_files(), daemon.daemon.rss());
+            }
+            // Each under load.
+            let before = sent.load(Relaxed);
+            wait_until("more is sent", || sent.load(Relaxed) >= before + 500);
+        }
+    });
+    let sent = sent.load(Relaxed);
+    let got = one.wait_texts(sent as usize);
+    for (number, text) in got.iter().enumerate() {
+        assert!(text.contains(&format!("'Received message '{number}' from")), "{number}: {text}");
+    }
+    let got = two.wait_texts(sent as usize);
+    for (number, text) in got.iter().enumerate() {
+        assert!(text.starts_with(&format!("Received message '{number}' from")), "{number}: {text}");
+    }
+    let open = daemon.daemon.open_files();
+    assert!(open <= files + 3, "{files} files were open after 20 reloads, {open} after 100");
+    let rss = daemon.daemon.rss();
+    assert!(
+        rss < memory + (32 << 20),
+        "{memory} bytes of memory after 20 reloads, {rss} after 100"
+    );
+    let stopped = daemon.daemon.stop();
+    assert_eq!((stopped.code, stopped.number("lost")), (0, 0), "{}", stopped.last);
+    assert_eq!((one.count(), two.count()), (sent as usize, sent as usize));
+}
+
+const PLAIN: &str = r#"
+    [channels.plain]
+    subscribe = "in"
+    handlers = ["changing"]
+    publish = "out"
+"#;
+
+/// One message through, and what comes out.
+#[track_caller]
+fn passed(redis: &Redis, out: &Watcher, payload: &str) -> String {
+    redis.client().publish("in", payload);
+    let got = out.wait_until(&format!("{payload} comes out"), |got| {
+        got.iter().any(|got| got.text().contains(payload))
+    });
+    got.last().expect("something came").text()
+}
+
+/// A plugin that lets such payloads pass as they are.
+fn passing() -> Vec<u8> {
+    fs::read(misbehave()).expect("the plugin is there")
+}
+
+#[test]
+fn a_changed_plugin_is_taken_by_itself_and_a_broken_one_is_not() {
+    let redis = Redis::start();
+    let out = Watcher::subscribe(&redis, &["out"]);
+    let mut daemon = Changing::start_with(&redis, PLAIN, &[], |dir| {
+        put(&dir.join("plugins/changing.wasm"), passing());
+    });
+    redis.wait_subscribed("in", 1);
+    assert_eq!(passed(&redis, &out, "first"), "first");
+    put(&daemon.plugin("changing"), variant(1));
+    assert!(daemon.wait_told().contains("new or changed handlers changing"));
+    assert_eq!(passed(&redis, &out, "second"), "Received message 'second' from channel 'in'");
+    // Broken: the old one stays, and the log says why.
+    put(&daemon.plugin("changing"), "this is no plugin");
+    assert!(daemon.wait_told().contains("refused"));
+    daemon.daemon.wait_log(&["ERROR", "handler changing", "changing.wasm"]);
+    assert!(passed(&redis, &out, "third").contains("Received"));
+    // The same bytes as run, under a new time: nothing to be done.
+    put(&daemon.plugin("changing"), variant(1));
+    put(&daemon.plugin("unused"), "this is none either, and nobody uses it");
+    daemon.daemon.wait_log(&["WARN", "unused.wasm"]);
+    assert_eq!(daemon.outcomes().len(), daemon.told);
+    // Gone: it goes on as it was.
+    fs::remove_file(daemon.plugin("changing")).expect("it is removed");
+    daemon.daemon.wait_log(&["WARN", "changing.wasm is gone", "handler changing goes on"]);
+    assert!(passed(&redis, &out, "fourth").contains("Received"));
+    assert_eq!(daemon.daemon.stop().number("lost"), 0);
+}
+
+#[test]
+fn a_wrong_configuration_is_refused_and_said() {
+    let redis = Redis::start();
+    let out = Watcher::subscribe(&redis, &["out"]);
+    let mut daemon = Changing::start_with(&redis, PLAIN, &[], |dir| {
+        put(&dir.join("plugins/changing.wasm"), passing());
+    });
+    redis.wait_subscribed("in", 1);
+    daemon.write("[channels.plain]\nhandlers = [\"absent\"]\npublsh = \"out\"\n");
+    assert!(daemon.reload().contains("everything goes on as it was"));
+    daemon.daemon.wait_log(&["ERROR", "publsh"]);
+    assert_eq!(passed(&redis, &out, "still"), "still");
+    // What needs a restart is said, and the rest is taken.
+    let other = PLAIN.replace("\"in\"", "[\"in\", \"more\"]");
+    put(&daemon.config, format!("[redis]\nurl = \"redis://127.0.0.1:1\"\n{other}"));
+    assert!(daemon.reload().contains("reloaded"));
+    daemon.daemon.wait_log(&["WARN", "[redis] has changed", "started again"]);
+    redis.wait_subscribed("more", 1);
+    assert_eq!(passed(&redis, &out, "again"), "again");
+    assert_eq!(daemon.daemon.stop().number("lost"), 0);
+}
+
+#[test]
+fn the_configuration_is_read_again_by_itself_with_watch() {
+    let redis = Redis::start();
+    let first = "[channels.first]\nsubscribe = \"first\"\nhandlers = []\npublish = \"out\"\n";
+    let mut daemon = Changing::start_with(&redis, first, &["--watch"], |_| {});
+    redis.wait_subscribed("first", 1);
+    daemon.write("[channels.late]\nsubscribe = \"in\"\nhandlers = []\npublish = \"out\"\n");
+    assert!(daemon.wait_told().contains("1 channel; new channels late; ended first"));
+    redis.wait_subscribed("in", 1);
+    daemon.write("");
+    assert!(daemon.wait_told().contains("0 channels; ended late"));
+    redis.wait_subscribed("in", 0);
+    assert_eq!(daemon.daemon.stop().code, 0);
+}
+
+#[test]
+fn names_that_another_channel_takes_over_keep_their_order() {
+    let redis = Redis::start();
+    let out = Watcher::subscribe(&redis, &["out"]);
+    let channel = |name: &str, names: &str| {
+        format!(
+            "[channels.{name}]\nsubscribe = {names}\nhandlers = [\"slow\"]\npublish = \"out\"\n\
+             [handlers.slow]\nplugin = \"misbehave.wasm\"\ntimeout = \"20s\"\n"
+        )
+    };
+    let second = "[channels.second]\nsubscribe = \"b\"\nhandlers = []\npublish = \"out\"\n";
+    let mut daemon = Changing::start(&redis, &channel("first", "[\"a\", \"b\"]"));
+    redis.wait_subscribed("b", 1);
+    redis.client().publish("a", "sleep 1500");
+    redis.client().publish_all("b", ["echo b1", "echo b2"]);
+    daemon.write(&(channel("first", "\"a\"") + second));
+    assert!(daemon.reload().contains("new channels second"));
+    redis.client().publish_all("b", ["b3", "b4"]);
+    let got = out.wait_texts(5);
+    assert_eq!(&got[1..], ["b1", "b2", "b3", "b4"]);
+    assert_eq!(daemon.daemon.stop().number("lost"), 0);
+}
+
+#[test]
+fn a_channel_that_ends_finishes_what_it_has() {
+    let redis = Redis::start();
+    let out = Watcher::subscribe(&redis, &["out"]);
+    let ending = r#"
+        [handlers.slow]
+        plugin = "misbehave.wasm"
+        timeout = "20s"
+        [channels.ending]
+        subscribe = "in"
+        handlers = ["slow"]
+        publish = "out"
+    "#;
+    let mut daemon = Changing::start(&redis, ending);
+    redis.wait_subscribed("in", 1);
+    redis.client().publish_all("in", ["sleep 1000", "echo one", "echo two"]);
+    daemon.write("");
+    assert!(daemon.reload().contains("ended ending"));
+    redis.wait_subscribed("in", 0);
+    assert_eq!(&out.wait_texts(3)[1..], ["one", "two"]);
+    let stopped = daemon.daemon.stop();
+    assert_eq!((stopped.number("handled"), stopped.number("lost")), (3, 0), "{}", stopped.last);
+}
+
+fn streams(name: &str, claim_idle: &str, rest: &str) -> String {
+    format!(
+        r#"
+        [channels.{name}]
+        stream = "jobs"
+        group = "g"
+        start = "oldest"
+        claim_idle = "{claim_idle}"
+        handlers = ["announce"]
+        append = "done"
+        {rest}
+        "#
+    )
+}
+
+#[test]
+fn streams_are_renamed_changed_ended_and_begun_again_without_a_loss() {
+    let redis = Redis::start();
+    let mut daemon = Changing::start(&redis, &streams("work", "30s", ""));
+    let stop = AtomicBool::new(false);
+    let sent = std::thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            let mut client = redis.client();
+            let mut next = 0_u64;
+            while !stop.load(Relaxed) {
+                let mut pipe = redis::pipe();
+                for _ in 0..20 {
+                    pipe.cmd("XADD").arg("jobs").arg("*").arg("payload").arg(next).ignore();
+                    next += 1;
+                }
+                pipe.query::<()>(client.raw()).expect("pipelined XADD");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            next
+        });
+        let stops = StopsOnDrop(&stop);
+        for round in 0..24 {
+            let name = if round % 2 == 0 { "renamed" } else { "work" };
+            let idle = if round % 3 == 0 { "20s" } else { "30s" };
+            let text = if round % 8 == 7 { String::new() } else { streams(name, idle, "") };
+            daemon.write(&text);
+            assert!(daemon.reload().contains("reloaded"));
+        }
+        daemon.write(&streams("last", "30s", ""));
+        assert!(daemon.reload().contains("reloaded"));
+        drop(stops);
+        sender.join().expect("the sender ends")
+    });
+    let length = || redis.run::<u64>(&["XLEN", "done"]);
+    wait_until("all is done", || length() >= sent);
+    let stopped = daemon.daemon.stop();
+    assert_eq!((stopped.code, stopped.number("lost")), (0, 0), "{}", stopped.last);
+    let done: Vec<(String, Vec<String>)> = redis.run(&["XRANGE", "done", "-", "+"]);
+    for (number, (_, fields)) in done.iter().enumerate() {
+        assert!(fields[1].contains(&format!("'{number}'")), "{number}: {fields:?}");
+    }
+    assert_eq!(done.len() as u64, sent);
+    let pending: Vec<redis::Value> = redis.run(&["XPENDING", "jobs", "g"]);
+    assert_eq!(pending[0], redis::Value::Int(0));
+}
