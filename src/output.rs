@@ -15,14 +15,13 @@ use self::letters::Letters;
 use crate::broker::backoff::backoff;
 use crate::broker::stream::{AppendError, Finish, can_append};
 use crate::broker::writer::{Fate, Writer};
-use crate::config::{Channel, NameTemplate, Output, RouteKind, Routes, Source, Target};
+use crate::config::{
+    Channel, NameTemplate, OWN_CONNECTION as OWN, Output, RouteKind, Routes, Source, Target,
+};
 use crate::dead_letter::{DeadLetter, PAYLOAD};
 use crate::message::{Delivery, Message};
 use crate::queue::OutputAway;
-use crate::telemetry::{ChannelMetrics, DropReason, printable};
-
-/// The name of the connection that routes and dead letters go over.
-const OWN: &str = "redis";
+use crate::telemetry::{ChannelMetrics, DropReason, OutputKind, printable};
 
 /// Bytes of a payload that a log line shows at most.
 const LOGGED_PAYLOAD: usize = 4 << 10;
@@ -65,6 +64,16 @@ impl From<RouteKind> for Command {
             RouteKind::Publish => Command::Publish,
             RouteKind::Append => Command::Append,
             RouteKind::Push => Command::Push,
+        }
+    }
+}
+
+impl From<Command> for OutputKind {
+    fn from(command: Command) -> Self {
+        match command {
+            Command::Publish => OutputKind::Publish,
+            Command::Append => OutputKind::Append,
+            Command::Push => OutputKind::Push,
         }
     }
 }
@@ -208,7 +217,7 @@ impl Outputs {
                     Command::Publish => from.dropped(DropReason::Refused),
                     Command::Append | Command::Push => 0,
                 };
-                self.metrics.delivered.add(from.delivered.get());
+                self.metrics.delivered.add((*command).into(), from.delivered.get());
                 self.metrics.lost(DropReason::Refused, refused);
                 from.delivered.get() + refused == 0
             });
@@ -303,6 +312,30 @@ impl Outputs {
         }
     }
 
+    /// Where this message goes, in words: `publish chat.out`.
+    pub fn destinations(&self, delivery: &Delivery, message: &Message) -> Vec<String> {
+        let mut to = Vec::new();
+        self.each(delivery, message, |command, writer, name| {
+            let command = match command {
+                Command::Publish => "publish",
+                Command::Append => "append",
+                Command::Push => "push",
+            };
+            let at = writer.map(|writer| &**writer.name()).filter(|name| *name != OWN);
+            let at = at.map_or(String::new(), |name| format!(" at {name}"));
+            to.push(format!("{command} {name}{at}"));
+        });
+        if self.logs(message) {
+            to.push("log".to_owned());
+        }
+        to
+    }
+
+    /// Whether this message is logged: it is not routed elsewhere.
+    fn logs(&self, message: &Message) -> bool {
+        message.route.is_none() && self.sinks.iter().any(|sink| matches!(sink, Sink::Log))
+    }
+
     fn check(&self, messages: &[Message]) -> Result<(), AppendError> {
         let appends = |sink: &Sink| matches!(sink, Sink::Redis(Command::Append, ..));
         let all = self.sinks.iter().any(appends);
@@ -318,9 +351,9 @@ impl Outputs {
         appended.try_for_each(|message| can_append(&self.append.payload_field, message))
     }
 
-    /// Log it, where that is an output and it is not routed elsewhere.
+    /// Log it, where that is an output.
     fn log(&self, delivery: &Delivery, message: &Message) {
-        if message.route.is_some() || !self.sinks.iter().any(|sink| matches!(sink, Sink::Log)) {
+        if !self.logs(message) {
             return;
         }
         let payload = printable(&message.payload, LOGGED_PAYLOAD);
@@ -329,6 +362,6 @@ impl Outputs {
             target: "handlerd::output",
             channel = &*delivery.table, %redis_channel, "{payload}"
         );
-        self.metrics.delivered.add(1);
+        self.metrics.delivered.add(OutputKind::Log, 1);
     }
 }

@@ -14,14 +14,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::stream::{AppendError, Entry, Finish, Finisher, Unfit, UnfitKind};
-use crate::chain::{Chain, Convoy, Failure, FailureKind, Transit};
+use crate::chain::{Chain, Convoy, Failure, FailureKind, Outcome, Transit};
 use crate::dead_letter::{Blame, DeadLetter};
 use crate::failpoint::{Step, reach};
 use crate::message::{Delivery, Message};
 use crate::output::Outputs;
 use crate::policy::{self, Verdict};
 use crate::queue::{Batch, Queue, Received};
-use crate::telemetry::{DropReason, Metrics, RateLimit, printable};
+use crate::tap::{Failed, Look, Tap, Then};
+use crate::telemetry::{DropReason, Metrics, OUTPUTS, RateLimit, printable};
 
 /// Bytes of a failure's reason that a log line shows at most.
 const LOGGED_REASON: usize = 4 << 10;
@@ -49,6 +50,8 @@ pub struct Channel {
     /// Another one goes on in this one's place, with the same queue: what is tried again is tried by
     /// that one.
     pub retired: CancellationToken,
+    /// Where others look on.
+    pub tap: Arc<Tap>,
 }
 
 /// The stream of a channel's dead letters.
@@ -85,6 +88,9 @@ pub struct Desk {
     began: Option<Instant>,
     /// When the turn took its messages, where each of them is to be logged.
     traced: Option<Instant>,
+    /// Whether anybody looks on at any of it, and who at which messages, in the order of these.
+    is_tapped: bool,
+    looks: Vec<(usize, Look)>,
     /// Messages that the turn has handled.
     pub handled: usize,
 }
@@ -98,6 +104,8 @@ struct Kept {
     order: u64,
     /// What became of it, in a word.
     became: &'static str,
+    /// Who looks on.
+    looks: Vec<(usize, Look)>,
 }
 
 /// A message is tried again.
@@ -124,10 +132,13 @@ impl Desk {
     /// Begin a turn of some channels whose chains are alike: take a batch of each, as long as there
     /// is room. Answers for how many of them there was.
     pub fn begin(&mut self, channels: &[&Channel]) -> usize {
-        let Desk { batches, taken, convoy, kept, of, began, traced, handled } = self;
+        let Desk { batches, taken, convoy, kept, of, began, traced, is_tapped, looks, handled } =
+            self;
         (*taken, *of, *handled) = (0, 0, 0);
         convoy.clear();
         kept.clear();
+        looks.clear();
+        *is_tapped = false;
         // One that is alone has nobody to hold up.
         *began = (channels.len() > 1).then(Instant::now);
         // Asked once a turn: a message itself costs nothing while it isn't wanted.
@@ -143,18 +154,23 @@ impl Desk {
             channel.queue.take(batch);
             bytes += batch.bytes();
             let before = convoy.len();
-            let keeps = channel.keeps_messages();
+            let tapped = channel.tap.is_on();
+            let keeps = channel.keeps_messages() || (tapped && channel.tap.wants_failures());
             convoy.extend(batch.drain().map(|received| {
                 if received.entry.is_some() {
                     reach(Step::Begun);
                 }
                 let Received { message, delivery, entry, order } = received;
                 let original = keeps.then(|| message.clone());
-                kept.push_back(Kept { original, entry, order, became: "" });
+                kept.push_back(Kept { original, entry, order, ..Kept::default() });
                 Transit::new(delivery, message)
             }));
             *count = convoy.len() - before;
             *taken += 1;
+            if tapped {
+                *is_tapped = true;
+                look(&channel.tap, convoy, before, looks);
+            }
         }
         *taken
     }
@@ -179,6 +195,10 @@ impl Desk {
                 }
                 let channel = channels[self.of];
                 let mut kept = self.kept.pop_front().unwrap_or_default();
+                if self.is_tapped {
+                    channel.tap.passed();
+                    kept.looks = self.looks_at(place);
+                }
                 let transit = self.convoy.at(place);
                 let again = channel.arrived(transit, &mut kept, &flush, &mut waited).await;
                 if let Some(again) = again {
@@ -225,10 +245,18 @@ impl Desk {
         self.convoy.held()
     }
 
+    /// Who looks on at the message of this place, which comes out now.
+    fn looks_at(&mut self, place: usize) -> Vec<(usize, Look)> {
+        let from = self.looks.partition_point(|(other, _)| *other < place);
+        let to = self.looks.partition_point(|(other, _)| *other <= place);
+        self.looks.drain(..to).skip(from).collect()
+    }
+
     /// What is in this place and behind it waits in the queue again, as it came. A message `stays`
     /// that is tried again; a channel that tries again has its turns alone.
     fn put_back(&mut self, place: usize, stays: Option<u64>) {
         let transits = self.convoy.cut(place);
+        self.looks.retain(|(other, _)| *other < place);
         debug_assert_eq!(transits.len(), self.kept.len(), "of one channel");
         let received = |(transit, kept): (Transit, Kept)| Received {
             message: kept.original.unwrap_or_default(),
@@ -251,6 +279,7 @@ impl Desk {
         };
         let from = self.batches[..self.taken].iter().position(is_untouched)?;
         let transits = self.convoy.split_off(start);
+        self.looks.retain(|(place, _)| *place < start);
         let kept = self.kept.split_off(self.kept.len() - transits.len());
         let received = |(transit, kept): (Transit, Kept)| {
             let message = transit.outcome.ok().and_then(|mut messages| messages.pop());
@@ -263,6 +292,17 @@ impl Desk {
         }
         self.taken = from;
         Some(from)
+    }
+}
+
+/// Have those who look on see what they are to see of the messages from this place on.
+fn look(tap: &Tap, convoy: &mut Convoy, from: usize, looks: &mut Vec<(usize, Look)>) {
+    for (place, client) in tap.choose(convoy.len() - from) {
+        let place = from + place;
+        let Some((delivery, message)) = convoy.waiting(place) else { continue };
+        let look = Look::new(client, delivery, message);
+        convoy.observe(place, look.observer());
+        looks.push((place, look));
     }
 }
 
@@ -355,6 +395,10 @@ impl Channel {
                     let handled = u64::from(self.finisher.is_none());
                     self.queue.metrics().handled.add(handled);
                     kept.became = "handled";
+                    for (_, look) in &kept.looks {
+                        let to = |m: &Message| self.outputs.destinations(&transit.delivery, m);
+                        look.went_out(&self.tap, messages, to);
+                    }
                     return None;
                 }
                 Err(error) => self.not_appended(&error),
@@ -365,7 +409,15 @@ impl Channel {
         // Tries in this place: those of earlier deliveries are the affair of `max_deliveries`.
         let tries = before.saturating_add(1);
         let failing = failing.unwrap_or_else(Instant::now);
-        match self.pause(&transit.delivery, &failure, tries, failing.elapsed()) {
+        let pause = self.pause(&transit.delivery, &failure, tries, failing.elapsed());
+        let then = match pause {
+            Some(_) => Then::Again,
+            None if self.graveyard.is_some() => Then::DeadLetter,
+            None => Then::Dropped,
+        };
+        let failed = || Failed::new(&failure, then);
+        self.tap.failed(&transit.delivery, kept.original.as_ref(), failed, &kept.looks);
+        match pause {
             Some(pause) => {
                 self.say(&transit.delivery, &failure, "a message failed and is tried again");
                 Some(Again { pause, tries, failing })
@@ -403,13 +455,30 @@ impl Channel {
                 Woken::Retired => return false,
             }
             let message = kept.original.clone().unwrap_or_default();
-            transit.outcome = self.chain.run_observed(&transit.delivery, message, |_, _| {}).await;
+            transit.outcome = self.run_again(&transit.delivery, message, &kept.looks).await;
             let Again { tries, failing, .. } = again;
             match self.tried(transit, kept, tries, Some(failing), waited).await {
                 Some(next) => again = next,
                 None => return true,
             }
         }
+    }
+
+    /// Pass a message through the chain once more, by itself.
+    async fn run_again(
+        &self,
+        delivery: &Arc<Delivery>,
+        message: Message,
+        looks: &[(usize, Look)],
+    ) -> Outcome {
+        looks.iter().for_each(|(_, look)| look.begin(delivery, &message));
+        let mut since = Instant::now();
+        let observe = |handler: &str, messages: &[Message]| {
+            let now = Instant::now();
+            let took = now - std::mem::replace(&mut since, now);
+            looks.iter().for_each(|(_, look)| look.hop(handler, took, Some(messages)));
+        };
+        self.chain.run_observed(delivery, message, observe).await
     }
 
     /// Wait before the next try.
@@ -482,7 +551,7 @@ impl Channel {
 
     fn not_appended(&self, error: &AppendError) -> Failure {
         Failure {
-            handler: "outputs".into(),
+            handler: OUTPUTS.into(),
             kind: FailureKind::Output,
             reason: format!("it can't be appended to a stream: {error}"),
         }
@@ -536,10 +605,17 @@ impl Channel {
                 "an entry can't be handled: {reason}"
             );
         }
+        let message = Message { payload, ..Message::default() };
+        if self.tap.is_on() {
+            self.tap.passed();
+            let (reason, kind) = (reason.clone(), kind.as_str().to_owned());
+            let then = if self.graveyard.is_some() { Then::DeadLetter } else { Then::Dropped };
+            let failed = || Failed { handler: None, kind, reason, then };
+            self.tap.failed(&delivery, Some(&message), failed, &[]);
+        }
         match &self.graveyard {
             Some(graveyard) => {
                 let blame = Blame { handler: None, kind: kind.as_str().into(), reason };
-                let message = Message { payload, ..Message::default() };
                 let mut letter =
                     DeadLetter::new(message, &delivery, self.outputs.payload_field(), blame, now());
                 letter.headers = headers;

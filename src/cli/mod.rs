@@ -14,7 +14,9 @@ mod completions;
 mod console;
 mod dead;
 mod exit;
+mod figures;
 mod hint;
+mod inside;
 mod listen;
 mod load;
 mod man;
@@ -24,7 +26,10 @@ mod run;
 mod schema;
 mod send;
 mod show;
+mod status;
+mod tap;
 mod test;
+mod top;
 mod r#try;
 mod way;
 
@@ -42,6 +47,7 @@ use crate::plugin::compile;
   handlerd                               run with ./config.toml, else /etc/handlerd/config.toml
   handlerd check                         is the configuration right?
   handlerd try chat 'hello'              what would become of this message?
+  handlerd status                        how is the daemon that runs?
   handlerd --config my.toml run
   handlerd schema > handlerd.schema.json    what an editor completes the configuration by
 
@@ -65,6 +71,9 @@ enum Verb {
     Test(test::Args),
     Send(send::Args),
     Listen(listen::Args),
+    Tap(tap::Args),
+    Top(top::Args),
+    Status(status::Args),
     Replay(replay::Args),
     Dead(dead::Args),
     Plugin(plugin::Args),
@@ -102,6 +111,9 @@ pub fn main() -> ExitCode {
         Verb::Test(args) => test::main(args, config),
         Verb::Send(args) => send::main(args, config),
         Verb::Listen(args) => listen::main(args, config),
+        Verb::Tap(args) => tap::main(args, config),
+        Verb::Top(args) => top::main(args, config),
+        Verb::Status(args) => status::main(args, config),
         Verb::Replay(args) => replay::main(args, config),
         Verb::Dead(args) => dead::main(args, config),
         Verb::Plugin(args) => plugin::main(args, config),

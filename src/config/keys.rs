@@ -31,11 +31,12 @@ pub(super) enum Table {
     Limits,
     Daemon,
     Log,
+    Http,
 }
 
 impl Table {
     /// All of them, in the order in which a misplaced key is looked up.
-    pub const ALL: [Table; 13] = [
+    pub const ALL: [Table; 14] = [
         Table::Channel,
         Table::Handler,
         Table::Connection,
@@ -43,6 +44,7 @@ impl Table {
         Table::Limits,
         Table::Daemon,
         Table::Log,
+        Table::Http,
         Table::Tls,
         Table::Routes,
         Table::PublishTarget,
@@ -67,6 +69,7 @@ impl Table {
             Table::Limits => "[limits]",
             Table::Daemon => "[daemon]",
             Table::Log => "[log]",
+            Table::Http => "[http]",
         }
     }
 
@@ -86,6 +89,7 @@ impl Table {
             Table::Limits => tables::LIMITS,
             Table::Daemon => tables::DAEMON,
             Table::Log => tables::LOG,
+            Table::Http => tables::HTTP,
         }
     }
 
@@ -114,7 +118,6 @@ impl Table {
 /// Keys that the contract has and this version doesn't: the table, the key, and the beginning of
 /// the sentence that ends in "not in this version of handlerd".
 const LATER: &[(Table, &str, &str)] = &[
-    (Table::Root, "http", "the HTTP endpoints of [http] are"),
     (Table::Root, "gateway", "the gateway for browsers, [gateway], is"),
     (Table::Handler, "allow", "`allow`, the capabilities of plugins, is"),
 ];

@@ -16,7 +16,8 @@ use super::plugins::Plugins;
 use super::quantity::{LARGEST, LONGEST};
 use super::reader::{Reader, Table, Value, quoted};
 use super::{
-    Address, Channel, Config, ConfigErrors, Environment, Loaded, Log, LogFormat, circle, groups,
+    Address, Channel, Config, ConfigErrors, Environment, Http, Loaded, Log, LogFormat, circle,
+    groups,
 };
 
 /// `[limits] memory` where none is written.
@@ -138,6 +139,7 @@ fn read(reader: &Reader<'_>, root: &Table<'_, '_>, file: &Path) -> Config {
         memory,
         drain_timeout: read_drain_timeout(root),
         log: read_log(root),
+        http: Http::read(root.get("http").as_ref()),
         connections,
     };
     if config.channels.is_empty() && reader.is_whole() {

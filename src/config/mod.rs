@@ -27,6 +27,8 @@ mod environment;
 mod glob;
 mod groups;
 mod handler;
+mod http;
+pub mod identity;
 mod keys;
 mod load;
 mod manual;
@@ -47,9 +49,13 @@ pub use connection::{Address, Connection, Embedded, Password, TlsFiles};
 pub use diagnostic::{ConfigErrors, Diagnostic, Severity};
 pub use environment::Environment;
 pub use handler::{Handler, HandlerLimits, InstancePolicy, Setting};
+pub use http::Http;
 pub use manual::manual;
 pub use schema::schema;
 pub use secret::Secret;
+
+/// The name of the connection `[redis]`.
+pub const OWN_CONNECTION: &str = "redis";
 
 /// A whole, valid configuration.
 #[derive(Clone, Debug)]
@@ -72,6 +78,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// `[log]`.
     pub log: Log,
+    /// `[http]`.
+    pub http: Http,
 }
 
 /// `[log]`.

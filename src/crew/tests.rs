@@ -14,6 +14,7 @@ use crate::message::{Delivery, Message};
 use crate::output::Outputs;
 use crate::policy;
 use crate::queue::{Budget, Queue, Received, Workers};
+use crate::tap::{Hub, Line, Refused, Wish};
 use crate::telemetry::{Metrics, RateLimit};
 
 /// Nothing here takes longer unless it is broken.
@@ -72,6 +73,7 @@ struct Bench {
     stop: CancellationToken,
     writers: Vec<Writer>,
     budget: Arc<Budget>,
+    hub: Arc<Hub>,
 }
 
 impl Bench {
@@ -88,6 +90,7 @@ impl Bench {
         }
         let metrics = Arc::new(Metrics::default());
         let budget = Budget::new(1 << 30);
+        let hub = Arc::new(Hub::default());
         let channel = |channel: &crate::config::Channel| {
             let counts = metrics.channel(&channel.name);
             let outputs = Outputs::new(channel, &writers, counts.clone());
@@ -105,13 +108,14 @@ impl Bench {
                 metrics: metrics.clone(),
                 failure_log: RateLimit::new(Duration::from_secs(1)),
                 retired: CancellationToken::new(),
+                tap: hub.tap(&channel.name),
             })
         };
         let channels = config.channels.iter().map(channel).collect();
         let writers: Vec<Writer> = writers.values().cloned().collect();
         let crew = Crew::new(1);
         crew.change(channels, Vec::new());
-        Bench { crew, stop: CancellationToken::new(), writers, budget }
+        Bench { crew, stop: CancellationToken::new(), writers, budget, hub }
     }
 
     fn channel(&self, place: usize) -> Arc<Channel> {
@@ -272,6 +276,44 @@ async fn what_came_out_is_not_kept_for_the_next_turn() {
     assert_eq!(desk.begin(&channels), 1);
     assert_eq!(desk.work(&channels, || {}).await, None);
     assert_eq!((desk.handled, desk.held()), (100, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_looks_on_sees_some_messages_and_is_told_of_the_others() {
+    let handler = native(Duration::from_millis(6));
+    let bench = Bench::new(TWO, &handler);
+    let refused = bench.hub.listen("c", Wish::default()).err();
+    assert_eq!(refused, Some(Refused::Unknown { names: vec!["a".into(), "b".into()] }));
+    let mut few = bench.hub.listen("a", Wish { rate: 3, ..Wish::default() }).expect("it is there");
+    let mut all = bench.hub.listen("a", Wish { rate: 900, ..Wish::default() }).expect("likewise");
+    bench.push(1, 100, b"x");
+    // Slow at first, so that some of what is in hand goes back to its queue.
+    bench.push(0, 3, b"s");
+    bench.push(0, 297, b"x");
+    bench.work();
+    bench.until_idle().await;
+    assert_eq!(handler.seen.lock().expect("nobody panics").len(), 400, "each once");
+    bench.hub.close();
+    let (mut shown, mut missed, mut ended) = (0, 0, false);
+    while let Some(line) = few.next().await {
+        match line {
+            Line::Sample(sample) => {
+                assert_eq!((&*sample.channel, sample.hops.len()), ("a", 1));
+                assert_eq!(sample.outputs.as_ref().map(Vec::len), Some(1));
+                (shown, missed) = (shown + 1, missed + sample.missed);
+            }
+            Line::Missed { missed: more } => missed += more,
+            Line::End { .. } => ended = true,
+        }
+    }
+    assert!((1..20).contains(&shown) && ended, "{shown} shown");
+    assert!(shown + missed <= 300, "{shown} shown, {missed} missed");
+    // Nobody read what was kept for the other: there is not room for all of it.
+    let mut shown = 0;
+    while let Some(Line::Sample(_)) = all.next().await {
+        shown += 1;
+    }
+    assert!((1..=64).contains(&shown), "{shown}");
 }
 
 /// A log that panics: with it a fault in a turn becomes one of the hand that gives the turn.

@@ -17,7 +17,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::control::{Control, Inside};
 use crate::heartbeat::Heartbeats;
+use crate::http;
 use crate::plugin::Host;
 use crate::service::{self, Notify, Signals};
 use crate::telemetry::{DropLog, Totals};
@@ -53,14 +55,20 @@ pub struct Start {
 pub async fn run(start: Start, signals: &mut Signals, notify: &Notify) -> Ended {
     let Start { written, config, handlers, host, watch } = start;
     let unused = Unused::new(&config);
+    let (file, listen) = (config.file.clone(), config.http.listen);
     let heartbeats = Heartbeats::default();
     let mut running = Running::start(written, config, handlers, &heartbeats).await;
     let drops = DropLog::new(&running.metrics);
     let (metrics, away) = (running.metrics.clone(), running.away());
     let supervisor = service::Watch::new(notify.clone(), heartbeats, metrics, away);
+    let (view, taps) = (running.view.clone(), running.taps.clone());
+    let _endpoints = listen.map(|listen| http::Server::start(listen, view.clone()));
+    let shown = view.clone();
+    let control = Control::start(&file, Inside { status: Arc::new(move || shown.status()), taps });
     notify.ready();
     let until_the_end = async {
         let signal = until_stopped(&mut running, &host, watch, unused, signals, notify).await;
+        view.drain();
         tracing::info!("{signal}: no more messages are taken; what was taken is finished");
         notify.stopping(running.config.drain_timeout);
         running.drain(&mut signals.stop).await
@@ -72,6 +80,7 @@ pub async fn run(start: Start, signals: &mut Signals, notify: &Notify) -> Ended 
         never = supervisor.run() => match never {},
     };
     drops.report();
+    control.stop().await;
     ended
 }
 

@@ -28,10 +28,13 @@ use crate::crew::Crew;
 use crate::heartbeat::Heartbeats;
 use crate::message::Delivery;
 use crate::output::Outputs;
+use crate::plugin::PluginHandler;
 use crate::policy;
 use crate::queue::{Budget, Queue, Received, Rules, Workers};
 use crate::service::{self, Stop};
+use crate::tap::Hub;
 use crate::telemetry::{Metrics, RateLimit};
+use crate::view::{self, Outline, View};
 use crate::worker;
 
 /// A channel's failing handler is logged this often at most.
@@ -51,6 +54,10 @@ pub(super) struct Running {
     pub(super) config: Config,
     pub(super) handlers: Handlers,
     pub(super) metrics: Arc<Metrics>,
+    /// What is to be seen of all this.
+    pub(super) view: Arc<View>,
+    /// Where others look on at the channels' messages.
+    pub(super) taps: Arc<Hub>,
     budget: Arc<Budget>,
     source: Connector,
     /// Our name in consumer groups; it is ours as long as this lives.
@@ -102,6 +109,8 @@ impl Running {
         heartbeats: &Heartbeats,
     ) -> Self {
         let metrics = Arc::new(Metrics::default());
+        let beats = heartbeats.clone();
+        let view = View::new(&config.file, metrics.clone(), Box::new(move || beats.stalled()));
         let hands = std::thread::available_parallelism().map_or(1, usize::from);
         let source = Connector::new(&config.redis);
         let mut running = Running {
@@ -111,6 +120,8 @@ impl Running {
             budget: Budget::new(queues_memory(&config)),
             subscriber: Subscriber::new(source.clone(), Vec::new(), metrics.clone()),
             metrics,
+            view,
+            taps: Arc::default(),
             source,
             consumer: None,
             heartbeats: heartbeats.clone(),
@@ -134,7 +145,7 @@ impl Running {
                 crew.clone().work(beats.register(&*name), stop.clone())
             }));
         }
-        let exchanged = running.exchange(written, config, handlers).await;
+        let exchanged = running.exchange(written, config, handlers, Vec::new()).await;
         debug_assert!(exchanged.is_some(), "nothing is in the way of the first channels");
         running
     }
@@ -155,21 +166,26 @@ impl Running {
         let prepared = match prepared {
             Ok(Some(prepared)) => prepared,
             Ok(None) => {
-                tracing::info!("nothing has changed that a channel uses");
+                let what = "nothing has changed that a channel uses";
+                self.metrics.reloaded(true, what);
+                tracing::info!("{what}");
                 return Ok(());
             }
             Err(Refused(why)) => {
+                self.metrics.reloaded(false, why.lines().next().unwrap_or_default());
                 why.lines().for_each(|line| tracing::error!("{line}"));
                 tracing::error!("the reload was refused: everything goes on as it was");
                 return Err(why.lines().next().unwrap_or_default().to_owned());
             }
         };
         let Prepared { written, config, handlers, notes } = prepared;
-        let Some(what) = self.exchange(written, config, handlers).await else {
+        let Some(what) = self.exchange(written, config, handlers, notes.clone()).await else {
             let why = "the reload failed by a fault of handlerd's own";
+            self.metrics.reloaded(false, why);
             tracing::error!("{why}");
             return Err(why.to_owned());
         };
+        self.metrics.reloaded(true, &what);
         tracing::info!("reloaded: {what}");
         notes.iter().for_each(|note| tracing::warn!("{note}"));
         Ok(())
@@ -186,12 +202,14 @@ impl Running {
     }
 
     /// Exchange the channels for those of another configuration, between two messages. Answers in
-    /// words what that changes; `None` when it couldn't be done, and nothing has changed.
+    /// words what that changes; `None` when it couldn't be done, and nothing has changed. `notes` are
+    /// seen by who looks at what runs then.
     async fn exchange(
         &mut self,
         written: Config,
         config: Config,
         handlers: Handlers,
+        notes: Vec<String>,
     ) -> Option<String> {
         self.open_writers(&config);
         let sources = self.live.iter().map(|live| (live.name.clone(), live.source.clone()));
@@ -211,6 +229,8 @@ impl Running {
         let what = self.difference(&plan, &config, &handlers);
         let (places, change) = self.switch(&plan, wanted.collect(), &mut next).await?;
 
+        // In place of the old one, which would keep counters of channels that are gone.
+        self.view.set(outline(&config, &next, &handlers, notes));
         let kept: BTreeSet<usize> = places.iter().copied().collect();
         let live = next.into_iter().zip(&config.channels).zip(&places);
         let live = live.map(|((next, channel), place)| {
@@ -234,9 +254,7 @@ impl Running {
         let counts = self.live.iter().map(|live| (live.name.clone(), live.queue.metrics().clone()));
         self.metrics.set_channels(counts.collect());
         (self.written, self.config, self.handlers) = (written, config, handlers);
-        if self.leaving.is_empty() {
-            self.close_writers();
-        }
+        self.tidy_up();
         Some(what)
     }
 
@@ -322,6 +340,7 @@ impl Running {
             metrics: self.metrics.clone(),
             failure_log: RateLimit::new(FAILURE_LOG_PERIOD),
             retired: CancellationToken::new(),
+            tap: self.taps.tap(&channel.name),
         })
     }
 
@@ -435,9 +454,7 @@ impl Running {
             Err(error) => tracing::error!("a channel that ends was lost sight of: {error}"),
         }
         self.streams.tend();
-        if self.leaving.is_empty() {
-            self.close_writers();
-        }
+        self.tidy_up();
     }
 
     /// Begin to write to the connections that the channels of a configuration write to.
@@ -457,6 +474,15 @@ impl Running {
                 writer.clone().run(metrics.clone(), beats.register(&*what), stop.clone())
             }));
         }
+    }
+
+    /// Unless something is left that may still need it: let go of what no channel uses any more.
+    fn tidy_up(&mut self) {
+        if !self.leaving.is_empty() {
+            return;
+        }
+        self.close_writers();
+        self.metrics.retain_handlers(|name| self.handlers.contains_key(name));
     }
 
     /// End those that no channel writes by any more.
@@ -583,6 +609,22 @@ fn listed(names: &[Arc<str>]) -> String {
     match names.len().saturating_sub(NAMES_TOLD) {
         0 => shown.join(", "),
         more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+/// What is to be seen of these.
+fn outline(config: &Config, next: &[Next], handlers: &Handlers, warnings: Vec<String>) -> Outline {
+    let channel = |(config, next): (&config::Channel, &Next)| {
+        let stream = next.stream.as_ref().map(|stream| &stream.source);
+        view::Channel::new(config, &next.channel, stream)
+    };
+    let handler = |(name, handler): (&Arc<str>, &Arc<_>)| {
+        view::Handler::new(&config.handlers[name], Arc::<PluginHandler>::clone(handler))
+    };
+    Outline {
+        channels: config.channels.iter().zip(next).map(channel).collect(),
+        handlers: handlers.iter().map(handler).collect(),
+        warnings,
     }
 }
 

@@ -15,7 +15,7 @@ use super::process::{Process, code};
 use super::{PATIENCE, Redis, plugins, wait_for, wait_until};
 
 /// What a service manager or a user says to a program by its environment.
-const FOREIGN: [&str; 7] = [
+const FOREIGN: [&str; 8] = [
     "RUST_LOG",
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
@@ -23,6 +23,7 @@ const FOREIGN: [&str; 7] = [
     "JOURNAL_STREAM",
     "CREDENTIALS_DIRECTORY",
     "CACHE_DIRECTORY",
+    "RUNTIME_DIRECTORY",
 ];
 
 /// The binary, with an environment in which nothing of the surroundings counts and compiled
@@ -89,9 +90,13 @@ impl Handlerd {
     /// a test that has an end of its own for the log.
     pub fn command_in(dir: &Path, config: &str, env: &[(&str, &str)]) -> Command {
         let file = dir.join("config.toml");
-        std::fs::write(&file, config).expect("a config is written");
+        // Tests run side by side, and the port of the endpoints is one: who looks at them says where.
+        let quiet = if config.contains("[http]") { "" } else { "\n[http]\nlisten = false\n" };
+        std::fs::write(&file, format!("{config}{quiet}")).expect("a config is written");
         let mut command = command();
-        command.arg("run").arg("--config").arg(&file).envs(env.iter().copied());
+        command.arg("run").arg("--config").arg(&file);
+        // Its control socket, which it leaves when it is killed, goes with the folder.
+        command.env("XDG_RUNTIME_DIR", dir).envs(env.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command
     }
@@ -124,6 +129,22 @@ impl Handlerd {
     /// The folder of its config.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// A verb with its config, which finds it if it looks for a daemon.
+    pub fn verb(&self, args: &[&str]) -> Run {
+        let run = Run::new(args).env("XDG_RUNTIME_DIR", &self.dir().display().to_string());
+        run.config(&self.dir().join("config.toml"))
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        self.process.kill();
     }
 
     /// Its log so far.
@@ -307,6 +328,12 @@ impl Run {
     /// With standard input that stays open until [`Running::wait`].
     pub fn interactive(mut self) -> Run {
         self.input = Input::Later;
+        self
+    }
+
+    /// With `--config`.
+    pub fn config(mut self, file: &Path) -> Run {
+        self.command.arg("--config").arg(file);
         self
     }
 

@@ -9,6 +9,7 @@
 
 pub mod committed;
 pub mod embedded;
+pub mod endpoints;
 pub mod handlerd;
 pub mod letters;
 pub mod plugins;

@@ -283,11 +283,13 @@ impl Supervisor {
         if std::mem::replace(&mut self.was_connected, true) {
             self.metrics.reconnects.add(1);
         }
+        self.metrics.subscription.set(true);
         self.journal.connected(&link);
         let journal = &mut self.journal;
         let ended = Session::new(&self.connector, link, &mut self.plan)
             .run(&self.beat, stop, &mut self.changes, |roster| journal.subscribed(roster))
             .await;
+        self.metrics.subscription.set(false);
         if !matches!(ended.why, SessionEnd::Stopped | SessionEnd::Idle) {
             self.journal.lost(&ended);
         }

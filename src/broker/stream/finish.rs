@@ -7,6 +7,7 @@ use thiserror::Error;
 use crate::broker::resp::bulk;
 use crate::config::EntryId;
 use crate::message::{Header, Message};
+use crate::telemetry::OutputKind;
 
 /// Fields that an entry which is written may have beside its payload. Lua hands the fields over on
 /// its stack, which has 8,000 places.
@@ -133,14 +134,19 @@ impl Finish {
         EACH + self.size + EACH * self.writes.len()
     }
 
-    /// Outputs beside dead letters.
-    pub(super) fn outputs(&self) -> u64 {
-        self.writes.iter().filter(|write| !matches!(write, Write::Dead { .. })).count() as u64
+    /// What its outputs are, dead letters left out.
+    pub(super) fn outputs(&self) -> impl Iterator<Item = OutputKind> {
+        self.writes.iter().filter_map(|write| match write {
+            Write::Append { .. } => Some(OutputKind::Append),
+            Write::Push { .. } => Some(OutputKind::Push),
+            Write::Publish { .. } => Some(OutputKind::Publish),
+            Write::Dead { .. } => None,
+        })
     }
 
     /// Dead letters.
     pub(super) fn dead_letters(&self) -> u64 {
-        self.writes.len() as u64 - self.outputs()
+        self.writes.iter().filter(|write| matches!(write, Write::Dead { .. })).count() as u64
     }
 }
 

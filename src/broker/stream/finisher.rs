@@ -26,7 +26,7 @@ use crate::broker::connection::Connector;
 use crate::broker::resp::Node;
 use crate::failpoint::{Step, reach};
 use crate::heartbeat::Beat;
-use crate::telemetry::{DropReason, RateLimit};
+use crate::telemetry::{DropReason, OutputKind, RateLimit};
 
 /// Bytes of outputs in one call, unless one entry has more. Redis does nothing else meanwhile.
 const CALL_BYTES: usize = 1 << 20;
@@ -237,20 +237,25 @@ impl Finisher {
         let dealt = answer.dealt.min(self.flight.len());
         self.alone = self.alone.saturating_sub(dealt);
         let mut gone = answer.gone.iter().copied().peekable();
-        let mut delivered = 0;
+        let mut delivered = [0u64; OutputKind::ALL.len()];
         for (place, item) in self.flight.drain(..dealt).enumerate() {
             let elsewhere = gone.next_if_eq(&place).is_some() && !item.uncertain;
             if elsewhere {
                 self.lane.metrics.stream.finished_elsewhere.add(1);
                 self.spent.push((item, Outcome::Gone));
             } else {
-                delivered += item.finish.outputs();
+                item.finish.outputs().for_each(|by| delivered[by as usize] += 1);
                 self.lane.metrics.handled.add(u64::from(item.finish.is_handled()));
                 self.lane.metrics.dead_letters.add(item.finish.dead_letters());
                 self.spent.push((item, Outcome::Done));
             }
         }
-        self.lane.metrics.delivered.add(delivered.saturating_sub(answer.refused));
+        // Only what is published can be refused alone.
+        let published = &mut delivered[OutputKind::Publish as usize];
+        *published = published.saturating_sub(answer.refused);
+        for by in OutputKind::ALL {
+            self.lane.metrics.delivered.add(by, delivered[by as usize]);
+        }
         self.say(&answer);
         if answer.why.is_empty() {
             return Ok(());

@@ -103,6 +103,11 @@ impl Source {
         Finisher { lanes: self.lanes.clone() }
     }
 
+    /// Bytes that may be in hand of it.
+    pub fn hold(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.share()).sum()
+    }
+
     /// How many entries are in hand: read, and not finished or let go.
     pub fn in_hand(&self) -> usize {
         self.lanes.iter().map(|lane| lane.in_hand()).sum()
@@ -162,6 +167,8 @@ impl Source {
             }
         });
         join_all(lanes).await;
+        // Who begins anew, under the same name perhaps, sees for itself.
+        self.lanes.iter().for_each(|lane| lane.metrics.stream.forget(&lane.key));
     }
 }
 

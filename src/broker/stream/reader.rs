@@ -114,9 +114,11 @@ impl Reader {
             let (least, most) = (Duration::from_millis(least), Duration::from_millis(most));
             Timer::new((settings.claim_idle / n).clamp(least, most))
         };
+        let mut journal = Journal::new(&settings.table, &lane.key, "read", &lane.metrics);
+        journal.begin();
         Reader {
             nodes: Nodes::new(connector),
-            journal: Journal::new(&settings.table, &lane.key, "read", &lane.metrics),
+            journal,
             sink,
             beat,
             conn: None,
@@ -263,7 +265,9 @@ impl Reader {
         let room = Room { entries: entries.min(self.lane.settings.batch), bytes };
         if let Own::Left { from, add, tried } = &self.own {
             let own = (from.clone(), *add, *tried);
-            return self.take_up_own(conn, own, room).await;
+            self.take_up_own(conn, own, room).await?;
+            self.journal.fine();
+            return Ok(());
         }
         if self.claim.due() {
             return self.claim_stale(conn, room).await;

@@ -9,7 +9,7 @@ use backon::ExponentialBackoff;
 
 use crate::broker::backoff::backoff;
 use crate::broker::connection::ConnectError;
-use crate::telemetry::{ChannelMetrics, printable};
+use crate::telemetry::{ChannelMetrics, StreamTrouble, printable};
 
 /// Pauses between tries, as for a subscription: entries flow again within 3 s of the cause's end.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -229,6 +229,8 @@ pub(super) struct Journal {
     pauses: ExponentialBackoff,
     /// The trouble there is, since when, and when it was said last.
     now: Option<(Trouble, Instant, Instant)>,
+    /// Nothing is said of trouble to who looks from outside.
+    works: bool,
 }
 
 impl Journal {
@@ -245,12 +247,27 @@ impl Journal {
             metrics: metrics.clone(),
             pauses: backoff(FIRST_PAUSE, LAST_PAUSE),
             now: None,
+            works: true,
         }
+    }
+
+    /// It is yet to be seen whether it works.
+    pub(super) fn begin(&mut self) {
+        self.tell(true, format!("can't {} yet", self.doing));
+    }
+
+    /// Until it works this is to be seen from outside.
+    fn tell(&mut self, away: bool, text: String) {
+        self.works = false;
+        let trouble = StreamTrouble { away, text };
+        self.metrics.stream.trouble(&self.key, self.doing, Some(trouble));
     }
 
     /// There is trouble; answers how long to wait before the next try.
     pub(super) fn trouble(&mut self, trouble: Trouble) -> Duration {
         self.metrics.stream.state(trouble.state.as_str());
+        let away = trouble.state == State::RedisAway;
+        self.tell(away, format!("can't {}: {trouble}", self.doing));
         let now = Instant::now();
         let (since, said) = match &self.now {
             Some((known, since, said)) if *known == trouble => (*since, Some(*said)),
@@ -274,6 +291,9 @@ impl Journal {
 
     /// It works.
     pub(super) fn fine(&mut self) {
+        if !std::mem::replace(&mut self.works, true) {
+            self.metrics.stream.trouble(&self.key, self.doing, None);
+        }
         let Some((trouble, since, _)) = self.now.take() else { return };
         self.pauses = backoff(FIRST_PAUSE, LAST_PAUSE);
         let (table, doing) = (&*self.table, self.doing);

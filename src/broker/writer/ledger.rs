@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use super::receipt::{Fate, Owner, Whose};
 use crate::broker::resp;
+use crate::telemetry::OutputKind;
 
 /// Bytes of a Redis channel's or list's name that are kept for a log line.
 const NAME_KEPT: usize = 100;
@@ -36,6 +37,16 @@ impl Kind {
             Kind::Push => "RPUSH",
             Kind::Append => "XADD",
             Kind::Ping => "PING",
+        }
+    }
+
+    /// What is delivered when it succeeds.
+    pub fn output(self) -> Option<OutputKind> {
+        match self {
+            Kind::Publish => Some(OutputKind::Publish),
+            Kind::Push => Some(OutputKind::Push),
+            Kind::Append => Some(OutputKind::Append),
+            Kind::Ping => None,
         }
     }
 
@@ -131,7 +142,7 @@ impl Batch {
     pub fn forget(&mut self) -> u64 {
         let mut commands = 0;
         for mut run in self.runs.drain(..) {
-            commands += run.whose.told(Fate::Unsent, run.commands.into());
+            commands += run.whose.told(run.kind, Fate::Unsent, run.commands.into());
         }
         self.names.clear();
         self.bytes.clear();
@@ -236,7 +247,7 @@ impl Outbox {
             commands -= now;
             self.commands -= now;
             run.commands -= now as u32;
-            owned += run.whose.told(fate, now);
+            owned += run.whose.told(run.kind, fate, now);
             if run.commands == 0 {
                 self.bytes -= run.bytes;
                 let name = usize::from(run.name).min(self.names.len());

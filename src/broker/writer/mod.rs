@@ -270,7 +270,7 @@ impl Shared {
         let mut front = lock(&self.front);
         if front.closed {
             drop(front);
-            owner.told(Fate::Unsent);
+            owner.told(kind, Fate::Unsent);
             return 0;
         }
         front.batch.append(kind, name.as_bytes(), parts, owner);

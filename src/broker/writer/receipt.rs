@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::ledger::Kind;
 use crate::telemetry::{ChannelMetrics, DropReason};
 
 /// What became of a command.
@@ -44,8 +45,8 @@ pub enum Owner<'o> {
 
 impl Owner<'_> {
     /// This became of it.
-    pub(super) fn told(self, fate: Fate<'_>) {
-        Whose::from(self).told(fate, 1);
+    pub(super) fn told(self, kind: Kind, fate: Fate<'_>) {
+        Whose::from(self).told(kind, fate, 1);
     }
 }
 
@@ -75,13 +76,14 @@ impl Whose {
         }
     }
 
-    /// This became of so many commands; answers how many were somebody's.
-    pub(super) fn told(&mut self, fate: Fate<'_>, commands: u64) -> u64 {
+    /// This became of so many commands of this kind; answers how many were somebody's.
+    pub(super) fn told(&mut self, kind: Kind, fate: Fate<'_>, commands: u64) -> u64 {
         match self {
             Whose::Nobody => return 0,
-            Whose::Channel(metrics) => match fate.lost() {
-                None => metrics.delivered.add(commands),
-                Some(reason) => metrics.lost(reason, commands),
+            Whose::Channel(metrics) => match (fate.lost(), kind.output()) {
+                (Some(reason), _) => metrics.lost(reason, commands),
+                (None, Some(by)) => metrics.delivered.add(by, commands),
+                (None, None) => {}
             },
             Whose::Receipt(receipt) => {
                 if let Some(receipt) = receipt.take() {

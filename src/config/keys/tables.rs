@@ -35,6 +35,11 @@ pub(super) const ROOT: &[Key] = &[
     Key::new("limits", Kind::Table(Table::Limits), "what all of the daemon may use"),
     Key::new("daemon", Kind::Table(Table::Daemon), "how the daemon runs"),
     Key::new("log", Kind::Table(Table::Log), "the daemon's own log, on standard error"),
+    Key::new(
+        "http",
+        Kind::Table(Table::Http),
+        "GET /metrics for Prometheus, /healthz, /readyz, /status",
+    ),
 ];
 
 pub(super) const CONNECTION: &[Key] = &[
@@ -352,3 +357,10 @@ pub(super) const LOG: &[Key] = &[
     )
     .default("\"auto\""),
 ];
+
+pub(super) const HTTP: &[Key] = &[Key::new(
+    "listen",
+    Kind::Either(&[Kind::Text, Kind::False]),
+    "taken: said, and tried again; false: no endpoints. An IP address and a port",
+)
+.default("\"127.0.0.1:9847\"")];

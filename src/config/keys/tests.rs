@@ -60,6 +60,7 @@ fn shown(text: &str) -> Vec<Shown> {
                 "limits" => Table::Limits,
                 "daemon" => Table::Daemon,
                 "log" => Table::Log,
+                "http" => Table::Http,
                 other => panic!("what is [{other}]?"),
             };
         } else if let Some((key, rest)) = line.split_once(" = ") {
