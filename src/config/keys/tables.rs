@@ -329,7 +329,7 @@ pub(super) const ROUTES: &[Key] = &[
 pub(super) const LIMITS: &[Key] = &[Key::new(
     "memory",
     Kind::Size(LEAST_QUEUE, LARGEST),
-    "all queues together; the fullest drops first",
+    "all queues together, a stream's at most an even share; the fullest of pub/sub's drops first",
 )
 .default("\"256MiB\"")];
 
