@@ -101,6 +101,28 @@ fn a_tap_shows_what_came_each_hop_and_where_it_went_or_why_it_failed() {
 }
 
 #[test]
+fn a_tap_goes_on_over_a_reload() {
+    let redis = Redis::start();
+    let mut daemon = start(&redis);
+    let chat = tap(&daemon, &["chat", "--count", "2", "--json"]);
+    redis.client().publish("chat", "before");
+    chat.wait_stdout("before");
+    let config = daemon.dir().join("config.toml");
+    let text = std::fs::read_to_string(&config).expect("the config is there");
+    let changed = text.replace(r#"["redact", "announce"]"#, r#"["redact"]"#);
+    assert_ne!(changed, text);
+    std::fs::write(&config, changed).expect("it is written");
+    daemon.signal(Signal::HUP);
+    daemon.wait_log(&["reloaded: 2 channels"]);
+    redis.client().publish("chat", "after");
+    let samples = objects(&chat.wait().expect(0).text());
+    let hops = |sample: &Json| sample["hops"].as_array().map(Vec::len);
+    let [before, after] = &samples[..] else { panic!("two samples: {samples:?}") };
+    assert_eq!((hops(before), hops(after)), (Some(2), Some(1)), "{samples:?}");
+    assert_eq!(after["input"]["payload"], "after", "{after}");
+}
+
+#[test]
 fn a_tap_of_a_stream_shows_entries_tries_and_dead_letters() {
     let redis = Redis::start();
     let mut daemon = Handlerd::start(

@@ -172,7 +172,8 @@ impl Running {
                 return Ok(());
             }
             Err(Refused(why)) => {
-                self.metrics.reloaded(false, why.lines().next().unwrap_or_default());
+                let first = why.lines().next().unwrap_or_default();
+                self.metrics.reloaded(false, first.strip_prefix("error: ").unwrap_or(first));
                 why.lines().for_each(|line| tracing::error!("{line}"));
                 tracing::error!("the reload was refused: everything goes on as it was");
                 return Err(why.lines().next().unwrap_or_default().to_owned());
