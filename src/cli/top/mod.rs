@@ -132,6 +132,11 @@ fn end_at_signal(ended: Arc<AtomicBool>) -> Result<(), Fault> {
             _ = hangup.recv() => {}
         }
         ended.store(true, Relaxed);
+        // Where the terminal is gone, looking for keys never ends: crossterm reads its end again and
+        // again.
+        tokio::time::sleep(5 * LOOK).await;
+        ratatui::restore();
+        std::process::exit(Code::Success as i32);
     });
     Ok(())
 }
