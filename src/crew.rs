@@ -177,10 +177,13 @@ impl Crew {
         new
     }
 
-    /// Work no longer for a channel whose queue was closed and has ended.
-    pub fn vacate(&self, place: usize) {
+    /// Work no longer for the channels of these places, whose queues were closed and have ended.
+    pub fn vacate(&self, free: &[usize]) {
+        if free.is_empty() {
+            return;
+        }
         let mut places = self.roll.load().places.clone();
-        places[place] = None;
+        free.iter().for_each(|place| places[*place] = None);
         while places.last().is_some_and(Option::is_none) {
             places.pop();
         }
