@@ -148,7 +148,10 @@ impl Crew {
         for (place, channel) in successors {
             let before = places[place].replace(channel.clone());
             debug_assert!(before.as_ref().is_some_and(|b| Arc::ptr_eq(&b.queue, &channel.queue)));
-            retired.extend(before);
+            if let Some(before) = before {
+                before.mended.store(!before.chain.has_handlers_of(&channel.chain), Relaxed);
+                retired.push(before);
+            }
         }
         let mut new = Vec::with_capacity(added.len());
         let mut free = 0;

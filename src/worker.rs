@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -50,6 +51,8 @@ pub struct Channel {
     /// Another one goes on in this one's place, with the same queue: what is tried again is tried by
     /// that one.
     pub retired: CancellationToken,
+    /// And that one has other handlers.
+    pub mended: AtomicBool,
     /// Where others look on.
     pub tap: Arc<Tap>,
 }
@@ -510,10 +513,11 @@ impl Channel {
         self.chain.run_observed(delivery, message, observe).await
     }
 
-    /// Wait before the next try; to the end of the pause where that `is_asked` for.
+    /// Wait before the next try. A pause that `is_asked` for is ended by other handlers only.
     async fn sleep(&self, pause: Duration, is_asked: bool) -> Woken {
         const LOOK: Duration = Duration::from_millis(100);
         let until = Instant::now() + pause;
+        let mut stays = false;
         loop {
             if self.is_stopping_stream() {
                 return Woken::StreamStops;
@@ -523,7 +527,13 @@ impl Channel {
             let look = if self.finisher.is_some() { left.min(LOOK) } else { left };
             tokio::select! {
                 biased;
-                () = self.retired.cancelled(), if !is_asked => return Woken::Retired,
+                () = self.retired.cancelled(), if !stays => {
+                    if !is_asked || self.mended.load(Relaxed) {
+                        return Woken::Retired;
+                    }
+                    stays = true;
+                    continue;
+                }
                 () = tokio::time::sleep(look) => {}
             }
             if look == left {
