@@ -47,7 +47,7 @@ pub(super) async fn prepare(
     notes.extend(orphans.iter().map(|name| {
         let file = config.handlers[name].plugin.display();
         format!(
-            "the plugin file {file} is gone; handler {name} goes on with what it was, until handlerd \\
+            "the plugin file {file} is gone; handler {name} goes on with what it was, until handlerd \
              is started again"
         )
     }));
