@@ -215,7 +215,12 @@ mod tests {
 
     fn over(address: &OsStr) -> Notify {
         let socket = Some(Socket::open(address).expect("an address"));
-        Notify(Arc::new(Inner { socket, watchdog: None, reload_failed: Mutex::default() }))
+        Notify(Arc::new(Inner {
+            socket,
+            watchdog: None,
+            reload_failed: Mutex::default(),
+            stops: AtomicBool::new(false),
+        }))
     }
 
     fn received(socket: &UnixDatagram) -> String {
