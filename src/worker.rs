@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::broker::stream::{AppendError, Entry, Finish, Finisher, Unfit, UnfitKind};
+use crate::broker::single::Hold;
+use crate::broker::stream::{AppendError, Finish, Finisher, Unfit, UnfitKind};
 use crate::chain::{Chain, Convoy, Failure, FailureKind, Transit};
 use crate::dead_letter::{Blame, DeadLetter};
 use crate::message::{Delivery, Message};
@@ -83,7 +84,7 @@ pub struct Desk {
 struct Kept {
     /// As it came, where it may be tried again or become a dead letter.
     original: Option<Message>,
-    entry: Option<Entry>,
+    entry: Option<Hold>,
     order: u64,
 }
 
@@ -385,7 +386,7 @@ impl Channel {
         self.bury(graveyard, letter, entry);
     }
 
-    fn bury(&self, graveyard: &Graveyard, letter: DeadLetter, entry: Option<Entry>) {
+    fn bury(&self, graveyard: &Graveyard, letter: DeadLetter, entry: Option<Hold>) {
         let Graveyard { stream, maxlen } = graveyard;
         let Some(entry) = entry else {
             self.queue.metrics().dead_letters.add(1);
@@ -420,7 +421,7 @@ impl Channel {
                 let mut letter =
                     DeadLetter::new(message, &delivery, self.outputs.payload_field(), blame, now());
                 letter.headers = headers;
-                self.bury(graveyard, letter, Some(entry));
+                self.bury(graveyard, letter, Some(entry.into()));
             }
             None => {
                 let reason = match kind {

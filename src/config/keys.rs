@@ -102,6 +102,7 @@ impl Table {
                 "max_deliveries",
                 "when_done",
                 "payload_field",
+                "single",
                 "handlers",
                 "publish",
                 "append",

@@ -138,7 +138,7 @@ impl State {
     }
 
     /// Whether another connection may find another Redis, or this one as it was before.
-    pub(super) fn wants_new_connection(self) -> bool {
+    pub(in crate::broker) fn wants_new_connection(self) -> bool {
         matches!(
             self,
             State::RedisAway | State::ReadOnly | State::Loading | State::MasterDown | State::Busy
@@ -156,12 +156,12 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    pub(super) fn new(state: State, text: impl Into<String>) -> Self {
+    pub(in crate::broker) fn new(state: State, text: impl Into<String>) -> Self {
         Trouble { state, text: text.into() }
     }
 
     /// Redis's error.
-    pub(super) fn refused(text: &[u8]) -> Self {
+    pub(in crate::broker) fn refused(text: &[u8]) -> Self {
         let text = printable(text, SHOWN);
         Trouble { state: State::of(&text), text }
     }
@@ -197,7 +197,9 @@ impl From<ConnectError> for Trouble {
 }
 
 /// What one task goes through: says and counts each state, and knows how long to wait.
-pub(super) struct Journal {
+pub(in crate::broker) struct Journal {
+    /// "stream" or "lease".
+    what: &'static str,
     table: Arc<str>,
     key: Arc<str>,
     /// "read" or "finish".
@@ -209,13 +211,14 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    pub(super) fn new(
+    pub(in crate::broker) fn new(
         table: &Arc<str>,
         key: &Arc<str>,
         doing: &'static str,
         metrics: &Arc<ChannelMetrics>,
     ) -> Self {
         Journal {
+            what: "stream",
             table: table.clone(),
             key: key.clone(),
             doing,
@@ -225,8 +228,18 @@ impl Journal {
         }
     }
 
+    /// Of a channel that is single.
+    pub(in crate::broker) fn of_lease(
+        table: &Arc<str>,
+        lease: &Arc<str>,
+        metrics: &Arc<ChannelMetrics>,
+    ) -> Self {
+        let doing = "keep the lease and finish messages";
+        Journal { what: "lease", ..Journal::new(table, lease, doing, metrics) }
+    }
+
     /// There is trouble; answers how long to wait before the next try.
-    pub(super) fn trouble(&mut self, trouble: Trouble) -> Duration {
+    pub(in crate::broker) fn trouble(&mut self, trouble: Trouble) -> Duration {
         self.metrics.stream.state(trouble.state.as_str());
         let now = Instant::now();
         let (since, said) = match &self.now {
@@ -237,12 +250,12 @@ impl Journal {
         let due = said.is_none_or(|said| now - said >= SAY_AGAIN);
         if due {
             let (table, state, doing) = (&*self.table, trouble.state.as_str(), self.doing);
-            let stream = printable(self.key.as_bytes(), SHOWN);
+            let (what, stream) = (self.what, printable(self.key.as_bytes(), SHOWN));
             tracing::warn!(
                 channel = table,
                 stream,
                 state,
-                "stream {stream}: can't {doing}: {trouble}; it is tried until it works"
+                "{what} {stream}: can't {doing}: {trouble}; it is tried until it works"
             );
         }
         self.now = Some((trouble, since, if due { now } else { said.unwrap_or(now) }));
@@ -250,16 +263,16 @@ impl Journal {
     }
 
     /// It works.
-    pub(super) fn fine(&mut self) {
+    pub(in crate::broker) fn fine(&mut self) {
         let Some((trouble, since, _)) = self.now.take() else { return };
         self.pauses = pauses();
         let (table, doing) = (&*self.table, self.doing);
-        let stream = printable(self.key.as_bytes(), SHOWN);
+        let (what, stream) = (self.what, printable(self.key.as_bytes(), SHOWN));
         tracing::info!(
             channel = table,
             stream,
             state = trouble.state.as_str(),
-            "stream {stream}: can {doing} again after {:.1} s",
+            "{what} {stream}: can {doing} again after {:.1} s",
             since.elapsed().as_secs_f32()
         );
     }
