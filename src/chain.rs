@@ -2,16 +2,19 @@
 //!
 //! Owns what a handler is (an open set, so a trait), what a failure is, and how a run through the
 //! chain goes: whole or not at all. Called by the workers and by `handlerd try` and `replay`.
-//! Does no I/O and knows neither plugins nor Redis.
+//! Does no I/O and knows neither plugins nor Redis; who looks on (`tap`) gives it an [`Observer`].
 
 use std::fmt;
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::Routes;
+use crate::failpoint;
 use crate::message::{Delivery, Message};
+use crate::timing::Timing;
 
 /// A future of [`Handler::handle`], boxed: once a run of messages is seldom enough.
 pub type HandlerFuture<'a> = Pin<Box<dyn Future<Output = usize> + Send + 'a>>;
@@ -55,6 +58,22 @@ pub trait Handler: Send + Sync {
     ///
     /// An empty list ends a message's way; a message with a route leaves the chain.
     fn handle<'a>(&'a self, messages: &'a mut [Transit]) -> HandlerFuture<'a>;
+
+    /// What those see who look at the daemon; `None` of one that is no plugin.
+    fn seen(&self) -> Option<Seen> {
+        None
+    }
+}
+
+/// What is to be seen of a handler.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Of its plugin's file, as people write it.
+    pub sha256: String,
+    /// Its calls.
+    pub timing: Arc<Timing>,
+    /// Instances that there are now.
+    pub instances: usize,
 }
 
 /// Have a handler handle one message.
@@ -140,6 +159,9 @@ pub struct RunLimits {
     pub max_output: usize,
 }
 
+/// Shown what a hop made of one message: the handler's name, how long it took, and what came out.
+pub type Observer = Box<dyn FnMut(&Arc<str>, Duration, &Outcome) + Send>;
+
 /// Messages that go through a chain together: as far as each handler's time
 /// allows they are handed to it at once, since that is far cheaper than one by one.
 #[derive(Default)]
@@ -150,11 +172,14 @@ pub struct Convoy {
     passed: Vec<usize>,
     /// How many have come out.
     out: usize,
+    /// Who looks on at which messages, in the order of these; nearly always nobody at any.
+    observers: Vec<(usize, Observer)>,
 }
 
 impl Convoy {
     /// Forget the messages: they have all come out.
     pub fn clear(&mut self) {
+        self.observers.clear();
         self.transits.clear();
         self.passed.clear();
         self.out = 0;
@@ -163,6 +188,18 @@ impl Convoy {
     /// Let messages go, behind those that are in it.
     pub fn extend(&mut self, messages: impl Iterator<Item = Transit>) {
         self.transits.extend(messages);
+    }
+
+    /// The message of this place, before it is begun.
+    pub fn waiting(&self, place: usize) -> Option<(&Arc<Delivery>, &Message)> {
+        let transit = self.transits.get(place)?;
+        Some((&transit.delivery, transit.single()?))
+    }
+
+    /// Look on at the message of this place, which is not before that of an earlier call and is not
+    /// begun: each handler is given it alone, in its turn.
+    pub fn observe(&mut self, place: usize, observer: Observer) {
+        self.observers.push((place, observer));
     }
 
     /// Bytes of the messages in it.
@@ -180,6 +217,25 @@ impl Convoy {
     /// Take those from this place on out again; none of them may have [begun](Self::begun).
     pub fn split_off(&mut self, at: usize) -> Vec<Transit> {
         debug_assert!(at >= self.begun(), "what a handler was given is on its way");
+        self.observers.retain(|(place, _)| *place < at);
+        self.transits.split_off(at)
+    }
+
+    /// One of those in it, by its place.
+    pub fn at(&mut self, place: usize) -> &mut Transit {
+        &mut self.transits[place]
+    }
+
+    /// How many have come out.
+    pub fn out(&self) -> usize {
+        self.out
+    }
+
+    /// Take those from this place on out again, however far they have come: they begin anew.
+    pub fn cut(&mut self, at: usize) -> Vec<Transit> {
+        self.passed.iter_mut().for_each(|passed| *passed = at.min(*passed));
+        self.out = at.min(self.out);
+        self.observers.retain(|(place, _)| *place < at);
         self.transits.split_off(at)
     }
 
@@ -207,6 +263,12 @@ impl Chain {
     /// as they are.
     pub fn new(handlers: Vec<Arc<dyn Handler>>, limits: RunLimits, routes: Routes) -> Self {
         Chain { handlers: handlers.into(), limits, routes }
+    }
+
+    /// The handlers' names in order, for a log line.
+    pub fn names(&self) -> String {
+        let names: Vec<&str> = self.handlers.iter().map(|handler| &**handler.name()).collect();
+        names.join(",")
     }
 
     /// What is equal for the chains whose messages may go in one convoy: those of the same handlers.
@@ -246,7 +308,7 @@ impl Chain {
     /// Messages come out in the order in which they went in. Those that are furthest go on first,
     /// so a slow handler holds back nothing that is behind it in the chain.
     pub async fn advance<'c>(&self, convoy: &'c mut Convoy) -> Option<&'c mut [Transit]> {
-        let Convoy { transits, passed, out } = convoy;
+        let Convoy { transits, passed, out, observers } = convoy;
         passed.resize(self.handlers.len(), 0);
         if *out == transits.len() {
             return None;
@@ -261,7 +323,12 @@ impl Chain {
                 .find(|&hop| passed[hop] < if hop == 0 { transits.len() } else { passed[hop - 1] });
             let Some(at) = at else { break };
             let end = if at == 0 { transits.len() } else { passed[at - 1] };
-            passed[at] += self.hop(&self.handlers[at], &mut transits[passed[at]..end]).await;
+            let (handler, begin) = (&self.handlers[at], passed[at]);
+            passed[at] += if observers.is_empty() {
+                self.hop(handler, &mut transits[begin..end]).await
+            } else {
+                self.observed_hop(handler, transits, begin..end, observers).await
+            };
         }
         let begin = *out;
         *out = passed.last().copied().unwrap_or(transits.len());
@@ -275,6 +342,8 @@ impl Chain {
             self.fan(handler, &mut messages[0]).await;
             return 1;
         }
+        let given = messages[..singles].iter().filter_map(Transit::single);
+        failpoint::handling(given.map(|message| message.payload.as_slice()));
         let handled = handler.handle(&mut messages[..singles]).await.clamp(1, singles);
         for transit in &mut messages[..handled] {
             if let Ok(outputs) = &transit.outcome
@@ -282,6 +351,33 @@ impl Chain {
             {
                 transit.outcome = Err(failure);
             }
+        }
+        handled
+    }
+
+    /// One hop for messages that somebody may look on at: those up to the first such one, or that
+    /// one alone.
+    async fn observed_hop(
+        &self,
+        handler: &Arc<dyn Handler>,
+        transits: &mut [Transit],
+        Range { start, end }: Range<usize>,
+        observers: &mut [(usize, Observer)],
+    ) -> usize {
+        let first = observers.partition_point(|(place, _)| *place < start);
+        let next = observers.get(first).map_or(end, |(place, _)| end.min(*place));
+        if next > start {
+            return self.hop(handler, &mut transits[start..next]).await;
+        }
+        let goes_on = |message: &Message| message.route.is_none();
+        let is_hop =
+            matches!(&transits[start].outcome, Ok(messages) if messages.iter().any(goes_on));
+        let began = Instant::now();
+        let handled = self.hop(handler, &mut transits[start..=start]).await;
+        let took = began.elapsed();
+        let looking = observers[first..].iter_mut().take_while(|(place, _)| *place == start);
+        for (_, observer) in looking.filter(|_| is_hop) {
+            observer(handler.name(), took, &transits[start].outcome);
         }
         handled
     }
@@ -524,6 +620,41 @@ mod tests {
             .map(|outcome| outcome.map_or_else(|f| f.kind.as_str().into(), |m| m.join("+")))
             .collect();
         assert_eq!(shown, ["A", "B1+B2", "reject", "", "E", "F", "G"]);
+    }
+
+    #[tokio::test]
+    async fn who_looks_on_sees_each_hop_and_changes_nothing() {
+        let chain = chain(&[reject_c, twice_b_and_no_d, shout], AMPLE, Routes::default());
+        let mut convoy = Convoy::default();
+        let all = ["a", "b", "c", "d", "e"];
+        convoy.extend(all.iter().map(|m| Transit::new(delivery(), Message::new(*m))));
+        let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+        for (place, input) in all.into_iter().enumerate().skip(1) {
+            let seen = seen.clone();
+            convoy.observe(
+                place,
+                Box::new(move |handler, _, outcome| {
+                    let shown = outcome.clone().map_or_else(|f| f.reason, |m| show(m).join("+"));
+                    seen.lock().unwrap().push(format!("{input} {handler}: {shown}"));
+                }),
+            );
+        }
+        let mut came_out = Vec::new();
+        while let Some(arrived) = chain.advance(&mut convoy).await {
+            came_out.extend(arrived.iter().map(|transit| transit.outcome.is_ok()));
+        }
+        assert_eq!(came_out, [true, true, false, true, true]);
+        let mut seen = std::mem::take(&mut *seen.lock().unwrap());
+        seen.sort();
+        let hops = ["b 0: b", "b 1: b1+b2", "b 2: B1+B2", "c 0: so", "d 0: d", "d 1: "];
+        assert_eq!(seen[..6], hops);
+        assert_eq!(seen[6..], ["e 0: e", "e 1: e", "e 2: E"]);
+        // One that is taken out before it is begun is not looked on at any more.
+        convoy.clear();
+        convoy.extend(all.iter().map(|m| Transit::new(delivery(), Message::new(*m))));
+        convoy.observe(4, Box::new(|_, _, _| panic!("it isn't there")));
+        assert_eq!(convoy.split_off(4).len(), 1);
+        while chain.advance(&mut convoy).await.is_some() {}
     }
 
     #[tokio::test]

@@ -6,7 +6,8 @@
 //! batch each); those with the same handlers go through them together, as long as these are quick.
 //! A turn that has to wait (a plugin that computes for long, a Redis that doesn't take more) goes on
 //! as a task of its own, and the hand goes on with the others. Built and started by the daemon, which
-//! may exchange channels at any time: a turn that has begun ends with the channels it began with.
+//! may exchange channels at any time: a turn that has begun ends with the channels it began with, and
+//! at once where it would try a message again.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -23,6 +24,7 @@ use tokio_util::sync::{CancellationToken, ReusableBoxFuture};
 
 use crate::broker::stream::Finisher;
 use crate::broker::writer::Writer;
+use crate::heartbeat::Beat;
 use crate::worker::{Channel, Desk};
 
 /// After so long a hand lets other tasks have its thread. Most handlers answer without ever
@@ -134,17 +136,19 @@ impl Crew {
     }
 
     /// From now on work for these, too, and in the places of some others for those that succeed
-    /// them (with the same queue). All at once, between two turns. Answers the places of those that
-    /// were added.
+    /// them (with the same queue). All at once, between two turns; what is being tried again goes back
+    /// into the queue for its next turn. Answers the places of those that were added.
     pub fn change(
         self: &Arc<Self>,
         added: Vec<Arc<Channel>>,
         successors: Vec<(usize, Arc<Channel>)>,
     ) -> Vec<usize> {
         let mut places = self.roll.load().places.clone();
+        let mut retired = Vec::with_capacity(successors.len());
         for (place, channel) in successors {
             let before = places[place].replace(channel.clone());
-            debug_assert!(before.is_some_and(|before| Arc::ptr_eq(&before.queue, &channel.queue)));
+            debug_assert!(before.as_ref().is_some_and(|b| Arc::ptr_eq(&b.queue, &channel.queue)));
+            retired.extend(before);
         }
         let mut new = Vec::with_capacity(added.len());
         let mut free = 0;
@@ -159,6 +163,8 @@ impl Crew {
             new.push(free);
         }
         self.roll.store(Arc::new(Roll::new(places)));
+        // Not before the next turn is its successor's.
+        retired.iter().for_each(|channel| channel.retired.cancel());
         // Nobody is told of messages before there is a place to find them.
         for (place, channel) in new.iter().copied().zip(&added) {
             let crew = Arc::downgrade(self);
@@ -184,6 +190,11 @@ impl Crew {
     /// Who is at this place now.
     pub fn channel(&self, place: usize) -> Option<Arc<Channel>> {
         self.roll.load().places.get(place).cloned().flatten()
+    }
+
+    /// What the channels write by now, each once.
+    pub fn writers(&self) -> Vec<Writer> {
+        self.roll.load().writers.clone()
     }
 
     /// Take no messages any more: what waits is handled, and then there is nothing to do.
@@ -228,28 +239,31 @@ impl Crew {
 
     /// Be a hand: work until stopped. The turns that it began and that still have to wait are
     /// dropped with it.
-    pub async fn work(self: Arc<Self>, stop: CancellationToken) {
+    pub async fn work(self: Arc<Self>, beat: Beat, stop: CancellationToken) {
         let mut waiting = JoinSet::new();
         let nothing = || ReusableBoxFuture::new(std::future::ready(Table::default()));
         let mut turn = nothing();
         let mut table = Table::default();
-        let mut places = VecDeque::with_capacity(TAKEN);
+        let mut taken = Taken { crew: &self, places: VecDeque::with_capacity(TAKEN) };
         let mut began = Instant::now();
         let mut handled = 0;
         let mut roll = Cache::new(&self.roll);
         loop {
-            if !self.take(&mut places) {
+            beat.answer();
+            if !self.take(&mut taken.places) {
                 roll.load().flush();
                 tokio::select! {
                     () = self.wait() => {}
+                    () = beat.asked() => {}
                     () = stop.cancelled() => return,
                 }
                 began = Instant::now();
             }
-            while !places.is_empty() {
+            while !taken.places.is_empty() {
                 let roll = roll.load();
-                roll.choose(&mut places, &mut table.places);
-                turn.set(Turn::new(&self, roll, std::mem::take(&mut table)).run());
+                let mut next = Turn::new(&self, roll, std::mem::take(&mut table));
+                roll.choose(&mut taken.places, &mut next.table.places);
+                turn.set(next.run());
                 match std::future::poll_fn(|cx| Poll::Ready(turn.poll(cx))).await {
                     Poll::Ready(used) => table = used,
                     Poll::Pending => {
@@ -285,6 +299,20 @@ impl Crew {
             self.wake.notify_one();
         }
         !places.is_empty()
+    }
+
+    /// The other way round: before those that have come on the list meanwhile.
+    fn put_back(&self, places: &mut VecDeque<usize>) {
+        let asleep = {
+            let mut list = self.list();
+            while let Some(place) = places.pop_back() {
+                list.ready.push_front(place);
+            }
+            list.asleep > 0 && !list.ready.is_empty()
+        };
+        if asleep {
+            self.wake.notify_one();
+        }
     }
 
     async fn wait(&self) {
@@ -350,6 +378,19 @@ fn kinds(places: &[Option<Arc<Channel>>]) -> Vec<usize> {
     places.iter().enumerate().map(kind).collect()
 }
 
+/// Channels that a hand has taken from the list and not begun. They go back to it with the hand,
+/// however that ends: nobody else would ever give them their turn.
+struct Taken<'c> {
+    crew: &'c Crew,
+    places: VecDeque<usize>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.crew.put_back(&mut self.places);
+    }
+}
+
 /// What a turn is about, and what it needs.
 #[derive(Default)]
 struct Table {
@@ -387,9 +428,8 @@ impl Turn {
     async fn run(mut self) -> Table {
         let Turn { crew, roll, table: Table { places, desk }, .. } = &mut self;
         let mut channels: Vec<&Channel> = places.iter().map(|place| roll.channel(*place)).collect();
-        let taken = desk.begin(&channels);
         let turn = async {
-            let mut with = taken;
+            let mut with = desk.begin(&channels);
             loop {
                 // Those for which there is no room, or no time, have their next turn now.
                 if with < places.len() {

@@ -5,25 +5,30 @@
 //! an entry of a stream makes what is written in one step with its acknowledgement. Routes have been
 //! judged by the chain before anything comes here.
 
+mod letters;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
-
+use self::letters::Letters;
+use crate::broker::backoff::backoff;
 use crate::broker::stream::{AppendError, Finish, can_append};
-use crate::broker::writer::Writer;
-use crate::config::{Channel, NameTemplate, Output, RouteKind, Routes, Source, Target};
+use crate::broker::writer::{Fate, Writer};
+use crate::config::{
+    Channel, NameTemplate, OWN_CONNECTION as OWN, Output, RouteKind, Routes, Source, Target,
+};
 use crate::dead_letter::{DeadLetter, PAYLOAD};
 use crate::message::{Delivery, Message};
 use crate::queue::OutputAway;
-use crate::telemetry::{ChannelMetrics, DropReason, printable};
-
-/// The name of the connection that routes and dead letters go over.
-const OWN: &str = "redis";
+use crate::telemetry::{ChannelMetrics, DropReason, OutputKind, printable};
 
 /// Bytes of a payload that a log line shows at most.
 const LOGGED_PAYLOAD: usize = 4 << 10;
+
+/// Pauses between tries to write to another Redis than the stream's.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The outputs of one channel, with the writers they need.
 pub struct Outputs {
@@ -35,6 +40,7 @@ pub struct Outputs {
     /// Each writer once, whatever number of outputs share it.
     writers: Vec<Writer>,
     append: Append,
+    letters: Arc<Letters>,
     metrics: Arc<ChannelMetrics>,
 }
 
@@ -58,6 +64,16 @@ impl From<RouteKind> for Command {
             RouteKind::Publish => Command::Publish,
             RouteKind::Append => Command::Append,
             RouteKind::Push => Command::Push,
+        }
+    }
+}
+
+impl From<Command> for OutputKind {
+    fn from(command: Command) -> Self {
+        match command {
+            Command::Publish => OutputKind::Publish,
+            Command::Append => OutputKind::Append,
+            Command::Push => OutputKind::Push,
         }
     }
 }
@@ -112,6 +128,7 @@ impl Outputs {
             route_writer: writer(OWN),
             writers: connections.iter().copied().filter_map(writer).collect(),
             append: Append { payload_field, maxlen: channel.maxlen },
+            letters: Letters::new(metrics.clone()),
             metrics,
         }
     }
@@ -170,11 +187,6 @@ impl Outputs {
     /// it has it: only then may the entry be finished. What is published and refused is counted, and
     /// not tried again.
     pub async fn send_abroad(&self, delivery: &Delivery, messages: &[Message]) {
-        let pauses = ExponentialBuilder::new()
-            .with_min_delay(Duration::from_millis(100))
-            .with_max_delay(Duration::from_secs(5))
-            .with_jitter()
-            .without_max_times();
         // Each has counters of its own: only what hasn't arrived is sent again.
         let mut left = Vec::new();
         for message in messages {
@@ -184,7 +196,7 @@ impl Outputs {
                 }
             });
         }
-        for pause in pauses.build() {
+        for pause in backoff(FIRST_PAUSE, LAST_PAUSE) {
             let sent: Vec<Arc<ChannelMetrics>> = left
                 .iter()
                 .map(|(command, writer, name, message)| {
@@ -205,7 +217,7 @@ impl Outputs {
                     Command::Publish => from.dropped(DropReason::Refused),
                     Command::Append | Command::Push => 0,
                 };
-                self.metrics.delivered.add(from.delivered.get());
+                self.metrics.delivered.add((*command).into(), from.delivered.get());
                 self.metrics.lost(DropReason::Refused, refused);
                 from.delivered.get() + refused == 0
             });
@@ -244,7 +256,7 @@ impl Outputs {
     /// When a message can't be an entry of a stream; then nothing was logged.
     pub fn finish(&self, delivery: &Delivery, messages: &[Message]) -> Result<Finish, AppendError> {
         self.check(messages)?;
-        let mut finish = Finish::new();
+        let mut finish = Finish::handled();
         for message in messages {
             self.log(delivery, message);
             self.each(delivery, message, |command, writer, name| match command {
@@ -261,12 +273,17 @@ impl Outputs {
         Ok(finish)
     }
 
-    /// Store a dead letter of a pub/sub message.
-    pub fn bury(&self, stream: &str, maxlen: Option<u64>, letter: &DeadLetter) {
-        let Some(writer) = &self.route_writer else { return };
+    /// Store a dead letter of a pub/sub message. It is counted when it is known what became of it.
+    pub fn bury(&self, stream: &Arc<str>, maxlen: Option<u64>, letter: DeadLetter) {
+        let letter = Arc::new(letter);
+        let receipt = self.letters.receipt(stream, letter.clone());
+        let Some(writer) = &self.route_writer else {
+            debug_assert!(false, "a channel with dead letters has a writer for them");
+            return receipt(Fate::Unsent);
+        };
         let fields = letter.fields();
         let fields = fields.iter().flat_map(|(name, value)| [*name, &**value]);
-        writer.append(stream, maxlen, fields, &self.metrics);
+        writer.append_and_tell(stream, maxlen, fields, receipt);
     }
 
     /// Wake the writers: what was handed over goes out now.
@@ -295,6 +312,30 @@ impl Outputs {
         }
     }
 
+    /// Where this message goes, in words: `publish chat.out`.
+    pub fn destinations(&self, delivery: &Delivery, message: &Message) -> Vec<String> {
+        let mut to = Vec::new();
+        self.each(delivery, message, |command, writer, name| {
+            let command = match command {
+                Command::Publish => "publish",
+                Command::Append => "append",
+                Command::Push => "push",
+            };
+            let at = writer.map(|writer| &**writer.name()).filter(|name| *name != OWN);
+            let at = at.map_or(String::new(), |name| format!(" at {name}"));
+            to.push(format!("{command} {name}{at}"));
+        });
+        if self.logs(message) {
+            to.push("log".to_owned());
+        }
+        to
+    }
+
+    /// Whether this message is logged: it is not routed elsewhere.
+    fn logs(&self, message: &Message) -> bool {
+        message.route.is_none() && self.sinks.iter().any(|sink| matches!(sink, Sink::Log))
+    }
+
     fn check(&self, messages: &[Message]) -> Result<(), AppendError> {
         let appends = |sink: &Sink| matches!(sink, Sink::Redis(Command::Append, ..));
         let all = self.sinks.iter().any(appends);
@@ -310,9 +351,9 @@ impl Outputs {
         appended.try_for_each(|message| can_append(&self.append.payload_field, message))
     }
 
-    /// Log it, where that is an output and it is not routed elsewhere.
+    /// Log it, where that is an output.
     fn log(&self, delivery: &Delivery, message: &Message) {
-        if message.route.is_some() || !self.sinks.iter().any(|sink| matches!(sink, Sink::Log)) {
+        if !self.logs(message) {
             return;
         }
         let payload = printable(&message.payload, LOGGED_PAYLOAD);
@@ -321,6 +362,6 @@ impl Outputs {
             target: "handlerd::output",
             channel = &*delivery.table, %redis_channel, "{payload}"
         );
-        self.metrics.delivered.add(1);
+        self.metrics.delivered.add(OutputKind::Log, 1);
     }
 }

@@ -191,14 +191,34 @@ impl Waiting {
         })
     }
 
+    /// Take out the oldest.
+    fn pop_oldest(&mut self) -> Option<Received> {
+        let oldest = self.messages.pop_front()?;
+        self.busy.looked = self.busy.looked.saturating_sub(1);
+        Some(oldest)
+    }
+
     /// Take out the newest, as if it had never been let in.
     fn pop_newest(&mut self) -> Option<Received> {
         let newest = self.messages.pop_back()?;
+        self.busy.looked = self.messages.len().min(self.busy.looked);
         self.entered -= 1;
         let entered = self.entered;
         self.held_after.iter_mut().for_each(|held| *held = entered.min(*held));
         self.marks.iter_mut().for_each(|(mark, _)| *mark = entered.min(*mark));
         Some(newest)
+    }
+
+    /// Messages that were taken are as if they had not been, and before all others.
+    fn put_back(&mut self, messages: &mut Vec<Received>) {
+        for mut message in messages.drain(..).rev() {
+            // The rules may have changed since it came.
+            if let Some(order_by) = &self.rules.workers.order_by {
+                message.order = order::key(order_by, &message.message);
+            }
+            self.messages.push_front(message);
+        }
+        self.busy.looked = 0;
     }
 
     /// How many of those that were let in have been taken, or dropped.
@@ -216,7 +236,7 @@ impl Waiting {
 
     /// Whether a turn would find something to do.
     fn has_work(&self) -> bool {
-        self.free() > 0 && !self.busy.blocked
+        self.free() > self.busy.looked
     }
 
     fn is_ended(&self) -> bool {
@@ -224,7 +244,8 @@ impl Waiting {
     }
 }
 
-/// With `order_by`: how far a turn looks for messages whose keys nobody has in hand.
+/// With `order_by`: how much further a turn looks for messages whose keys nobody has in hand. The next
+/// one begins there.
 const LOOK_AT: usize = 1024;
 
 impl Queue {
@@ -275,7 +296,7 @@ impl Queue {
                 for message in &mut waiting.messages {
                     message.order = order_by.map_or(0, |by| order::key(by, &message.message));
                 }
-                waiting.busy.blocked = false;
+                waiting.busy.looked = 0;
             }
             waiting.rules = rules;
             self.wants_turn(&mut waiting)
@@ -344,7 +365,7 @@ impl Queue {
         let Rules { limit, overflow, .. } = waiting.rules;
         if overflow == Overflow::DropOldest && size <= limit {
             while waiting.bytes + size > limit {
-                match waiting.messages.pop_front() {
+                match waiting.pop_oldest() {
                     Some(oldest) => waiting.bytes -= oldest.footprint(),
                     None => break,
                 }
@@ -356,8 +377,12 @@ impl Queue {
         }
         waiting.bytes += size;
         waiting.entered += 1;
-        if waiting.busy.allows(message.order, &[]) {
-            waiting.busy.blocked = false;
+        // Nobody is told of what would have to wait, unless somebody has to look at others.
+        if waiting.busy.looked == waiting.messages.len()
+            && waiting.rules.workers.order_by.is_some()
+            && !waiting.busy.allows(message.order, &[])
+        {
+            waiting.busy.looked += 1;
         }
         waiting.messages.push_back(message);
         dropped
@@ -370,7 +395,7 @@ impl Queue {
         let mut dropped = 0;
         while before - waiting.bytes < bytes {
             let message = match waiting.rules.overflow {
-                Overflow::DropOldest => waiting.messages.pop_front(),
+                Overflow::DropOldest => waiting.pop_oldest(),
                 Overflow::DropNewest => waiting.pop_newest(),
             };
             let Some(message) = message else { break };
@@ -524,8 +549,9 @@ impl Queue {
         batch.queue = Some(self.clone());
         let mut free = waiting.free();
         let share = (free / waiting.rules.workers.most).clamp(1, BATCH_MESSAGES);
-        let mut at = 0;
-        while at < free.min(LOOK_AT) && batch.messages.len() < share && batch.bytes < BATCH_BYTES {
+        let mut at = waiting.busy.looked;
+        let end = at + LOOK_AT;
+        while at < free.min(end) && batch.messages.len() < share && batch.bytes < BATCH_BYTES {
             if !waiting.busy.allows(waiting.messages[at].order, &batch.keys) {
                 at += 1;
                 continue;
@@ -538,7 +564,7 @@ impl Queue {
             free -= 1;
             batch.messages.push_back(message);
         }
-        waiting.busy.blocked = batch.messages.is_empty();
+        waiting.busy.looked = at;
         self.bytes.store(waiting.bytes, Relaxed);
     }
 
@@ -546,7 +572,7 @@ impl Queue {
     fn release(&self, keys: &mut Vec<u64>) {
         let turn = {
             let mut waiting = lock(&self.waiting);
-            waiting.busy.release(keys);
+            waiting.busy.release(keys, None);
             self.wants_turn(&mut waiting)
         };
         if turn {
@@ -567,6 +593,11 @@ impl Queue {
         }
     }
 
+    /// How many may take turns at it at a time.
+    pub fn workers(&self) -> usize {
+        lock(&self.waiting).rules.workers.most
+    }
+
     /// Whether nothing is taken in any more.
     pub fn is_closed(&self) -> bool {
         lock(&self.waiting).closed
@@ -583,6 +614,7 @@ impl Queue {
         let mut waiting = lock(&self.waiting);
         let before = waiting.bytes;
         let messages = std::mem::take(&mut waiting.messages).into();
+        waiting.busy.looked = 0;
         waiting.bytes = 0;
         self.settle(&waiting, before);
         messages
@@ -594,6 +626,7 @@ impl Queue {
         let before = waiting.bytes;
         let left = waiting.messages.len() as u64;
         waiting.messages.clear();
+        waiting.busy.looked = 0;
         waiting.bytes = 0;
         waiting.closed = true;
         self.settle(&waiting, before);
@@ -638,21 +671,35 @@ impl Batch {
         }
     }
 
-    /// The messages in hand, which are these, wait again, before all others.
-    pub fn put_back(&mut self, messages: Vec<Received>) {
-        debug_assert_eq!(self.in_hand, messages.len() as u64, "others than those that were taken");
-        if let Some(queue) = self.queue.take() {
+    /// These of the messages in hand wait again, before all others: all of them, or all but one,
+    /// which is tried again. Then its key, with `order_by`, is the only one that stays in hand.
+    pub fn put_back(&mut self, mut messages: Vec<Received>, stays: Option<u64>) {
+        let left = messages.len() as u64 + u64::from(stays.is_some());
+        debug_assert_eq!(self.in_hand, left, "others than those that were taken");
+        let Some(queue) = self.queue.clone() else { return };
+        self.in_hand -= messages.len() as u64;
+        let bytes: usize = messages.iter().map(Received::footprint).sum();
+        self.bytes -= bytes;
+        let turn = {
             let mut waiting = lock(&queue.waiting);
-            for message in messages.into_iter().rev() {
-                waiting.messages.push_front(message);
+            if waiting.closed && queue.kept_by_source {
+                // Nobody is to begin them: they go back to their stream when they are dropped here.
+                queue.budget.used.fetch_sub(bytes, Relaxed);
+            } else {
+                waiting.put_back(&mut messages);
+                // They have been in the budget all the time.
+                waiting.bytes += bytes;
+                queue.bytes.store(waiting.bytes, Relaxed);
             }
-            // They have been in the budget all the time.
-            waiting.bytes += self.bytes;
-            queue.bytes.store(waiting.bytes, Relaxed);
-            waiting.busy.release(&mut self.keys);
+            waiting.busy.release(&mut self.keys, stays);
+            queue.wants_turn(&mut waiting)
+        };
+        if turn {
+            queue.ready();
         }
-        self.in_hand = 0;
-        self.bytes = 0;
+        if self.is_done() {
+            self.finish();
+        }
     }
 
     /// The messages in hand go back to their source: nothing became of them.

@@ -1,10 +1,36 @@
-//! What the service manager and the terminal say: signals.
+//! What the service manager and the terminal say, signals, and what is said to the service manager.
 //!
-//! Used by the daemon; knows nothing of what it does.
+//! Used by `handlerd run` and the daemon. Counts and decides nothing of what they do.
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | `notify` | systemd's notification socket: what is said, and that it never waits |
+//! | `watch` | the supervisor: asks the loops, feeds the watchdog, says how things go |
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+pub mod notify;
+pub mod watch;
+
+pub use notify::Notify;
+pub use watch::Watch;
+
+/// Everything that is asked by a signal.
+pub struct Signals {
+    /// The end.
+    pub stop: Stop,
+    /// A reload.
+    pub reload: Reload,
+}
+
+impl Signals {
+    /// Listen for them from now on, instead of being ended by them.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Signals { stop: Stop::listen()?, reload: Reload(signal(SignalKind::hangup())?) })
+    }
+}
 
 /// The signals that ask for an end.
 pub struct Stop {
@@ -32,17 +58,12 @@ impl Stop {
     }
 }
 
-/// The signal that asks for the configuration to be read again.
-pub struct Hangup(Signal);
+/// The signal that asks for a reload: SIGHUP.
+pub struct Reload(Signal);
 
-impl Hangup {
-    /// Listen for it from now on, instead of being ended by it.
-    pub fn listen() -> io::Result<Self> {
-        Ok(Hangup(signal(SignalKind::hangup())?))
-    }
-
-    /// Wait for the next one.
+impl Reload {
+    /// Wait for the next one; several that come before this is called are one.
     pub async fn next(&mut self) {
-        let _ = self.0.recv().await;
+        self.0.recv().await;
     }
 }

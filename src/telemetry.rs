@@ -1,20 +1,25 @@
-//! What handlerd knows of itself: metrics, and where logs go.
+//! What handlerd knows of itself: metrics; and, in `log`, where logs go.
 //!
 //! Owns the metric names of the contract and the set of reasons. Everybody may count; nobody else
 //! names a metric. Counting is an atomic addition, never a lock, on the way of a message.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::io::IsTerminal;
+use std::collections::{BTreeMap, HashSet};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
-
-use anyhow::Context;
-use tracing_subscriber::EnvFilter;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::chain::FailureKind;
-use crate::config::{Log, LogFormat};
+use crate::status;
+
+mod channel;
+pub mod log;
+
+pub use channel::{
+    ChannelMetrics, Count, Delivered, Flag, OutputKind, SingleMetrics, StreamMetrics,
+    StreamTrouble, Unsubscribed,
+};
 
 /// Why a message was dropped, or what was sent of it is unsure. The words are the values of the metric label `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,9 +36,9 @@ pub enum DropReason {
     Name,
     /// A handler failed and the message has no dead letter.
     Failed,
-    /// Redis answered an output with an error.
+    /// Redis answered an output, or a dead letter, with an error.
     Refused,
-    /// An output was sent and the connection ended before its reply: it may have arrived.
+    /// An output or a dead letter was sent and the connection ended before its reply: it may have arrived.
     Unknown,
     /// Left over when the time for stopping was up.
     Shutdown,
@@ -56,6 +61,21 @@ impl DropReason {
         DropReason::Trimmed,
     ];
 
+    /// Whether a message of a stream (else of pub/sub) can be lost for it: streams wait instead.
+    pub fn may_be_of(self, stream: bool) -> bool {
+        match self {
+            DropReason::TooLarge | DropReason::Name | DropReason::Failed | DropReason::Refused => {
+                true
+            }
+            DropReason::Trimmed => stream,
+            DropReason::Overflow
+            | DropReason::Memory
+            | DropReason::RedisAway
+            | DropReason::Unknown
+            | DropReason::Shutdown => !stream,
+        }
+    }
+
     /// The word for logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -73,196 +93,23 @@ impl DropReason {
     }
 }
 
-/// A number that only grows.
-#[derive(Debug, Default)]
-pub struct Count(AtomicU64);
-
-impl Count {
-    /// Add `n`.
-    pub fn add(&self, n: u64) {
-        self.0.fetch_add(n, Relaxed);
-    }
-
-    /// Its value now.
-    pub fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
-
-/// What is counted of a stream source beside what is counted of every channel.
-#[derive(Debug, Default)]
-pub struct StreamMetrics {
-    /// Entries that were claimed from a consumer that didn't finish them.
-    pub claimed: Count,
-    /// Entries that came again: taken up after a restart or a lost connection, claimed, or read
-    /// again by a group that had vanished and was made again.
-    pub redelivered: Count,
-    /// Entries of which another was the first to finish them; nothing was written for them here.
-    pub finished_elsewhere: Count,
-    /// Entries that were given back unhandled at an orderly stop.
-    pub given_back: Count,
-    /// Connections for reading that were made again.
-    pub reconnects: Count,
-    /// Times that a vanished group was made again.
-    pub groups_remade: Count,
-    /// `handlerd_stream_lag`: entries that the group has not read yet, one for each stream.
-    lag: Mutex<BTreeMap<Arc<str>, u64>>,
-    /// `handlerd_stream_pending`: entries read by the group and not finished, one for each stream.
-    pending: Mutex<BTreeMap<Arc<str>, u64>>,
-    states: Mutex<BTreeMap<&'static str, u64>>,
-}
-
-impl StreamMetrics {
-    /// Something could not be done, for the reason of this name: count the try.
-    pub fn state(&self, name: &'static str) {
-        *lock(&self.states).entry(name).or_default() += 1;
-    }
-
-    /// Tries that failed, by the reason's name.
-    pub fn states(&self) -> BTreeMap<&'static str, u64> {
-        lock(&self.states).clone()
-    }
-
-    /// What was seen of one stream.
-    pub fn seen(&self, stream: &Arc<str>, pending: u64, lag: Option<u64>) {
-        lock(&self.pending).insert(stream.clone(), pending);
-        match lag {
-            Some(lag) => lock(&self.lag).insert(stream.clone(), lag),
-            None => lock(&self.lag).remove(stream),
-        };
-    }
-
-    /// Entries not finished, over all streams of the channel.
-    pub fn pending(&self) -> u64 {
-        lock(&self.pending).values().sum()
-    }
-
-    /// Entries not read, over all streams of the channel, as far as Redis says it.
-    pub fn lag(&self) -> u64 {
-        lock(&self.lag).values().sum()
-    }
-}
-
-/// What is counted of a channel that is single.
-#[derive(Debug, Default)]
-pub struct SingleMetrics {
-    leads: AtomicBool,
-    /// Times that this daemon began to handle the channel's messages.
-    pub takeovers: Count,
-    /// Times that it did so and messages before may be missing: no daemon that could go on had been
-    /// subscribed all the time.
-    pub gaps: Count,
-}
-
-impl SingleMetrics {
-    /// Whether this daemon handles the channel's messages; else it stands by.
-    pub fn is_leader(&self) -> bool {
-        self.leads.load(Relaxed)
-    }
-
-    /// It does from now on, or doesn't.
-    pub fn leads(&self, leads: bool) {
-        if !self.leads.swap(leads, Relaxed) && leads {
-            self.takeovers.add(1);
-        }
-    }
-}
-
-/// The names and patterns of a pub/sub channel that are not subscribed on the present connection.
-/// Empty: everything that is published for the channel comes. Kept by the subscription.
-#[derive(Debug, Default)]
-pub struct Unsubscribed(Mutex<BTreeSet<Arc<str>>>);
-
-impl Unsubscribed {
-    /// Whether every name is subscribed.
-    pub fn is_empty(&self) -> bool {
-        lock(&self.0).is_empty()
-    }
-
-    /// Whether every name is, except perhaps this one.
-    pub fn is_only(&self, name: &str) -> bool {
-        lock(&self.0).iter().all(|missing| **missing == *name)
-    }
-
-    /// Whether this one isn't.
-    pub fn has(&self, name: &str) -> bool {
-        lock(&self.0).contains(name)
-    }
-
-    /// The names that aren't, in order.
-    pub fn names(&self) -> Vec<Arc<str>> {
-        lock(&self.0).iter().cloned().collect()
-    }
-
-    /// These, and no others.
-    pub fn replace(&self, names: impl Iterator<Item = Arc<str>>) {
-        *lock(&self.0) = names.collect();
-    }
-
-    /// This one is not, or no longer.
-    pub fn insert(&self, name: &Arc<str>) {
-        lock(&self.0).insert(name.clone());
-    }
-
-    /// This one is now.
-    pub fn remove(&self, name: &str) {
-        lock(&self.0).remove(name);
-    }
-}
-
-/// The counters of one `[channels.NAME]`.
-#[derive(Debug, Default)]
-pub struct ChannelMetrics {
-    /// `handlerd_messages_received_total`: what the source delivered, dropped ones included.
-    pub received: Count,
-    /// Input messages whose run through the chain succeeded (filtered ones included).
-    pub handled: Count,
-    /// `handlerd_messages_delivered_total`: writes that Redis acknowledged, and log lines.
-    pub delivered: Count,
-    /// `handlerd_dead_letters_total`: messages that were given up and handed to their stream.
-    pub dead_letters: Count,
-    /// Milliseconds without a confirmed subscription, for `handlerd_subscription_gap_seconds_total`.
-    pub gap_ms: Count,
-    /// Of a pub/sub source; empty for a stream's.
-    pub unsubscribed: Unsubscribed,
-    /// Of a stream source.
-    pub stream: StreamMetrics,
-    /// Of a channel with `single = true`.
-    pub single: SingleMetrics,
-    dropped: [Count; DropReason::ALL.len()],
-}
-
-impl ChannelMetrics {
-    /// Count `n` messages (or, for `refused` and `unknown`, writes) as lost for this reason.
-    pub fn lost(&self, reason: DropReason, n: u64) {
-        self.dropped[reason as usize].add(n);
-    }
-
-    /// Writes that Redis acknowledged, and what was lost for any reason.
-    pub fn ended(&self) -> u64 {
-        self.delivered.get() + self.dropped.iter().map(Count::get).sum::<u64>()
-    }
-
-    /// How many were lost for this reason.
-    pub fn dropped(&self, reason: DropReason) -> u64 {
-        self.dropped[reason as usize].get()
-    }
-}
-
 /// All counters of the daemon.
 #[derive(Debug, Default)]
 pub struct Metrics {
     channels: Mutex<Channels>,
     failures: Mutex<BTreeMap<(Arc<str>, &'static str), u64>>,
-    /// `handlerd_redis_reconnects_total`.
+    /// Connections made again, those of streams left out: see [`Totals::reconnects`].
     pub reconnects: Count,
+    /// Whether the connection of all subscriptions stands.
+    pub subscription: Flag,
+    reloads: Mutex<status::Reload>,
 }
 
 #[derive(Debug, Default)]
 struct Channels {
     by_name: BTreeMap<Arc<str>, Arc<ChannelMetrics>>,
     /// Of channels that are no longer in the configuration, while something of them is left.
-    leaving: Vec<Arc<ChannelMetrics>>,
+    leaving: Vec<(Arc<str>, Arc<ChannelMetrics>)>,
     /// Of those of which nothing is left.
     gone: Totals,
 }
@@ -278,18 +125,29 @@ impl Metrics {
         let mut channels = lock(&self.channels);
         let before = std::mem::take(&mut channels.by_name);
         let kept: HashSet<*const ChannelMetrics> = by_name.values().map(Arc::as_ptr).collect();
-        channels
-            .leaving
-            .extend(before.into_values().filter(|old| !kept.contains(&Arc::as_ptr(old))));
+        let left = before.into_iter().filter(|(_, old)| !kept.contains(&Arc::as_ptr(old)));
+        channels.leaving.extend(left);
         channels.by_name = by_name;
         let Channels { leaving, gone, .. } = &mut *channels;
-        let ended = leaving.extract_if(.., |metrics| Arc::strong_count(metrics) == 1);
-        ended.for_each(|metrics| gone.add(&metrics));
+        let ended = leaving.extract_if(.., |(_, metrics)| Arc::strong_count(metrics) == 1);
+        for (name, metrics) in ended {
+            metrics.tell(&name);
+            gone.add(&metrics);
+        }
     }
 
     /// The counters of all channels, by name.
     pub fn channels(&self) -> BTreeMap<Arc<str>, Arc<ChannelMetrics>> {
         lock(&self.channels).by_name.clone()
+    }
+
+    /// Only the handlers of these names are left. The failures of the others stay in the totals.
+    pub fn retain_handlers(&self, is_left: impl Fn(&str) -> bool) {
+        let is_gone = |handler: &str| !is_left(handler) && handler != OUTPUTS;
+        let ended: Vec<_> =
+            lock(&self.failures).extract_if(.., |(handler, _), _| is_gone(handler)).collect();
+        let gone = &mut lock(&self.channels).gone.failures;
+        ended.into_iter().for_each(|((_, kind), n)| *gone.entry(kind).or_default() += n);
     }
 
     /// `handlerd_handler_failures_total`: count one.
@@ -302,65 +160,68 @@ impl Metrics {
         lock(&self.failures).clone()
     }
 
-    /// The numbers of all channels together.
+    /// The configuration and the plugins were read again, and taken over or not; a sentence that
+    /// says what changed, or why not.
+    pub fn reloaded(&self, ok: bool, message: &str) {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let at_ms = since.as_millis().try_into().unwrap_or(u64::MAX);
+        let mut reloads = lock(&self.reloads);
+        *(if ok { &mut reloads.ok } else { &mut reloads.failed }) += 1;
+        reloads.last = Some(status::LastReload { at_ms, ok, message: message.to_owned() });
+    }
+
+    /// The reloads so far.
+    pub fn reloads(&self) -> status::Reload {
+        lock(&self.reloads).clone()
+    }
+
+    /// The numbers of all channels together, those that are no more included.
     pub fn totals(&self) -> Totals {
-        let gone = lock(&self.channels).gone.clone();
-        let mut totals = Totals { reconnects: self.reconnects.get(), ..gone };
-        for ((_, kind), n) in self.failures() {
+        let failures = self.failures();
+        let channels = lock(&self.channels);
+        let Channels { by_name, leaving, gone } = &*channels;
+        let mut totals = gone.clone();
+        totals.reconnects += self.reconnects.get();
+        for ((_, kind), n) in failures {
             *totals.failures.entry(kind).or_default() += n;
         }
-        let channels = lock(&self.channels);
-        let Channels { by_name, leaving, .. } = &*channels;
+        let leaving = leaving.iter().map(|(_, metrics)| metrics);
         by_name.values().chain(leaving).for_each(|channel| totals.add(channel));
         totals
     }
 }
 
+/// The name under which failures are counted that are no handler's.
+pub const OUTPUTS: &str = "outputs";
+
 /// Says in the log what was dropped: one line a channel and reason every 5 s at most, with the number.
 pub struct DropLog {
-    channels: BTreeMap<Arc<str>, Told>,
-}
-
-/// A channel's counters, and what of its drops was said.
-struct Told {
-    metrics: Arc<ChannelMetrics>,
-    dropped: [u64; DropReason::ALL.len()],
+    metrics: Arc<Metrics>,
 }
 
 impl DropLog {
     /// How often, at most.
-    pub const EVERY: Duration = Duration::from_secs(5);
+    const EVERY: Duration = Duration::from_secs(5);
 
-    /// For these channels: NAME and counters. What they have counted already is not said again.
-    pub fn new(channels: impl Iterator<Item = (Arc<str>, Arc<ChannelMetrics>)>) -> Self {
-        let mut log = DropLog { channels: BTreeMap::new() };
-        log.add(channels);
-        log
+    /// For all channels, those that come later included.
+    pub fn new(metrics: &Arc<Metrics>) -> Self {
+        DropLog { metrics: metrics.clone() }
     }
 
-    /// For these channels too. None is taken out: what waits in one that goes may still be dropped.
-    pub fn add(&mut self, channels: impl Iterator<Item = (Arc<str>, Arc<ChannelMetrics>)>) {
-        for (name, metrics) in channels {
-            self.channels.entry(name).or_insert_with(|| {
-                let dropped = DropReason::ALL.map(|reason| metrics.dropped(reason));
-                Told { metrics, dropped }
-            });
+    /// Report for ever.
+    pub async fn run(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(Self::EVERY).await;
+            self.report();
         }
     }
 
     /// Say what was dropped since the last time.
-    pub fn report(&mut self) {
-        for (channel, Told { metrics, dropped }) in &mut self.channels {
-            for reason in DropReason::ALL {
-                let now = metrics.dropped(reason);
-                let new = now - std::mem::replace(&mut dropped[reason as usize], now);
-                if new > 0 {
-                    let reason = reason.as_str();
-                    let messages = if new == 1 { "message" } else { "messages" };
-                    tracing::warn!(%channel, reason, "channel {channel}: {new} {messages} dropped: {reason}");
-                }
-            }
-        }
+    pub fn report(&self) {
+        let channels = lock(&self.metrics.channels);
+        let Channels { by_name, leaving, .. } = &*channels;
+        let leaving = leaving.iter().map(|(name, metrics)| (name, metrics));
+        by_name.iter().chain(leaving).for_each(|(name, metrics)| metrics.tell(name));
     }
 }
 
@@ -381,7 +242,7 @@ pub struct Totals {
     pub dropped: BTreeMap<DropReason, u64>,
     /// Handlers' failures by kind; a kind without any is absent.
     pub failures: BTreeMap<&'static str, u64>,
-    /// Connections made again, those for outputs included.
+    /// Connections made again: for subscriptions, for outputs, and for reading streams.
     pub reconnects: u64,
     /// The longest time that a channel was without all its subscriptions, in milliseconds' steps.
     pub gap: Duration,
@@ -394,6 +255,7 @@ impl Totals {
         self.delivered += channel.delivered.get();
         self.dead_letters += channel.dead_letters.get();
         self.pending += channel.stream.given_back.get();
+        self.reconnects += channel.stream.reconnects.get();
         self.gap = self.gap.max(Duration::from_millis(channel.gap_ms.get()));
         for reason in DropReason::ALL {
             let n = channel.dropped(reason);
@@ -481,36 +343,6 @@ fn is_format_character(c: char) -> bool {
         | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// The target of the lines that `log = true` writes.
-const OUTPUT_TARGET: &str = "handlerd::output";
-
-/// Send logs to standard error, as `[log]` says. `RUST_LOG`, where it is set, is the filter instead.
-///
-/// # Errors
-/// When a filter can't be read, or when logs have been sent somewhere before.
-pub fn init(log: &Log) -> anyhow::Result<()> {
-    let filter = match std::env::var("RUST_LOG") {
-        Ok(filter) if !filter.is_empty() => filter,
-        _ => log.level.clone(),
-    };
-    // What `log = true` writes is an output, not a note on how things go.
-    let outputs = if filter.contains(OUTPUT_TARGET) { "" } else { ",handlerd::output=info" };
-    let filter = EnvFilter::try_new(format!("{filter}{outputs}"))
-        .with_context(|| format!("the log level {filter:?} is not a filter of tracing"))?;
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        // Otherwise a log that can't be written (a full disk, a reader that went away) is told to
-        // standard error, which is the same log, and that panics.
-        .log_internal_errors(false)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
-    let installed = match log.format {
-        LogFormat::Text => subscriber.with_target(false).try_init(),
-        LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
-    };
-    installed.map_err(|error| anyhow::anyhow!("the log can't be set up: {error}"))
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
@@ -538,6 +370,29 @@ mod tests {
         let source = std::io::Error::other("refused");
         let error = anyhow::Error::new(NamesItsCause { source }).context("can't send");
         assert_eq!(with_causes(error.as_ref()), "can't send: redis://here: refused");
+    }
+
+    #[test]
+    fn a_channel_that_is_no_more_is_in_the_totals_only() {
+        let metrics = Metrics::default();
+        let [a, b]: [Arc<str>; 2] = ["a".into(), "b".into()];
+        let only_a = || BTreeMap::from([(a.clone(), metrics.channel(&a))]);
+        metrics.channel(&a).received.add(1);
+        let held = metrics.channel(&b);
+        held.received.add(10);
+        metrics.failure(&b, FailureKind::Trap);
+        metrics.set_channels(only_a());
+        metrics.retain_handlers(|handler| handler == "a");
+        assert!(metrics.failures().is_empty());
+        assert_eq!(metrics.totals().failures["trap"], 1);
+        // It is still being written to.
+        held.received.add(100);
+        drop(held);
+        assert_eq!(metrics.totals().received, 111);
+        metrics.set_channels(only_a());
+        assert!(lock(&metrics.channels).leaving.is_empty());
+        assert_eq!(metrics.totals().received, 111);
+        assert_eq!(metrics.channel(&b).received.get(), 0);
     }
 
     #[test]

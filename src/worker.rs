@@ -11,15 +11,19 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::broker::single::Hold;
 use crate::broker::stream::{AppendError, Finish, Finisher, Unfit, UnfitKind};
-use crate::chain::{Chain, Convoy, Failure, FailureKind, Transit};
+use crate::chain::{Chain, Convoy, Failure, FailureKind, Outcome, Transit};
 use crate::dead_letter::{Blame, DeadLetter};
+use crate::failpoint::{Step, reach};
 use crate::message::{Delivery, Message};
 use crate::output::Outputs;
 use crate::policy::{self, Verdict};
 use crate::queue::{Batch, Queue, Received};
-use crate::telemetry::{DropReason, Metrics, RateLimit, printable};
+use crate::tap::{Failed, Look, Tap, Then};
+use crate::telemetry::{DropReason, Metrics, OUTPUTS, RateLimit, printable};
 
 /// Bytes of a failure's reason that a log line shows at most.
 const LOGGED_REASON: usize = 4 << 10;
@@ -44,6 +48,11 @@ pub struct Channel {
     pub metrics: Arc<Metrics>,
     /// A broken handler can't fill the log.
     pub failure_log: RateLimit,
+    /// Another one goes on in this one's place, with the same queue: what is tried again is tried by
+    /// that one.
+    pub retired: CancellationToken,
+    /// Where others look on.
+    pub tap: Arc<Tap>,
 }
 
 /// The stream of a channel's dead letters.
@@ -58,6 +67,9 @@ pub struct Graveyard {
 /// Messages and bytes that one turn takes, more or less.
 const MOST: usize = 128;
 const MOST_BYTES: usize = 256 << 10;
+
+/// The target of the line that each message has at the level debug.
+const MESSAGE_TARGET: &str = "handlerd::message";
 
 /// A turn of several channels that takes longer than this shows that their handlers are slow: from
 /// then on it is for those only whose messages have been begun.
@@ -75,6 +87,11 @@ pub struct Desk {
     /// The batch whose messages come out next.
     of: usize,
     began: Option<Instant>,
+    /// When the turn took its messages, where each of them is to be logged.
+    traced: Option<Instant>,
+    /// Whether anybody looks on at any of it, and who at which messages, in the order of these.
+    is_tapped: bool,
+    looks: Vec<(usize, Look)>,
     /// Messages that the turn has handled.
     pub handled: usize,
 }
@@ -86,18 +103,48 @@ struct Kept {
     original: Option<Message>,
     entry: Option<Hold>,
     order: u64,
+    /// What became of it, in a word.
+    became: &'static str,
+    /// Who looks on.
+    looks: Vec<(usize, Look)>,
+}
+
+/// A message is tried again.
+struct Again {
+    /// After this.
+    pause: Duration,
+    /// It has been tried so often here.
+    tries: u32,
+    /// When the first of these failed.
+    failing: Instant,
+}
+
+/// Why a pause before the next try has ended.
+enum Woken {
+    /// It is over.
+    TimeIsUp,
+    /// The stream is being stopped: the message goes back to it.
+    StreamStops,
+    /// Another channel goes on in this one's place.
+    Retired,
 }
 
 impl Desk {
     /// Begin a turn of some channels whose chains are alike: take a batch of each, as long as there
     /// is room. Answers for how many of them there was.
     pub fn begin(&mut self, channels: &[&Channel]) -> usize {
-        let Desk { batches, taken, convoy, kept, of, began, handled } = self;
+        let Desk { batches, taken, convoy, kept, of, began, traced, is_tapped, looks, handled } =
+            self;
         (*taken, *of, *handled) = (0, 0, 0);
         convoy.clear();
         kept.clear();
+        looks.clear();
+        *is_tapped = false;
         // One that is alone has nobody to hold up.
         *began = (channels.len() > 1).then(Instant::now);
+        // Asked once a turn: a message itself costs nothing while it isn't wanted.
+        let wanted = tracing::enabled!(target: MESSAGE_TARGET, tracing::Level::DEBUG);
+        *traced = wanted.then(Instant::now);
         let mut bytes = 0;
         while *taken < channels.len() && convoy.len() < MOST && bytes < MOST_BYTES {
             if *taken == batches.len() {
@@ -108,15 +155,23 @@ impl Desk {
             channel.queue.take(batch);
             bytes += batch.bytes();
             let before = convoy.len();
-            let keeps = channel.keeps_messages();
+            let tapped = channel.tap.is_on();
+            let keeps = channel.keeps_messages() || (tapped && channel.tap.wants_failures());
             convoy.extend(batch.drain().map(|received| {
+                if received.entry.is_some() {
+                    reach(Step::Begun);
+                }
                 let Received { message, delivery, entry, order } = received;
                 let original = keeps.then(|| message.clone());
-                kept.push_back(Kept { original, entry, order });
+                kept.push_back(Kept { original, entry, order, ..Kept::default() });
                 Transit::new(delivery, message)
             }));
             *count = convoy.len() - before;
             *taken += 1;
+            if tapped {
+                *is_tapped = true;
+                look(&channel.tap, convoy, before, looks);
+            }
         }
         *taken
     }
@@ -132,16 +187,40 @@ impl Desk {
         while let Some(arrived) =
             advance(&channels[0].chain, &mut self.convoy, &flush, &mut waited).await
         {
-            self.handled += arrived.len();
-            for transit in arrived {
+            let arrived = arrived.len();
+            let mut place = self.convoy.out() - arrived;
+            // Fewer than have arrived when some were put back.
+            while place < self.convoy.out() {
                 while self.batches[self.of].0.is_done() {
                     self.of += 1;
                 }
-                let kept = self.kept.pop_front().unwrap_or_default();
-                channels[self.of].arrived(transit, kept, &flush, &mut waited).await;
+                let channel = channels[self.of];
+                let mut kept = self.kept.pop_front().unwrap_or_default();
+                if self.is_tapped {
+                    channel.tap.passed();
+                    kept.looks = self.looks_at(place);
+                }
+                let transit = self.convoy.at(place);
+                let again = channel.arrived(transit, &mut kept, &flush, &mut waited).await;
+                if let Some(again) = again {
+                    if channel.queue.workers() > 1 {
+                        self.put_back(place + 1, Some(kept.order));
+                    }
+                    let transit = self.convoy.at(place);
+                    if !channel.again(transit, &mut kept, again, &flush, &mut waited).await {
+                        self.kept.push_front(kept);
+                        self.put_back(place, None);
+                        break;
+                    }
+                }
+                if let Some(since) = self.traced {
+                    channel.trace(self.convoy.at(place), kept.became, since.elapsed());
+                }
                 // What came out is not kept until the turn is over.
-                transit.outcome = Ok(Vec::new());
+                self.convoy.at(place).outcome = Ok(Vec::new());
                 self.batches[self.of].0.done(1);
+                self.handled += 1;
+                place += 1;
             }
             // What is not begun yet of a stream that is being stopped goes back to it.
             if channels[0].is_stopping_stream() {
@@ -167,6 +246,29 @@ impl Desk {
         self.convoy.held()
     }
 
+    /// Who looks on at the message of this place, which comes out now.
+    fn looks_at(&mut self, place: usize) -> Vec<(usize, Look)> {
+        let from = self.looks.partition_point(|(other, _)| *other < place);
+        let to = self.looks.partition_point(|(other, _)| *other <= place);
+        self.looks.drain(..to).skip(from).collect()
+    }
+
+    /// What is in this place and behind it waits in the queue again, as it came. A message `stays`
+    /// that is tried again; a channel that tries again has its turns alone.
+    fn put_back(&mut self, place: usize, stays: Option<u64>) {
+        let transits = self.convoy.cut(place);
+        self.looks.retain(|(other, _)| *other < place);
+        debug_assert_eq!(transits.len(), self.kept.len(), "of one channel");
+        let received = |(transit, kept): (Transit, Kept)| Received {
+            message: kept.original.unwrap_or_default(),
+            delivery: transit.delivery,
+            entry: kept.entry,
+            order: kept.order,
+        };
+        let messages = transits.into_iter().zip(self.kept.drain(..)).map(received).collect();
+        self.batches[self.of].0.put_back(messages, stays);
+    }
+
     /// Put the batches of which nothing has been begun back into their queues; answers the first.
     fn give_back(&mut self) -> Option<usize> {
         let begun = self.convoy.begun();
@@ -178,6 +280,7 @@ impl Desk {
         };
         let from = self.batches[..self.taken].iter().position(is_untouched)?;
         let transits = self.convoy.split_off(start);
+        self.looks.retain(|(place, _)| *place < start);
         let kept = self.kept.split_off(self.kept.len() - transits.len());
         let received = |(transit, kept): (Transit, Kept)| {
             let message = transit.outcome.ok().and_then(|mut messages| messages.pop());
@@ -186,10 +289,21 @@ impl Desk {
         };
         let mut messages = transits.into_iter().zip(kept).map(received);
         for (batch, count) in &mut self.batches[from..self.taken] {
-            batch.put_back(messages.by_ref().take(*count).collect());
+            batch.put_back(messages.by_ref().take(*count).collect(), None);
         }
         self.taken = from;
         Some(from)
+    }
+}
+
+/// Have those who look on see what they are to see of the messages from this place on.
+fn look(tap: &Tap, convoy: &mut Convoy, from: usize, looks: &mut Vec<(usize, Look)>) {
+    for (place, client) in tap.choose(convoy.len() - from) {
+        let place = from + place;
+        let Some((delivery, message)) = convoy.waiting(place) else { continue };
+        let look = Look::new(client, delivery, message);
+        convoy.observe(place, look.observer());
+        looks.push((place, look));
     }
 }
 
@@ -249,71 +363,145 @@ impl Channel {
         }
     }
 
-    /// A message has come to the end of its way, or has failed on it.
+    /// A message has come to the end of its way, or has failed on it; then answers whether and when
+    /// it is tried again.
     async fn arrived(
         &self,
         transit: &mut Transit,
-        mut kept: Kept,
+        kept: &mut Kept,
         flush: &impl Fn(),
         waited: &mut bool,
-    ) {
+    ) -> Option<Again> {
         if kept.entry.is_none() && !self.outputs.has_room() {
             flush();
             *waited = true;
             self.outputs.room().await;
         }
-        let (mut tries, mut failing) = (0, None);
-        loop {
-            let failure = match &transit.outcome {
-                Ok(messages) => {
-                    let handed = self.hand_over(&transit.delivery, messages, &mut kept, waited);
-                    match handed.await {
-                        Ok(()) => {
-                            self.queue.metrics().handled.add(1);
-                            return;
-                        }
-                        Err(error) => self.not_appended(&error),
+        self.tried(transit, kept, 0, None, waited).await
+    }
+
+    /// What became of a try. `before` it there were so many, of which the first failed then.
+    async fn tried(
+        &self,
+        transit: &Transit,
+        kept: &mut Kept,
+        before: u32,
+        failing: Option<Instant>,
+        waited: &mut bool,
+    ) -> Option<Again> {
+        // What is written in one step with its being done is handled when that is written.
+        let handled = u64::from(kept.entry.is_none());
+        let failure = match &transit.outcome {
+            Ok(messages) => match self.hand_over(&transit.delivery, messages, kept, waited).await {
+                Ok(()) => {
+                    self.queue.metrics().handled.add(handled);
+                    kept.became = "handled";
+                    for (_, look) in &kept.looks {
+                        let to = |m: &Message| self.outputs.destinations(&transit.delivery, m);
+                        look.went_out(&self.tap, messages, to);
                     }
+                    return None;
                 }
-                Err(failure) => failure.clone(),
-            };
-            self.metrics.failure(&failure.handler, failure.kind);
-            // Tries in this place: those of earlier deliveries are the affair of `max_deliveries`.
-            tries += 1;
-            let since = failing.get_or_insert_with(Instant::now).elapsed();
-            let Some(pause) = self.pause(&transit.delivery, &failure, tries, since) else {
-                self.give_up(&transit.delivery, kept, failure);
-                return;
-            };
-            self.say(&transit.delivery, &failure, "a message failed and is tried again");
-            flush();
-            *waited = true;
-            if !self.sleep(pause).await {
-                return;
+                Err(error) => self.not_appended(&error),
+            },
+            Err(failure) => failure.clone(),
+        };
+        self.metrics.failure(&failure.handler, failure.kind);
+        // Tries in this place: those of earlier deliveries are the affair of `max_deliveries`.
+        let tries = before.saturating_add(1);
+        let failing = failing.unwrap_or_else(Instant::now);
+        let pause = self.pause(&transit.delivery, &failure, tries, failing.elapsed());
+        let then = match pause {
+            Some(_) => Then::Again,
+            None if self.graveyard.is_some() => Then::DeadLetter,
+            None => Then::Dropped,
+        };
+        let failed = || Failed::new(&failure, then);
+        self.tap.failed(&transit.delivery, kept.original.as_ref(), failed, &kept.looks);
+        match pause {
+            Some(pause) => {
+                self.say(&transit.delivery, &failure, "a message failed and is tried again");
+                Some(Again { pause, tries, failing })
             }
-            let Delivery { attempt, .. } = *transit.delivery;
-            let again =
-                Delivery { attempt: attempt.saturating_add(1), ..(*transit.delivery).clone() };
-            transit.delivery = Arc::new(again);
-            let message = kept.original.clone().unwrap_or_default();
-            transit.outcome = self.chain.run_observed(&transit.delivery, message, |_, _| {}).await;
+            None => {
+                kept.became = self.give_up(&transit.delivery, std::mem::take(kept), failure);
+                None
+            }
         }
     }
 
-    /// Wait before the next try; `false` when the message goes back to its stream instead, because
-    /// that is being stopped.
-    async fn sleep(&self, pause: Duration) -> bool {
+    /// Try a message that failed until it doesn't, or is given up; `false` when the next try is that
+    /// of the channel which goes on in this one's place.
+    async fn again(
+        &self,
+        transit: &mut Transit,
+        kept: &mut Kept,
+        mut again: Again,
+        flush: &impl Fn(),
+        waited: &mut bool,
+    ) -> bool {
+        loop {
+            let Delivery { attempt, .. } = *transit.delivery;
+            let next =
+                Delivery { attempt: attempt.saturating_add(1), ..(*transit.delivery).clone() };
+            transit.delivery = Arc::new(next);
+            flush();
+            *waited = true;
+            match self.sleep(again.pause).await {
+                Woken::TimeIsUp => {}
+                Woken::StreamStops => {
+                    kept.became = "given back";
+                    return true;
+                }
+                Woken::Retired => return false,
+            }
+            let message = kept.original.clone().unwrap_or_default();
+            transit.outcome = self.run_again(&transit.delivery, message, &kept.looks).await;
+            let Again { tries, failing, .. } = again;
+            match self.tried(transit, kept, tries, Some(failing), waited).await {
+                Some(next) => again = next,
+                None => return true,
+            }
+        }
+    }
+
+    /// Pass a message through the chain once more, by itself.
+    async fn run_again(
+        &self,
+        delivery: &Arc<Delivery>,
+        message: Message,
+        looks: &[(usize, Look)],
+    ) -> Outcome {
+        looks.iter().for_each(|(_, look)| look.begin(delivery, &message));
+        let mut since = Instant::now();
+        let observe = |handler: &str, messages: &[Message]| {
+            let now = Instant::now();
+            let took = now - std::mem::replace(&mut since, now);
+            looks.iter().for_each(|(_, look)| look.hop(handler, took, Some(messages)));
+        };
+        self.chain.run_observed(delivery, message, observe).await
+    }
+
+    /// Wait before the next try.
+    async fn sleep(&self, pause: Duration) -> Woken {
         const LOOK: Duration = Duration::from_millis(100);
         let until = Instant::now() + pause;
-        while !self.is_stopping_stream() {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return true;
+        loop {
+            if self.is_stopping_stream() {
+                return Woken::StreamStops;
             }
+            let left = until.saturating_duration_since(Instant::now());
             // Of pub/sub there is nothing to look for.
-            tokio::time::sleep(if self.finisher.is_some() { left.min(LOOK) } else { left }).await;
+            let look = if self.finisher.is_some() { left.min(LOOK) } else { left };
+            tokio::select! {
+                biased;
+                () = self.retired.cancelled() => return Woken::Retired,
+                () = tokio::time::sleep(look) => {}
+            }
+            if look == left {
+                return Woken::TimeIsUp;
+            }
         }
-        false
     }
 
     async fn hand_over(
@@ -332,14 +520,17 @@ impl Channel {
             // What was done before must not wait for a Redis that is perhaps away.
             self.flush();
             self.outputs.send_abroad(delivery, messages).await;
+            reach(Step::FarWritten);
         }
         if let Some(entry) = kept.entry.take() {
+            reach(Step::Handled);
             if !entry.has_room() {
                 self.flush();
                 *waited = true;
                 entry.room().await;
             }
             entry.finish(finish);
+            reach(Step::InLine);
         }
         Ok(())
     }
@@ -361,22 +552,22 @@ impl Channel {
 
     fn not_appended(&self, error: &AppendError) -> Failure {
         Failure {
-            handler: "outputs".into(),
+            handler: OUTPUTS.into(),
             kind: FailureKind::Output,
             reason: format!("it can't be appended to a stream: {error}"),
         }
     }
 
-    /// A message will not be tried any more: a dead letter, or lost.
-    fn give_up(&self, delivery: &Delivery, kept: Kept, failure: Failure) {
-        let Kept { original, entry, order: _ } = kept;
+    /// A message will not be tried any more: a dead letter, or lost; answers which.
+    fn give_up(&self, delivery: &Delivery, kept: Kept, failure: Failure) -> &'static str {
+        let Kept { original, entry, .. } = kept;
         let Some(graveyard) = &self.graveyard else {
             self.queue.metrics().lost(DropReason::Failed, 1);
             self.say(delivery, &failure, "a message was dropped, its handler failed");
             if let Some(entry) = entry {
                 entry.finish(Finish::new());
             }
-            return;
+            return "dropped";
         };
         self.say(delivery, &failure, "a message becomes a dead letter");
         let original = original.unwrap_or_default();
@@ -384,13 +575,13 @@ impl Channel {
         let letter =
             DeadLetter::new(original, delivery, self.outputs.payload_field(), blame, now());
         self.bury(graveyard, letter, entry);
+        "a dead letter"
     }
 
     fn bury(&self, graveyard: &Graveyard, letter: DeadLetter, entry: Option<Hold>) {
         let Graveyard { stream, maxlen } = graveyard;
         let Some(entry) = entry else {
-            self.queue.metrics().dead_letters.add(1);
-            self.outputs.bury(stream, *maxlen, &letter);
+            self.outputs.bury(stream, *maxlen, letter);
             return;
         };
         let fields = letter.fields();
@@ -398,6 +589,7 @@ impl Channel {
         let mut finish = Finish::new();
         finish.dead_letter(stream.clone(), owned.collect(), *maxlen);
         entry.finish(finish);
+        reach(Step::LetterInLine);
     }
 
     /// An entry of the stream that can't be handled.
@@ -414,10 +606,17 @@ impl Channel {
                 "an entry can't be handled: {reason}"
             );
         }
+        let message = Message { payload, ..Message::default() };
+        if self.tap.is_on() {
+            self.tap.passed();
+            let (reason, kind) = (reason.clone(), kind.as_str().to_owned());
+            let then = if self.graveyard.is_some() { Then::DeadLetter } else { Then::Dropped };
+            let failed = || Failed { handler: None, kind, reason, then };
+            self.tap.failed(&delivery, Some(&message), failed, &[]);
+        }
         match &self.graveyard {
             Some(graveyard) => {
                 let blame = Blame { handler: None, kind: kind.as_str().into(), reason };
-                let message = Message { payload, ..Message::default() };
                 let mut letter =
                     DeadLetter::new(message, &delivery, self.outputs.payload_field(), blame, now());
                 letter.headers = headers;
@@ -434,6 +633,25 @@ impl Channel {
             }
         }
         self.flush();
+    }
+
+    /// Log what became of a message, after this time since it was taken from its queue.
+    fn trace(&self, transit: &Transit, outcome: &str, took: Duration) {
+        let Transit { delivery, outcome: came_out, .. } = transit;
+        let failure = came_out.as_ref().err();
+        tracing::debug!(
+            target: MESSAGE_TARGET,
+            channel = &*self.name,
+            redis_channel = %printable(delivery.redis_channel.as_bytes(), LOGGED_REASON),
+            id = delivery.id.as_deref(),
+            handlers = %self.chain.names(),
+            outcome,
+            outputs = came_out.as_ref().map_or(0, Vec::len),
+            failed_in = failure.map(|failure| &*failure.handler),
+            kind = failure.map(|failure| failure.kind.as_str()),
+            micros = took.as_micros() as u64,
+            "a message is {outcome}"
+        );
     }
 
     fn say(&self, delivery: &Delivery, failure: &Failure, what: &str) {

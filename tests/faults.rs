@@ -262,3 +262,37 @@ fn password_rotated() {
     assert!(!log.contains("secret-"), "a password stands in the log:\n{log}");
     ends_well(daemon);
 }
+
+#[test]
+fn a_password_file_that_is_gone_is_named_and_waited_for() {
+    let redis = Redis::with("user handlerd on >secret allchannels +@all");
+    let dir = Handlerd::folder();
+    let file = dir.path().join("password");
+    std::fs::write(&file, "secret").expect("a password is written");
+    let config = format!(
+        "[redis]\nurl = \"{}\"\nusername = \"handlerd\"\npassword_file = \"password\"\n{CHANNEL}",
+        redis.url()
+    );
+    let mut daemon = Handlerd::start_in(dir, &config, &[]);
+    redis.wait_subscribed("in", 1);
+    std::fs::remove_file(&file).expect("it was there");
+    let out = Watcher::subscribe(&redis, &["out"]);
+    let mut client = redis.client();
+    client.run::<()>(&["CLIENT", "KILL", "USER", "handlerd"]);
+    let name = file.display().to_string();
+    daemon.wait_log(&["Redis can't be reached", &name, "the Redis password can't be read"]);
+    daemon.wait_log(&["outputs wait", &name]);
+    std::fs::write(&file, "secret").expect("a password is written");
+    flows_to(&out, &mut client, Instant::now(), 0);
+    ends_well(daemon);
+}
+
+#[test]
+fn a_password_file_that_is_missing_at_the_start_is_named() {
+    let config = format!("[redis]\npassword_file = \"nowhere\"\n{CHANNEL}");
+    let (_dir, file) = support::handlerd::folder_with(&config);
+    let refused = support::Run::new(&["run", "--config", &file.display().to_string()]).output();
+    let refused = refused.expect(78);
+    assert!(refused.stderr.contains("nowhere"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("config.toml:2:17"), "{}", refused.stderr);
+}

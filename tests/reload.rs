@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use handlerd::status::Status;
 use rustix::process::Signal;
+use support::endpoints::{Page, fetch, wait_code};
 use support::plugins::{bundled, misbehave};
+use support::redis_server::free_port;
 use support::{Handlerd, Redis, Watcher, wait_for, wait_until};
 
 /// Write a file the way a careful program does: aside, then renamed.
@@ -54,7 +57,9 @@ impl Changing {
         let dir = Handlerd::folder();
         prepare(dir.path());
         let config = dir.path().join("config.toml");
-        let head = format!("[redis]\nurl = \"{}\"\n", redis.url());
+        // The port of the endpoints is one: who looks at them says where.
+        let quiet = if channels.contains("[http]") { "" } else { "[http]\nlisten = false\n" };
+        let head = format!("{quiet}[redis]\nurl = \"{}\"\n", redis.url());
         let mut daemon = Handlerd::start_with(dir, &format!("{head}{channels}"), args, &[]);
         // Before that SIGHUP would end it.
         daemon.wait_log(&["INFO", "runs"]);
@@ -283,6 +288,79 @@ fn a_wrong_configuration_is_refused_and_said() {
     redis.wait_subscribed("more", 1);
     assert_eq!(passed(&redis, &out, "again"), "again");
     assert_eq!(daemon.daemon.stop().number("lost"), 0);
+}
+
+fn status(port: u16) -> Status {
+    serde_json::from_str(&fetch(port, "/status").body).expect("the status as JSON")
+}
+
+#[test]
+fn what_is_shown_goes_along_with_reloads() {
+    const STAYS: &str =
+        "[channels.stays]\nsubscribe = \"in\"\nhandlers = [\"announce\"]\nlog = true\n";
+    const OLD: &str =
+        "[channels.old]\nsubscribe = \"old\"\nhandlers = [\"misbehave\"]\nlog = true\n";
+    const NEW: &str = "[channels.new]\nstream = \"new\"\ngroup = \"g\"\nstart = \"oldest\"\nhandlers = []\nlog = true\n";
+    let redis = Redis::start();
+    let port = free_port();
+    let http = format!("[http]\nlisten = \"127.0.0.1:{port}\"\n");
+    let mut daemon = Changing::start(&redis, &format!("{http}{STAYS}{OLD}"));
+    wait_code(port, "/readyz", 200);
+    let received = |page: &Page, channel| {
+        page.find("handlerd_messages_received_total", &[("channel", channel)])
+    };
+    let reloads = |page: &Page, result| page.value("handlerd_reloads_total", &[("result", result)]);
+    redis.client().publish_all("old", ["trap"]);
+    redis.client().publish_all("in", ["one"]);
+    wait_until("both have come", || {
+        let page = Page::fetch(port);
+        page.sum("handlerd_messages_received_total") == 2.0
+            && page.sum("handlerd_handler_failures_total") == 1.0
+    });
+    let shown = status(port);
+    assert_eq!(shown.reload.last.map(|last| last.message), None);
+
+    // Refused: what is shown stays, and how the reload went is there.
+    daemon.write(&format!("{http}{STAYS}{OLD}publsh = \"out\"\n"));
+    assert!(daemon.reload().contains("refused"));
+    let shown = status(port);
+    let last = shown.reload.last.expect("it is said how it went");
+    assert!(!last.ok && last.message.contains("publsh"), "{}", last.message);
+    assert_eq!(shown.channels.len(), 2);
+
+    // Taken: of the channel that is gone nothing is shown any more, and of its handler neither.
+    let elsewhere = "[http]\nlisten = \"127.0.0.1:1\"\n";
+    daemon.write(&format!("{elsewhere}{}{NEW}", STAYS.replace("\"in\"", "[\"in\", \"more\"]")));
+    assert!(daemon.reload().contains("new channels new; ended old"));
+    let page = wait_for("the handler that is gone is not shown", || {
+        Some(Page::fetch(port)).filter(|page| !page.values_of("handler").contains("misbehave"))
+    });
+    assert_eq!(page.values_of("channel").into_iter().collect::<Vec<_>>(), ["new", "stays"]);
+    assert_eq!(received(&page, "stays"), Some(1.0));
+    assert_eq!((reloads(&page, "ok"), reloads(&page, "failed")), (1.0, 1.0));
+    wait_code(port, "/readyz", 200);
+    let shown = status(port);
+    let last = shown.reload.last.expect("it is said how it went");
+    assert!(last.ok && last.message.contains("ended old"), "{}", last.message);
+    let [warning] = &shown.warnings[..] else { panic!("one warning: {:?}", shown.warnings) };
+    assert!(warning.contains("[http] has changed"), "{warning}");
+    let sources: Vec<(&str, &str)> =
+        shown.channels.iter().map(|channel| (&*channel.name, &*channel.source)).collect();
+    let expected = [("stays", "subscribe \"in\", \"more\""), ("new", "stream \"new\" group \"g\"")];
+    assert_eq!(sources, expected);
+
+    // A stream in place of that: its messages and states are those of what runs now.
+    redis.run::<String>(&["XADD", "new", "*", "payload", "two"]);
+    redis.client().publish_all("more", ["three"]);
+    wait_until("both have come", || {
+        let page = Page::fetch(port);
+        received(&page, "new") == Some(1.0) && received(&page, "stays") == Some(2.0)
+    });
+    daemon.write(&format!("{http}{STAYS}"));
+    assert!(daemon.reload().contains("ended new"));
+    let page = Page::fetch(port);
+    assert_eq!(page.values_of("channel").into_iter().collect::<Vec<_>>(), ["stays"]);
+    assert_eq!(daemon.daemon.stop().number("received"), 4);
 }
 
 #[test]

@@ -174,6 +174,28 @@ fn a_redis_that_is_killed_loses_and_doubles_nothing() {
 }
 
 #[test]
+fn what_was_trimmed_off_a_stream_is_logged_without_any_pubsub_channel() {
+    let redis = Redis::start();
+    redis.run::<()>(&["XGROUP", "CREATE", "orders", "billing", "0", "MKSTREAM"]);
+    add(&redis, "orders", ["echo 1", "echo 2", "echo 3"].into_iter());
+    redis.run::<redis::Value>(&[
+        "XREADGROUP",
+        "GROUP",
+        "billing",
+        "gone",
+        "STREAMS",
+        "orders",
+        ">",
+    ]);
+    redis.run::<u64>(&["XTRIM", "orders", "MAXLEN", "1"]);
+    let mut daemon = Handlerd::start(&redis, ORDERS);
+    daemon.wait_log(&["channel orders: 2 messages dropped: trimmed"]);
+    wait_until("the rest", || payloads(&redis, "orders.done") == ["3"]);
+    let stopped = daemon.stop();
+    assert_eq!((stopped.number("handled"), stopped.number("trimmed")), (1, 2), "{}", stopped.last);
+}
+
+#[test]
 fn two_daemons_share_a_group() {
     let redis = Redis::start();
     let mut first = Handlerd::start(&redis, ORDERS);

@@ -48,7 +48,7 @@ fn installed() -> TempDir {
     let dir = tempfile::tempdir().expect("a folder");
     let there = dir.path().display();
     std::fs::create_dir_all(dir.path().join("usr/bin")).expect("a folder");
-    let script = blocks("Install", "sh").concat();
+    let script = blocks("Install without a package", "sh").concat();
     // These need the machine that it is installed on.
     let own = |line: &&str| !line.starts_with("systemctl ") && !line.starts_with("systemd-");
     let script: Vec<&str> = script.lines().filter(own).collect();
@@ -96,29 +96,76 @@ fn installed_as_it_is_written_the_unit_is_right() {
             std::fs::copy(entry.path(), of_system.join(entry.file_name())).expect("a copy");
         }
     }
+    // The system's own program that ExecReload calls.
+    std::fs::create_dir(dir.path().join("bin")).expect("a folder");
+    std::fs::copy("/bin/sh", dir.path().join("bin/kill")).expect("a copy");
     let there = format!("--root={}", dir.path().display());
-    let Some(verified) = systemd("systemd-analyze", &["verify", &there, "handlerd.service"]) else {
-        return;
-    };
-    // It can warn and answer 0: whatever it says is a failure.
-    assert_eq!(said(&verified), "");
-    assert!(verified.status.success());
+    std::fs::copy(root().join("systemd/handlerd@.service"), units.join("handlerd@.service"))
+        .expect("a copy");
+    for unit in ["handlerd.service", "handlerd@eu.service"] {
+        let Some(verified) = systemd("systemd-analyze", &["verify", &there, unit]) else { return };
+        // It can warn and answer 0: whatever it says is a failure.
+        assert_eq!(said(&verified), "");
+        assert!(verified.status.success());
+    }
 }
 
 #[test]
 fn little_is_exposed() {
-    let unit = root().join("systemd/handlerd.service").display().to_string();
-    let most = ["security", "--offline=true", "--threshold=15", &unit];
-    let Some(judged) = systemd("systemd-analyze", &most) else { return };
-    assert!(judged.status.success(), "{}", said(&judged));
-    let score = said(&judged);
-    let score = score.rsplit("handlerd.service: ").next().and_then(|rest| rest.split(' ').next());
-    let readme = read("systemd/README.md");
-    // Other versions weigh otherwise; README.md's number is that of its own.
-    let here = systemd("systemd-analyze", &["--version"]).map(|output| said(&output));
-    if here.is_some_and(|version| version.starts_with("systemd 252")) {
-        let score = format!("gives it {} of 10", score.expect("a score"));
-        assert!(readme.contains(&score), "README.md doesn't say: {score}");
+    for name in ["handlerd.service", "handlerd@.service"] {
+        let unit = root().join("systemd").join(name).display().to_string();
+        let most = ["security", "--offline=true", "--threshold=15", &unit];
+        let Some(judged) = systemd("systemd-analyze", &most) else { return };
+        assert!(judged.status.success(), "{}", said(&judged));
+        let score = said(&judged);
+        let score = score.rsplit(".service: ").next().and_then(|rest| rest.split(' ').next());
+        let readme = read("systemd/README.md");
+        // Other versions weigh otherwise; README.md's number is that of its own.
+        let here = systemd("systemd-analyze", &["--version"]).map(|output| said(&output));
+        if here.is_some_and(|version| version.starts_with("systemd 252")) {
+            let score = format!("gives it {} of 10", score.expect("a score"));
+            assert!(readme.contains(&score), "README.md doesn't say: {score}");
+        }
+    }
+}
+
+/// The settings of a unit, without comments.
+fn settings(unit: &str) -> Vec<String> {
+    let unit = read(&format!("systemd/{unit}"));
+    let is_setting = |line: &&str| !line.is_empty() && !line.starts_with('#');
+    unit.lines().filter(is_setting).map(str::to_owned).collect()
+}
+
+#[test]
+fn one_of_several_is_as_the_only_one_with_names_of_its_own() {
+    let only = settings("handlerd.service").into_iter();
+    let expected: Vec<String> = only
+        .map(|line| match line.split_once('=') {
+            Some(("Description", _)) => format!("{line} (%i)"),
+            Some(("CacheDirectory" | "StateDirectory" | "RuntimeDirectory", _)) => {
+                format!("{line}-%i")
+            }
+            Some(("LoadCredential", _)) => line.replace("handlerd.redis", "handlerd-%i.redis"),
+            _ => line.replace("/config.toml", "/%i.toml"),
+        })
+        .collect();
+    assert_eq!(settings("handlerd@.service"), expected);
+}
+
+#[test]
+fn a_configuration_that_is_refused_is_not_tried_again_and_again() {
+    let settings = settings("handlerd.service");
+    let has = |line: &str| settings.iter().any(|setting| setting == line);
+    assert!(has("RestartPreventExitStatus=78"));
+    // That is about ExecStart: what is run before it must not fail the start.
+    let before = settings.iter().filter_map(|line| line.strip_prefix("ExecStartPre="));
+    let before: Vec<&str> = before.collect();
+    assert_eq!(before, ["-/usr/bin/handlerd check --config /etc/handlerd/config.toml"]);
+
+    let config = "[channels.chat]\nhandlers = [\"nowhere\"]\npublish = \"out\"\n";
+    let (_dir, file) = support::handlerd::folder_with(config);
+    for verb in ["check", "run"] {
+        support::Run::new(&[verb, "--config", &file.display().to_string()]).output().expect(78);
     }
 }
 

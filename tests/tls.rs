@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair};
 use support::redis_server::free_port;
-use support::{Handlerd, Redis, Watcher};
+use support::{Handlerd, Redis, Run, Watcher, wait_until};
 
 /// An authority that signs, and its certificate.
 struct Authority {
@@ -93,6 +93,50 @@ fn with_an_authority_of_ones_own() {
 fn with_a_certificate_of_the_client() {
     let files = "ca_file = \"ca.pem\", cert_file = \"client.pem\", key_file = \"client.key\"";
     works(scene(&["127.0.0.1"], "yes"), files);
+}
+
+/// A stream, with a certificate of the client and as the user whom `check --connect` describes.
+#[test]
+fn a_stream_with_a_user_who_may_do_what_is_needed_only() {
+    let Scene { redis, port, dir } = scene(&["127.0.0.1"], "yes");
+    let whole = |user: &str| {
+        format!(
+            "[redis]\nurl = \"rediss://127.0.0.1:{port}\"\n{user}\
+             tls = {{ ca_file = \"ca.pem\", cert_file = \"client.pem\", key_file = \"client.key\" }}\n\
+             [channels.orders]\nstream = \"orders\"\ngroup = \"billing\"\nstart = \"oldest\"\n\
+             handlers = [\"announce\"]\nappend = \"orders.done\"\npublish = \"orders.said\"\n"
+        )
+    };
+    let file = dir.path().join("config.toml");
+    std::fs::write(&file, whole("")).expect("a file is written");
+    std::fs::write(dir.path().join("password"), "PASSWORD").expect("a file is written");
+    let check = ["check", "--connect", "--config", file.to_str().expect("a name")];
+    let text = Run::new(&check).output().expect(0).text();
+    let line = text.lines().find(|line| line.trim().starts_with("ACL SETUSER handlerd "));
+    let words: Vec<&str> = line.expect("the ACL line").split_whitespace().collect();
+    redis.run::<()>(&words);
+    // Nobody else may do anything.
+    redis.run::<()>(&["ACL", "SETUSER", "default", "off"]);
+
+    let said = Watcher::subscribe(&redis, &["orders.said"]);
+    let config = whole("username = \"handlerd\"\npassword_file = \"password\"\n");
+    let mut daemon = Handlerd::start_in(dir, &config, &[]);
+    let large = "x".repeat(100_000);
+    let add = |payload: &str| redis.run::<String>(&["XADD", "orders", "*", "payload", payload]);
+    let done = |entries: u64| {
+        wait_until("done", || redis.run::<u64>(&["XLEN", "orders.done"]) >= entries);
+    };
+    (0..50).for_each(|_| drop(add(&large)));
+    done(50);
+    // New connections are as good as the first.
+    redis.run::<u64>(&["CLIENT", "KILL", "USER", "handlerd"]);
+    add("over TLS");
+    done(51);
+    let last = said.wait_count(51).pop().expect("the last");
+    assert_eq!(last.payload, b"Received message 'over TLS' from channel 'orders'");
+    let stopped = daemon.stop();
+    assert_eq!((stopped.code, stopped.number("lost")), (0, 0), "{}", stopped.last);
+    assert_eq!(redis.run::<redis::Value>(&["ACL", "LOG"]), redis::Value::Array(Vec::new()));
 }
 
 /// The sentence that the log has about a Redis that isn't trusted; handlerd goes on trying.

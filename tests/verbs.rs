@@ -225,8 +225,58 @@ fn plugin_wit_prints_the_interface() {
 
 #[test]
 fn every_verb_has_help_with_an_example() {
-    for verb in ["run", "check", "try", "test", "send", "listen", "plugin"] {
+    for verb in
+        ["run", "check", "try", "test", "send", "listen", "plugin", "schema", "completions", "man"]
+    {
         let text = Run::new(&[verb, "--help"]).output().expect(0).text();
         assert!(text.contains("Example"), "{verb}: {text}");
     }
+}
+
+#[test]
+fn every_verb_has_a_manual_page_and_the_configuration_too() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    run(dir.path(), &["man", "pages"]).expect(0);
+    let read = |page: &str| {
+        let file = dir.path().join("pages").join(page);
+        std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{page}: {e}"))
+    };
+    let help = run(dir.path(), &["--help"]).expect(0).text();
+    let verbs = help.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
+    let verbs: Vec<&str> = verbs
+        .take_while(|line| line.starts_with("  "))
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+        .filter(|verb| !verb.is_empty() && *verb != "help")
+        .collect();
+    assert!(verbs.contains(&"schema") && !verbs.contains(&"man"), "{help}");
+    for verb in verbs {
+        let page = read(&format!("handlerd-{verb}.1"));
+        assert!(page.contains(".SH EXAMPLES"), "{verb}: {page}");
+    }
+    assert!(read("handlerd.1").contains(".SH EXIT STATUS"));
+    assert!(!dir.path().join("pages/handlerd-man.1").exists());
+    let keys = read("handlerd.toml.5");
+    for key in ["drain_timeout", "max_payload", "password_file"] {
+        assert!(keys.contains(&format!("\\fB{key}\\fR")), "{key} isn't in {keys}");
+    }
+
+    std::fs::write(dir.path().join("file"), "").expect("a file");
+    let refused = run(dir.path(), &["man", "file/pages"]).expect(73);
+    assert!(refused.stderr.contains("file/pages"), "{}", refused.stderr);
+}
+
+#[test]
+fn shells_complete_the_verbs() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = Run::new(&["completions", shell]).output().expect(0).text();
+        for verb in ["check", "replay", "completions"] {
+            assert!(script.contains(verb), "{shell} doesn't know {verb}");
+        }
+    }
+    let refused = Run::new(&["completions", "tcsh"]).output().expect(64);
+    assert!(
+        refused.stderr.contains("bash") && refused.stderr.contains("fish"),
+        "{}",
+        refused.stderr
+    );
 }

@@ -29,7 +29,7 @@ impl Out {
     fn to(connection: &Connection) -> Out {
         let writer = Writer::new(Connector::new(connection));
         let (metrics, stop) = (Arc::<Metrics>::default(), CancellationToken::new());
-        let task = tokio::spawn(writer.clone().run(metrics.clone(), stop.clone()));
+        let task = tokio::spawn(writer.clone().run(metrics.clone(), support::beat(), stop.clone()));
         Out { writer, channel: Arc::default(), metrics, stop, task }
     }
 
@@ -418,10 +418,9 @@ async fn a_redis_that_became_a_replica_is_left_without_loss() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_still_reads_its_data_is_waited_for() {
-    // Reading back 2,000 keys takes it two seconds.
-    let mut redis =
-        Redis::with("key-load-delay 1000\nloading-process-events-interval-bytes 1024\n");
-    let fill = "for n = 1, 2000 do redis.call('SET', 'key' .. n, string.rep('x', 100)) end";
+    // Reading back 2,000 keys takes it two seconds, and it answers after each 2 MiB of them.
+    let mut redis = Redis::with("key-load-delay 1000\nrdbcompression no\n");
+    let fill = "for n = 1, 2000 do redis.call('SET', 'key' .. n, string.rep('x', 10000)) end";
     redis.run::<()>(&["EVAL", fill, "0"]);
     redis.run::<()>(&["SAVE"]);
     let out = Out::to(&tcp(redis.port()));

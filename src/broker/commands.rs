@@ -5,10 +5,11 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo, RedisResult};
+use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo, RedisResult, Value};
 use tokio::task::JoinSet;
 
-use super::connection::Link;
+use super::connection::{Connector, Link};
+use super::stream::named;
 
 /// Moves a connection's bytes, and ends with this.
 pub(super) type Driver = JoinSet<()>;
@@ -29,4 +30,12 @@ pub(super) async fn over(
     let mut driver = Driver::new();
     driver.spawn(bytes);
     Ok((connection, driver))
+}
+
+/// The node of a Redis Cluster that an answer sends us to.
+pub(super) fn moved_to(answer: &Value, connector: &Connector) -> Option<Connector> {
+    let Value::ServerError(error) = answer else { return None };
+    let text = format!("{} {}", error.code(), error.details().unwrap_or_default());
+    let (host, port) = named(&text)?;
+    connector.at(host, port)
 }

@@ -184,6 +184,22 @@ impl Connector {
         Connector { config: Arc::new(config.clone()) }
     }
 
+    /// To another node of the same Redis Cluster, with the same credentials and files. An empty host
+    /// is the one that is connected to; `None` when there is no such host, over a unix socket.
+    pub fn at(&self, host: &str, port: u16) -> Option<Self> {
+        let known = match &self.config.address {
+            Address::Tcp { host, .. } | Address::Tls { host, .. } => Some(host.as_str()),
+            Address::Unix(_) | Address::Embedded(_) => None,
+        };
+        let host = if host.is_empty() { known? } else { host }.to_owned();
+        let address = match &self.config.address {
+            Address::Tls { .. } => Address::Tls { host, port },
+            Address::Tcp { .. } | Address::Unix(_) => Address::Tcp { host, port },
+            Address::Embedded(_) => return None,
+        };
+        Some(Connector { config: Arc::new(Connection { address, ..(*self.config).clone() }) })
+    }
+
     /// "redis", or NAME of `[connections.NAME]`.
     pub fn name(&self) -> &Arc<str> {
         &self.config.name

@@ -3,6 +3,7 @@
 //! Sole user of `redis` and of the RESP codec. Sources put messages into queues, writers take
 //! commands from outputs; this module never runs a handler and knows nothing of plugins.
 
+pub(crate) mod backoff;
 mod commands;
 pub mod connection;
 pub mod dead;

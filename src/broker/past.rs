@@ -66,6 +66,7 @@ pub enum PastError {
 /// A connection to the Redis that streams are on.
 pub struct Past {
     connection: MultiplexedConnection,
+    connector: Connector,
     address: String,
     _driver: Driver,
 }
@@ -96,7 +97,7 @@ impl Past {
         let address = connector.address();
         let connected = commands::over(connector.connect().await?, LIMIT).await;
         let (connection, driver) = connected.map_err(|error| lost(&address, &error))?;
-        Ok(Past { connection, address, _driver: driver })
+        Ok(Past { connection, connector: connector.clone(), address, _driver: driver })
     }
 
     /// A range of a stream, both ends included, as far as there are entries now.
@@ -152,7 +153,12 @@ impl Past {
         ask: &Cmd,
     ) -> Result<Value, PastError> {
         let key = || key.to_owned();
-        let asked = self.connection.send_packed_command(ask).await;
+        let mut asked = self.connection.send_packed_command(ask).await;
+        let node = asked.as_ref().ok().and_then(|first| commands::moved_to(first, &self.connector));
+        if let Some(node) = node {
+            *self = Self::connect(&node).await?;
+            asked = self.connection.send_packed_command(ask).await;
+        }
         asked.and_then(Value::extract_error).map_err(|error| match error.kind() {
             ErrorKind::Server(_) | ErrorKind::Extension => {
                 let answer = error.detail().unwrap_or_default();

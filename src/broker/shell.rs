@@ -7,11 +7,11 @@ use std::io;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use thiserror::Error;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::time::{sleep, timeout};
 
+use super::backoff::backoff;
 use super::connection::{ConnectError, Connector, Link, Reply, Stream, describe};
 use super::resp::{self, FrameReader};
 
@@ -24,6 +24,10 @@ const SEND_LIMIT: Duration = Duration::from_secs(30);
 /// Without anything heard for so long, Redis is asked for a sign of life; as long again, and the
 /// connection is given up.
 const QUIET: Duration = Duration::from_secs(3);
+
+/// Pauses between tries to listen again.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Why something could not be sent or listened to.
 #[derive(Debug, Error)]
@@ -124,15 +128,8 @@ pub async fn listen(
                 return Ok(());
             }
         }
-        let pause = pauses.get_or_insert_with(|| {
-            ExponentialBuilder::new()
-                .with_min_delay(Duration::from_millis(50))
-                .with_max_delay(Duration::from_millis(500))
-                .with_jitter()
-                .without_max_times()
-                .build()
-        });
-        sleep(pause.next().unwrap_or(Duration::from_secs(1))).await;
+        let pauses = pauses.get_or_insert_with(|| backoff(FIRST_PAUSE, LAST_PAUSE));
+        sleep(pauses.next().unwrap_or(LAST_PAUSE)).await;
         link = connector.connect().await.ok();
     }
 }

@@ -7,21 +7,29 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Command, CommandFactory, Parser, Subcommand};
 
 mod check;
+mod completions;
 mod console;
 mod dead;
 mod exit;
+mod figures;
 mod hint;
+mod inside;
 mod listen;
 mod load;
+mod man;
 mod plugin;
 mod replay;
 mod run;
+mod schema;
 mod send;
 mod show;
+mod status;
+mod tap;
 mod test;
+mod top;
 mod r#try;
 mod way;
 
@@ -39,7 +47,9 @@ use crate::plugin::compile;
   handlerd                               run with ./config.toml, else /etc/handlerd/config.toml
   handlerd check                         is the configuration right?
   handlerd try chat 'hello'              what would become of this message?
+  handlerd status                        how is the daemon that runs?
   handlerd --config my.toml run
+  handlerd schema > handlerd.schema.json    what an editor completes the configuration by
 
 Exit codes are those of sysexits(3). Each verb's --help lists its own; those of every verb are 64 the
 command line makes no sense, 70 a fault of the machine or of handlerd, 74 the output can't be
@@ -61,9 +71,21 @@ enum Verb {
     Test(test::Args),
     Send(send::Args),
     Listen(listen::Args),
+    Tap(tap::Args),
+    Top(top::Args),
+    Status(status::Args),
     Replay(replay::Args),
     Dead(dead::Args),
     Plugin(plugin::Args),
+    Schema(schema::Args),
+    Completions(completions::Args),
+    #[command(hide = true)]
+    Man(man::Args),
+}
+
+/// The whole command line, for what is made from it.
+fn command() -> Command {
+    Cli::command()
 }
 
 /// Read the arguments, do what they say, and answer the exit code.
@@ -89,9 +111,15 @@ pub fn main() -> ExitCode {
         Verb::Test(args) => test::main(args, config),
         Verb::Send(args) => send::main(args, config),
         Verb::Listen(args) => listen::main(args, config),
+        Verb::Tap(args) => tap::main(args, config),
+        Verb::Top(args) => top::main(args, config),
+        Verb::Status(args) => status::main(args, config),
         Verb::Replay(args) => replay::main(args, config),
         Verb::Dead(args) => dead::main(args, config),
         Verb::Plugin(args) => plugin::main(args, config),
+        Verb::Schema(args) => schema::main(args),
+        Verb::Completions(args) => completions::main(args),
+        Verb::Man(args) => man::main(args),
     };
     match outcome {
         Ok(code) => code.into(),

@@ -17,7 +17,7 @@ use super::way::{self, Destination};
 use crate::broker::past::{Past, PastError};
 use crate::broker::stream::{MOST_HEADERS, UnfitKind, can_append};
 use crate::chain::Chain;
-use crate::config::{Address, Channel, Config, EntryId, Log, LogFormat, Source};
+use crate::config::{Address, Channel, Config, EntryId, Source};
 use crate::dead_letter::{Field, PAYLOAD};
 use crate::message::{Delivery, Header, Message};
 use crate::plugin::Host;
@@ -66,8 +66,7 @@ pub struct Args {
 
 /// Replay.
 pub fn main(args: Args, config: Option<&Path>) -> Outcome {
-    telemetry::init(&Log { level: "warn".to_owned(), format: LogFormat::Text })
-        .or_exit(Code::Usage)?;
+    telemetry::log::to_terminal("warn").or_exit(Code::Usage)?;
     let config = load::config(config)?;
     let keys = streams(&config, &args.channel)?;
     let connector = args.redis.connector_or(|| with_streams(&config))?;

@@ -9,7 +9,8 @@ use super::{hint, load, way};
 use crate::broker::embedded::{Broker, dialled};
 use crate::config::{Address, Config};
 use crate::daemon::Start;
-use crate::service::{Hangup, Stop};
+use crate::service::{Notify, Signals};
+use crate::telemetry::log::Writing;
 use crate::watch::Watch;
 use crate::{daemon, telemetry};
 
@@ -37,30 +38,31 @@ pub struct Args {
 /// Run.
 pub fn main(args: Args, config: Option<&Path>) -> Outcome {
     let config = load::config(config)?;
-    telemetry::init(&config.log).or_exit(Code::Config)?;
+    let log = telemetry::log::start(&config.log).or_exit(Code::Config)?;
     let runtime = load::runtime()?;
-    let outcome = runtime.block_on(run(config, args.watch));
+    let outcome = runtime.block_on(run(config, args.watch, &log));
     // A name's look-up that is under way can't be given up, and nobody waits for it any more.
     runtime.shutdown_background();
     outcome
 }
 
-async fn run(mut config: Config, watch_config: bool) -> Outcome {
-    let mut stop = Stop::listen().or_exit(Code::Software)?;
-    let mut hangup = Hangup::listen().or_exit(Code::Software)?;
+async fn run(mut config: Config, watch_config: bool, log: &Writing) -> Outcome {
+    let mut signals = Signals::listen().or_exit(Code::Software)?;
+    let notify = Notify::of_environment();
     let file = config.file.display();
     let channels = way::names(&config);
     info!("handlerd {} runs {file}: {channels}", env!("CARGO_PKG_VERSION"));
     let host = load::host()?;
     // Before the plugins are read: a file that changes after that is noticed.
     let watch = Watch::new(&config.plugin_dir, watch_config.then_some(&*config.file));
+    let loading = format!("starting: loading handlers ({})", config.handlers.len());
     let handlers = tokio::select! {
-        loaded = daemon::load_handlers(&config, &host) => loaded.map_err(|errors| {
+        loaded = notify.while_starting(&loading, daemon::load_handlers(&config, &host)) => loaded.map_err(|errors| {
             let code = load::refusal_code(&errors);
             errors.iter().for_each(|refused| error!("{refused}"));
             Fault::said(code)
         })?,
-        signal = stop.next() => {
+        signal = signals.stop.next() => {
             info!("{signal}: stopped before the plugins were loaded");
             return Ok(Code::Success);
         }
@@ -68,13 +70,15 @@ async fn run(mut config: Config, watch_config: bool) -> Outcome {
     let written = config.clone();
     let broker = start_broker(&mut config).await?;
     let start = Start { written, config, handlers, host, watch };
-    let ended = daemon::run(start, &mut hangup, &mut stop).await;
+    let ended = daemon::run(start, &mut signals, &notify).await;
     if let Some(broker) = broker {
         tokio::select! {
             () = broker.stop() => {}
-            signal = stop.next() => warn!("{signal} again: the embedded broker's clients are left"),
+            signal = signals.stop.next() => warn!("{signal} again: the embedded broker's clients are left"),
         }
     }
+    // There must be room for the last line, whatever was logged before.
+    log.flush();
     info!("{ended}");
     Ok(Code::Success)
 }

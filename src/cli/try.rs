@@ -16,9 +16,7 @@ use super::way::Destination;
 use super::{load, way};
 use crate::chain::{Chain, Failure, RunLimits};
 use crate::config::pattern::Pattern;
-use crate::config::{
-    Channel, Config, Handler, Log, LogFormat, Routes, Setting, Source, StreamSource,
-};
+use crate::config::{Channel, Config, Handler, Routes, Setting, Source, StreamSource};
 use crate::message::{Delivery, Header, Message};
 use crate::{daemon, telemetry};
 
@@ -75,8 +73,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 /// Try.
 pub fn main(args: Args, config: Option<&Path>) -> Outcome {
     let inputs = Inputs::of(&args)?;
-    let level = "warn,handlerd::plugin=debug".to_owned();
-    telemetry::init(&Log { level, format: LogFormat::Text }).or_exit(Code::Usage)?;
+    telemetry::log::to_terminal("warn,handlerd::plugin=debug").or_exit(Code::Usage)?;
     let runtime = load::runtime()?;
     let trial = runtime.block_on(Trial::prepare(&args, config))?;
     let mut out = Out::text();

@@ -15,9 +15,11 @@ mod single;
 mod stream;
 
 pub use failure::Retries;
+pub(super) use failure::{LEAST_RETRY_FOR, MOST_RETRIES};
 pub use order::OrderBy;
-pub(super) use read::{Context, LEAST_QUEUE, Places, read};
+pub(super) use read::{Context, LARGEST_PAYLOAD, LEAST_QUEUE, MOST_WORKERS, Places, read};
 pub use stream::{EntryId, EntryIdError, Start, StreamSource, WhenDone};
+pub(super) use stream::{LEAST_CLAIM_IDLE, MOST_BATCH};
 
 /// `[channels.NAME]`.
 #[derive(Clone, Debug)]

@@ -91,17 +91,20 @@ impl Default for HandlerLimits {
 }
 
 /// A page of linear memory: no plugin can do with less.
-const PAGE: usize = 64 << 10;
+pub(super) const PAGE: usize = 64 << 10;
 
 /// What 32-bit linear memory can have.
-const WASM32: usize = 4 << 30;
+pub(super) const WASM32: usize = 4 << 30;
 
 /// Most outputs of a call that may be configured: each costs the host some hundred bytes.
-const MOST_OUTPUTS: usize = 1_000_000;
+pub(super) const MOST_OUTPUTS: usize = 1_000_000;
 
 /// Most instances that may be configured for one handler. An instance takes four memory maps, and
 /// a process has 65530.
-const MOST_INSTANCES: usize = 1000;
+pub(super) const MOST_INSTANCES: usize = 1000;
+
+/// Shortest `timeout`.
+pub(super) const LEAST_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// Longest secret that is read from a file.
 const LONGEST_SECRET: u64 = 1 << 20;
@@ -163,7 +166,7 @@ fn read_limits(table: &Table<'_, '_>, limits: &mut HandlerLimits) {
     set(&mut limits.max_log, size("max_log", 0..=WASM32));
     set(&mut limits.instances, count("instances", 1..=MOST_INSTANCES));
     let timeout = table.get("timeout");
-    let range = Duration::from_millis(1)..=LONGEST;
+    let range = LEAST_TIMEOUT..=LONGEST;
     if let Some(timeout) = timeout.and_then(|value| value.duration(range)) {
         limits.timeout = timeout;
     }

@@ -16,7 +16,8 @@ use super::plugins::Plugins;
 use super::quantity::{LARGEST, LONGEST};
 use super::reader::{Reader, Table, Value, quoted};
 use super::{
-    Address, Channel, Config, ConfigErrors, Environment, Loaded, Log, LogFormat, circle, groups,
+    Address, Channel, Config, ConfigErrors, Environment, Http, Loaded, Log, LogFormat, circle,
+    groups,
 };
 
 /// `[limits] memory` where none is written.
@@ -29,7 +30,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 const LARGEST_FILE: u64 = 64 << 20;
 
 /// Longest NAME of a table.
-const LONGEST_NAME: usize = 200;
+pub(super) const LONGEST_NAME: usize = 200;
 
 /// Read and parse a file.
 pub(super) fn load(file: &Path, environment: &Environment) -> Result<Loaded, ConfigErrors> {
@@ -138,6 +139,7 @@ fn read(reader: &Reader<'_>, root: &Table<'_, '_>, file: &Path) -> Config {
         memory,
         drain_timeout: read_drain_timeout(root),
         log: read_log(root),
+        http: Http::read(root.get("http").as_ref()),
         connections,
     };
     if config.channels.is_empty() && reader.is_whole() {
@@ -204,7 +206,12 @@ fn read_log(root: &Table<'_, '_>) -> Log {
     if let Some(level) = table.get("level").and_then(|value| read_level(&value)) {
         log.level = level;
     }
-    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let formats = [
+        ("auto", LogFormat::Auto),
+        ("text", LogFormat::Text),
+        ("json", LogFormat::Json),
+        ("journal", LogFormat::Journal),
+    ];
     if let Some(format) = table.get("format").and_then(|value| value.choice(&formats)) {
         log.format = format;
     }

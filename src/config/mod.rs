@@ -4,6 +4,9 @@
 //! A [`Config`] that exists is right: names resolve, numbers are in range, secrets are hidden from
 //! `Debug`. Never touches Redis or a plugin's bytes.
 //!
+//! `keys` is the table of all keys: the reader, the JSON Schema (`schema`) and the manual page
+//! (`manual`) come from it.
+//!
 //! ```text
 //! text --> reader (toml, values of the right kind) --> connection, plugins, handler, channel --> groups, circle --> Config
 //!             |                                                  |                                      |
@@ -24,13 +27,17 @@ mod environment;
 mod glob;
 mod groups;
 mod handler;
+mod http;
+pub mod identity;
 mod keys;
 mod load;
+mod manual;
 pub mod matcher;
 pub mod pattern;
 mod plugins;
 mod quantity;
 mod reader;
+mod schema;
 mod secret;
 mod suggest;
 
@@ -42,7 +49,13 @@ pub use connection::{Address, Connection, Embedded, Password, TlsFiles};
 pub use diagnostic::{ConfigErrors, Diagnostic, Severity};
 pub use environment::Environment;
 pub use handler::{Handler, HandlerLimits, InstancePolicy, Setting};
+pub use http::Http;
+pub use manual::manual;
+pub use schema::schema;
 pub use secret::Secret;
+
+/// The name of the connection `[redis]`.
+pub const OWN_CONNECTION: &str = "redis";
 
 /// A whole, valid configuration.
 #[derive(Clone, Debug)]
@@ -65,6 +78,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// `[log]`.
     pub log: Log,
+    /// `[http]`.
+    pub http: Http,
 }
 
 /// `[log]`.
@@ -85,11 +100,15 @@ impl Default for Log {
 /// `[log] format`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people: the default.
+    /// journald's where standard error is a stream of journald's, else for people: the default.
     #[default]
+    Auto,
+    /// For people.
     Text,
     /// A JSON object a line.
     Json,
+    /// Records of journald's own protocol.
+    Journal,
 }
 
 /// A configuration, and what is to be said about it although it is valid.

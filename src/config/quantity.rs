@@ -33,7 +33,7 @@ pub(super) fn show_size(bytes: usize) -> String {
 }
 
 /// A duration as it is shown and read.
-fn show_duration(duration: Duration) -> String {
+pub(super) fn show_duration(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }
 

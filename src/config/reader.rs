@@ -186,7 +186,7 @@ impl<'r, 'a> Table<'r, 'a> {
     fn new(reader: &'r Reader<'a>, entries: &'r DeTable<'a>, keys: Keys, title: &str) -> Self {
         for key in entries.keys() {
             let name: &str = key.get_ref();
-            if !keys.keys().contains(&name) {
+            if !keys.has(name) {
                 let (message, help) = suggest::unknown_key(keys, title, name);
                 reader.error(&key.span(), message, help);
             }
@@ -307,7 +307,7 @@ impl<'r, 'a> Value<'r, 'a> {
             _ => keys.title().to_owned(),
         };
         let help = || {
-            let first = keys.keys().first().copied().unwrap_or_default();
+            let first = keys.names().next().unwrap_or_default();
             Some(match title.starts_with('[') {
                 true => format!("write it under {title}"),
                 false => format!("write {} = {{ {first} = … }}", self.key),

@@ -35,7 +35,7 @@ fn key_help(table: Table, key: &str) -> Vec<String> {
     if table == Table::Connection && ["password", "pass", "passwd"].contains(&lower.as_str()) {
         return vec!["write the password into a file and name it with `password_file`".to_owned()];
     }
-    let known = || table.keys().iter().copied();
+    let known = || table.names();
     if let Some(near) = nearest(key, known()).or_else(|| completed(key, known())) {
         return vec![format!("did you mean `{near}`?")];
     }
@@ -44,15 +44,14 @@ fn key_help(table: Table, key: &str) -> Vec<String> {
         return std::iter::once(meant).chain(table.later(near)).collect();
     }
     let all = || Table::ALL.into_iter();
-    if let Some(other) = all().find(|other| other.keys().contains(&key)) {
+    if let Some(other) = all().find(|other| other.has(key)) {
         return vec![format!("`{key}` is a key of {}", other.title())];
     }
-    let elsewhere =
-        all().find_map(|other| Some((other, nearest(key, other.keys().iter().copied())?)));
+    let elsewhere = all().find_map(|other| Some((other, nearest(key, other.names())?)));
     if let Some((other, near)) = elsewhere {
         return vec![format!("did you mean `{near}`? It is a key of {}", other.title())];
     }
-    match table.keys() {
+    match table.names().collect::<Vec<_>>().as_slice() {
         [only] => vec![format!("its only key is {only}")],
         keys => vec![format!("its keys are {}", keys.join(", "))],
     }

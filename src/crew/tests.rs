@@ -3,24 +3,32 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use std::sync::atomic::AtomicBool;
+
 use super::*;
 use crate::broker::connection::Connector;
-use crate::chain::{Chain, Handler, HandlerFuture, RunLimits, Transit};
+use crate::chain::{Chain, Failure, FailureKind, Handler, HandlerFuture, RunLimits, Transit};
 use crate::config::{Config, Environment, Overflow};
+use crate::heartbeat::Heartbeats;
 use crate::message::{Delivery, Message};
 use crate::output::Outputs;
 use crate::policy;
-use crate::queue::{Budget, Queue, Received};
+use crate::queue::{Budget, Queue, Received, Workers};
+use crate::tap::{Hub, Line, Refused, Wish};
 use crate::telemetry::{Metrics, RateLimit};
 
 /// Nothing here takes longer unless it is broken.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Takes its time for messages that begin with `s`, one at a time; notes whose they were.
+/// Takes its time for messages that begin with `s`, one at a time, and panics at those that begin
+/// with `p`; wants `refused` ones to be tried again as long as it is told. Notes whose they were.
 struct Native {
     name: Arc<str>,
     seen: Mutex<Vec<Arc<str>>>,
     pause: Duration,
+    /// What they were, in the order in which they succeeded.
+    payloads: Mutex<Vec<String>>,
+    refuses: AtomicBool,
     at_once: AtomicUsize,
     most_at_once: AtomicUsize,
 }
@@ -35,10 +43,19 @@ impl Handler for Native {
             let at_once = self.at_once.fetch_add(1, SeqCst) + 1;
             self.most_at_once.fetch_max(at_once, SeqCst);
             let message = messages[0].single().expect("nothing else is handed over");
+            assert!(!message.payload.starts_with(b"p"), "a fault of its own");
             if message.payload.starts_with(b"s") {
                 tokio::time::sleep(self.pause).await;
             }
             self.at_once.fetch_sub(1, SeqCst);
+            let payload = String::from_utf8_lossy(&message.payload).into_owned();
+            if payload.contains("refused") && self.refuses.load(SeqCst) {
+                let kind = FailureKind::Retry { after: None };
+                let (handler, reason) = (self.name.clone(), "not yet".to_owned());
+                messages[0].outcome = Err(Failure { handler, kind, reason });
+                return 1;
+            }
+            self.payloads.lock().expect("nobody panics").push(payload);
             self.seen.lock().expect("nobody panics").push(messages[0].delivery.table.clone());
             1
         })
@@ -46,14 +63,17 @@ impl Handler for Native {
 }
 
 fn native(pause: Duration) -> Arc<Native> {
-    let (seen, at_once, most_at_once) = Default::default();
-    Arc::new(Native { name: "native".into(), seen, pause, at_once, most_at_once })
+    let (seen, payloads, refuses, at_once, most_at_once) = Default::default();
+    let name = "native".into();
+    Arc::new(Native { name, seen, pause, payloads, refuses, at_once, most_at_once })
 }
 
 struct Bench {
     crew: Arc<Crew>,
     stop: CancellationToken,
     writers: Vec<Writer>,
+    budget: Arc<Budget>,
+    hub: Arc<Hub>,
 }
 
 impl Bench {
@@ -70,10 +90,12 @@ impl Bench {
         }
         let metrics = Arc::new(Metrics::default());
         let budget = Budget::new(1 << 30);
+        let hub = Arc::new(Hub::default());
         let channel = |channel: &crate::config::Channel| {
             let counts = metrics.channel(&channel.name);
             let outputs = Outputs::new(channel, &writers, counts.clone());
-            let (workers, away) = (channel.workers, outputs.away());
+            let workers = Workers { most: channel.workers, order_by: channel.order_by.clone() };
+            let away = outputs.away();
             let limits = RunLimits { max_outputs: 9, max_output: 1 << 30 };
             Arc::new(Channel {
                 name: channel.name.clone(),
@@ -85,13 +107,15 @@ impl Bench {
                 graveyard: None,
                 metrics: metrics.clone(),
                 failure_log: RateLimit::new(Duration::from_secs(1)),
+                retired: CancellationToken::new(),
+                tap: hub.tap(&channel.name),
             })
         };
         let channels = config.channels.iter().map(channel).collect();
         let writers: Vec<Writer> = writers.values().cloned().collect();
         let crew = Crew::new(1);
         crew.change(channels, Vec::new());
-        Bench { crew, stop: CancellationToken::new(), writers }
+        Bench { crew, stop: CancellationToken::new(), writers, budget, hub }
     }
 
     fn channel(&self, place: usize) -> Arc<Channel> {
@@ -99,6 +123,11 @@ impl Bench {
     }
 
     fn push(&self, channel: usize, messages: usize, payload: &[u8]) {
+        let message = || Message::new(payload);
+        self.push_each(channel, std::iter::repeat_with(message).take(messages));
+    }
+
+    fn push_each(&self, channel: usize, messages: impl Iterator<Item = Message>) {
         let channel = self.channel(channel);
         let delivery = Arc::new(Delivery {
             table: channel.name.clone(),
@@ -108,17 +137,15 @@ impl Bench {
             attempt: 1,
             received_at: 0,
         });
-        let message = || Received {
-            message: Message::new(payload),
-            delivery: delivery.clone(),
-            entry: None,
-            order: 0,
-        };
-        channel.queue.push(&mut std::iter::repeat_with(message).take(messages).collect());
+        let received =
+            |message| Received { message, delivery: delivery.clone(), entry: None, order: 0 };
+        channel.queue.push(&mut messages.map(received).collect());
     }
 
     fn work(&self) -> tokio::task::JoinHandle<()> {
-        tokio::spawn(self.crew.clone().work(self.stop.clone()))
+        tokio::spawn(
+            self.crew.clone().work(Heartbeats::default().register("hand"), self.stop.clone()),
+        )
     }
 
     async fn until_idle(&self) {
@@ -228,7 +255,11 @@ async fn what_waited_for_room_goes_out_to_the_last() {
     let config = dir.path().join("config.toml");
     let broker = crate::broker::embedded::Broker::start(address, &config);
     let _broker = broker.await.unwrap_or_else(|error| panic!("{error}"));
-    let writer = bench.writers[0].clone().run(Arc::new(Metrics::default()), bench.stop.clone());
+    let writer = bench.writers[0].clone().run(
+        Arc::new(Metrics::default()),
+        Heartbeats::default().register("writer"),
+        bench.stop.clone(),
+    );
     let writing = tokio::spawn(writer);
     bench.until("all is delivered", || metrics.delivered.get() == 514).await;
     writing.abort();
@@ -245,4 +276,127 @@ async fn what_came_out_is_not_kept_for_the_next_turn() {
     assert_eq!(desk.begin(&channels), 1);
     assert_eq!(desk.work(&channels, || {}).await, None);
     assert_eq!((desk.handled, desk.held()), (100, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_looks_on_sees_some_messages_and_is_told_of_the_others() {
+    let handler = native(Duration::from_millis(6));
+    let bench = Bench::new(TWO, &handler);
+    let refused = bench.hub.listen("c", Wish::default()).err();
+    assert_eq!(refused, Some(Refused::Unknown { names: vec!["a".into(), "b".into()] }));
+    let mut few = bench.hub.listen("a", Wish { rate: 3, ..Wish::default() }).expect("it is there");
+    let mut all = bench.hub.listen("a", Wish { rate: 900, ..Wish::default() }).expect("likewise");
+    bench.push(1, 100, b"x");
+    // Slow at first, so that some of what is in hand goes back to its queue.
+    bench.push(0, 3, b"s");
+    bench.push(0, 297, b"x");
+    bench.work();
+    bench.until_idle().await;
+    assert_eq!(handler.seen.lock().expect("nobody panics").len(), 400, "each once");
+    bench.hub.close();
+    let (mut shown, mut missed, mut ended) = (0, 0, false);
+    while let Some(line) = few.next().await {
+        match line {
+            Line::Sample(sample) => {
+                assert_eq!((&*sample.channel, sample.hops.len()), ("a", 1));
+                assert_eq!(sample.outputs.as_ref().map(Vec::len), Some(1));
+                (shown, missed) = (shown + 1, missed + sample.missed);
+            }
+            Line::Missed { missed: more } => missed += more,
+            Line::End { .. } => ended = true,
+        }
+    }
+    assert!((1..20).contains(&shown) && ended, "{shown} shown");
+    assert!(shown + missed <= 300, "{shown} shown, {missed} missed");
+    // Nobody read what was kept for the other: there is not room for all of it.
+    let mut shown = 0;
+    while let Some(Line::Sample(_)) = all.next().await {
+        shown += 1;
+    }
+    assert!((1..=64).contains(&shown), "{shown}");
+}
+
+/// A log that panics: with it a fault in a turn becomes one of the hand that gives the turn.
+struct Broken;
+
+impl tracing::Subscriber for Broken {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.level() == &tracing::Level::ERROR
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        panic!("the log can't be written");
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn a_hand_that_panics_puts_back_what_it_has_not_begun() {
+    let config = r#"
+        [channels.a]
+        log = true
+        retries = 1
+        handlers = []
+        [channels.b]
+        log = true
+        handlers = []
+        [channels.c]
+        log = true
+        handlers = []
+    "#;
+    let handler = native(Duration::ZERO);
+    let bench = Bench::new(config, &handler);
+    // The first has turns of its own (it may try again); the others wait in the hand for theirs.
+    bench.push(0, 1, b"p");
+    bench.push(1, 3, b"x");
+    bench.push(2, 3, b"x");
+    let log = tracing::subscriber::set_default(Broken);
+    let hand = AssertUnwindSafe(
+        bench.crew.clone().work(Heartbeats::default().register("hand"), bench.stop.clone()),
+    );
+    assert!(hand.catch_unwind().await.is_err(), "the hand lives on");
+    drop(log);
+    assert!(handler.seen.lock().expect("nobody panics").is_empty());
+    // The next hand.
+    bench.work();
+    bench.until_idle().await;
+    let seen = handler.seen.lock().expect("nobody panics");
+    assert_eq!(seen.iter().map(|table| &**table).collect::<String>(), "bbbccc");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_tried_again_holds_up_its_relatives_only() {
+    let config = r#"
+        [channels.a]
+        log = true
+        workers = 2
+        order_by = "/key"
+        retries = "forever"
+        retry_for = "1h"
+        handlers = []
+    "#;
+    let handler = native(Duration::ZERO);
+    handler.refuses.store(true, SeqCst);
+    let bench = Bench::new(config, &handler);
+    let message = |key: &str, n: usize| format!(r#"{{"key":"{key}","n":"{n}"}}"#);
+    let refused = r#"{"key":"a","n":"refused"}"#.to_owned();
+    let related = [message("a", 1), message("a", 2)];
+    let others: Vec<String> = (0..40).map(|n| message("b", n)).collect();
+    let all = std::iter::once(&refused).chain(&related).chain(&others);
+    bench.push_each(0, all.map(|payload| Message::new(payload.as_bytes())));
+    bench.work();
+    let done = || handler.payloads.lock().expect("nobody panics").clone();
+    bench.until("those of other keys go on", || done().len() == others.len()).await;
+    assert_eq!(done(), others, "in their order, and none that is related");
+    handler.refuses.store(false, SeqCst);
+    bench.until_idle().await;
+    assert_eq!(done()[others.len()..], [&[refused][..], &related[..]].concat());
+    let queue = bench.channel(0).queue.clone();
+    assert_eq!((queue.bytes(), bench.budget.used()), (0, 0));
+    assert_eq!(queue.metrics().handled.get(), 43);
 }

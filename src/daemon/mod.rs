@@ -17,9 +17,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::control::{Control, Inside};
+use crate::heartbeat::Heartbeats;
+use crate::http;
 use crate::plugin::Host;
-use crate::service::{Hangup, Stop};
-use crate::telemetry::Totals;
+use crate::service::{self, Notify, Signals};
+use crate::telemetry::{DropLog, Totals};
 use crate::watch::{Changed, Watch};
 
 mod handlers;
@@ -50,14 +53,52 @@ pub struct Start {
 
 /// Run until a signal asks for an end, and drain. Whatever happens meanwhile is lived with; what a
 /// reload brings is exchanged.
-pub async fn run(start: Start, hangup: &mut Hangup, stop: &mut Stop) -> Ended {
-    let Start { written, config, handlers, host, mut watch } = start;
-    let mut unused = Unused::new(&config);
-    let mut running = Running::start(written, config, handlers).await;
-    let signal = loop {
+pub async fn run(start: Start, signals: &mut Signals, notify: &Notify) -> Ended {
+    let Start { written, config, handlers, host, watch } = start;
+    let unused = Unused::new(&config);
+    let (file, listen) = (config.file.clone(), config.http.listen);
+    let heartbeats = Heartbeats::default();
+    let mut running = Running::start(written, config, handlers, &heartbeats).await;
+    let drops = DropLog::new(&running.metrics);
+    let (metrics, away) = (running.metrics.clone(), running.away());
+    let supervisor = service::Watch::new(notify.clone(), heartbeats, metrics, away);
+    let (view, taps) = (running.view.clone(), running.taps.clone());
+    let _endpoints = listen.map(|listen| http::Server::start(listen, view.clone()));
+    let shown = view.clone();
+    let control = Control::start(&file, Inside { status: Arc::new(move || shown.status()), taps });
+    notify.ready();
+    let until_the_end = async {
+        let signal = until_stopped(&mut running, &host, watch, unused, signals, notify).await;
+        view.drain();
+        tracing::info!("{signal}: no more messages are taken; what was taken is finished");
+        notify.stopping(running.config.drain_timeout);
+        running.drain(&mut signals.stop).await
+    };
+    let ended = tokio::select! {
+        biased;
+        ended = until_the_end => ended,
+        never = drops.run() => match never {},
+        never = supervisor.run() => match never {},
+    };
+    drops.report();
+    control.stop().await;
+    ended
+}
+
+/// Do what reloads ask for until a signal asks for an end; answers its name.
+async fn until_stopped(
+    running: &mut Running,
+    host: &Arc<Host>,
+    mut watch: Watch,
+    mut unused: Unused,
+    signals: &mut Signals,
+    notify: &Notify,
+) -> &'static str {
+    let Signals { stop, reload: asked } = signals;
+    loop {
         let (trigger, why) = tokio::select! {
-            signal = stop.next() => break signal,
-            () = hangup.next() => (Changed::Config, "SIGHUP"),
+            signal = stop.next() => return signal,
+            () = asked.next() => (Changed::Config, "SIGHUP"),
             changed = watch.next() => match changed {
                 Changed::Config => (changed, "the configuration has changed"),
                 Changed::Plugins => (changed, "files in the plugin folder have changed"),
@@ -65,21 +106,21 @@ pub async fn run(start: Start, hangup: &mut Hangup, stop: &mut Stop) -> Ended {
             () = running.changed() => continue,
         };
         tracing::info!("{why}: looking whether something is to be exchanged");
+        notify.reloading();
         let prepared = tokio::select! {
             biased;
-            signal = stop.next() => break signal,
-            prepared = reload::prepare(&running, &host, trigger) => prepared,
+            signal = stop.next() => return signal,
+            prepared = reload::prepare(running, host, trigger) => prepared,
         };
-        running.reload(prepared).await;
+        notify.reloaded(running.reload(prepared).await.err());
+        notify.ready();
         watch.follow(&running.config.plugin_dir);
         tokio::select! {
             biased;
-            signal = stop.next() => break signal,
-            () = unused.look(&running.config, &host) => {}
+            signal = stop.next() => return signal,
+            () = unused.look(&running.config, host) => {}
         }
-    };
-    tracing::info!("{signal}: no more messages are taken; what was taken is finished");
-    running.drain(stop).await
+    }
 }
 
 /// How a run ended.

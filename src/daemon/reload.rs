@@ -95,6 +95,9 @@ fn fitted(written: Config, running: &Running) -> (Config, Vec<String>) {
     if written.log != running.written.log {
         left("[log]".to_owned());
     }
+    if written.http != running.written.http {
+        left("[http]".to_owned());
+    }
     (config, notes)
 }
 

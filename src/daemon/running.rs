@@ -27,12 +27,16 @@ use crate::broker::stream::{self, Taken};
 use crate::broker::writer::Writer;
 use crate::config::{self, Config, Connection};
 use crate::crew::Crew;
+use crate::heartbeat::Heartbeats;
 use crate::message::Delivery;
 use crate::output::Outputs;
+use crate::plugin::PluginHandler;
 use crate::policy;
 use crate::queue::{Budget, Queue, Received, Rules, Workers};
-use crate::service::Stop;
+use crate::service::{self, Stop};
+use crate::tap::Hub;
 use crate::telemetry::{Metrics, RateLimit};
+use crate::view::{self, Outline, View};
 use crate::worker;
 
 /// A channel's failing handler is logged this often at most.
@@ -51,11 +55,16 @@ pub(super) struct Running {
     /// As it runs.
     pub(super) config: Config,
     pub(super) handlers: Handlers,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
+    /// What is to be seen of all this.
+    pub(super) view: Arc<View>,
+    /// Where others look on at the channels' messages.
+    pub(super) taps: Arc<Hub>,
     budget: Arc<Budget>,
     source: Connector,
     /// Our name in consumer groups; it is ours as long as this lives.
     consumer: Option<stream::consumer::Consumer>,
+    heartbeats: Heartbeats,
     crew: Arc<Crew>,
     /// The channels, in the order of the configuration.
     live: Vec<Live>,
@@ -98,25 +107,35 @@ struct Next {
 
 impl Running {
     /// Start everything.
-    pub(super) async fn start(written: Config, config: Config, handlers: Handlers) -> Self {
+    pub(super) async fn start(
+        written: Config,
+        config: Config,
+        handlers: Handlers,
+        heartbeats: &Heartbeats,
+    ) -> Self {
         let metrics = Arc::new(Metrics::default());
+        let beats = heartbeats.clone();
+        let view = View::new(&config.file, metrics.clone(), Box::new(move || beats.stalled()));
         let hands = std::thread::available_parallelism().map_or(1, usize::from);
         let source = Connector::new(&config.redis);
         let mut running = Running {
             written: written.clone(),
             config: Config { channels: Vec::new(), ..config.clone() },
             handlers: Handlers::new(),
-            budget: Budget::new(config.memory),
+            budget: Budget::new(queues_memory(&config)),
             subscriber: Subscriber::new(source.clone(), Vec::new(), metrics.clone()),
             metrics,
+            view,
+            taps: Arc::default(),
             source,
             consumer: None,
+            heartbeats: heartbeats.clone(),
             crew: Crew::new(hands),
             live: Vec::new(),
             writers: BTreeMap::new(),
             stop_writer: BTreeMap::new(),
-            streams: Streams::default(),
-            singles: Singles::default(),
+            streams: Streams::new(heartbeats),
+            singles: Singles::new(heartbeats),
             leaving: JoinSet::new(),
             stop_sources: CancellationToken::new(),
             stop_crew: CancellationToken::new(),
@@ -127,11 +146,12 @@ impl Running {
         };
         for hand in 1..=hands {
             let (crew, stop) = (running.crew.clone(), running.stop_crew.clone());
-            running.hands.spawn(keep_running(format!("hand {hand}"), move || {
-                crew.clone().work(stop.clone())
+            let (name, beats) = (format!("hand {hand}"), heartbeats.clone());
+            running.hands.spawn(keep_running(name.clone(), move || {
+                crew.clone().work(beats.register(&*name), stop.clone())
             }));
         }
-        let exchanged = running.exchange(written, config, handlers).await;
+        let exchanged = running.exchange(written, config, handlers, Vec::new()).await;
         debug_assert!(exchanged.is_some(), "nothing is in the way of the first channels");
         running
     }
@@ -142,30 +162,61 @@ impl Running {
     }
 
     /// Take over what a reload has built, and say how it went.
-    pub(super) async fn reload(&mut self, prepared: Result<Option<Prepared>, Refused>) {
+    ///
+    /// # Errors
+    /// Why everything goes on as it was, in a line.
+    pub(super) async fn reload(
+        &mut self,
+        prepared: Result<Option<Prepared>, Refused>,
+    ) -> Result<(), String> {
         let prepared = match prepared {
             Ok(Some(prepared)) => prepared,
-            Ok(None) => return tracing::info!("nothing has changed that a channel uses"),
+            Ok(None) => {
+                let what = "nothing has changed that a channel uses";
+                self.metrics.reloaded(true, what);
+                tracing::info!("{what}");
+                return Ok(());
+            }
             Err(Refused(why)) => {
+                let first = why.lines().next().unwrap_or_default();
+                self.metrics.reloaded(false, first.strip_prefix("error: ").unwrap_or(first));
                 why.lines().for_each(|line| tracing::error!("{line}"));
-                return tracing::error!("the reload was refused: everything goes on as it was");
+                tracing::error!("the reload was refused: everything goes on as it was");
+                return Err(why.lines().next().unwrap_or_default().to_owned());
             }
         };
         let Prepared { written, config, handlers, notes } = prepared;
-        match self.exchange(written, config, handlers).await {
-            Some(what) => tracing::info!("reloaded: {what}"),
-            None => tracing::error!("the reload failed by a fault of handlerd's own"),
-        }
+        let Some(what) = self.exchange(written, config, handlers, notes.clone()).await else {
+            let why = "the reload failed by a fault of handlerd's own";
+            self.metrics.reloaded(false, why);
+            tracing::error!("{why}");
+            return Err(why.to_owned());
+        };
+        self.metrics.reloaded(true, &what);
+        tracing::info!("reloaded: {what}");
         notes.iter().for_each(|note| tracing::warn!("{note}"));
+        Ok(())
+    }
+
+    /// Names the connections for outputs that are away, whenever it is called.
+    pub(super) fn away(&self) -> service::watch::Away {
+        let crew = self.crew.clone();
+        Box::new(move || {
+            let writers = crew.writers();
+            let away = writers.iter().filter(|writer| writer.is_away());
+            away.map(|writer| writer.name().clone()).collect()
+        })
     }
 
     /// Exchange the channels for those of another configuration, between two messages. Answers in
-    /// words what that changes; `None` when it couldn't be done, and nothing has changed.
+    /// words what that changes; `None` when it couldn't be done, and nothing has changed. `notes` are
+    /// seen by who looks at what runs then.
     async fn exchange(
         &mut self,
         written: Config,
         config: Config,
         handlers: Handlers,
+        notes: Vec<String>,
     ) -> Option<String> {
         self.open_writers(&config);
         let sources = self.live.iter().map(|live| Known {
@@ -196,6 +247,8 @@ impl Running {
         }
         let (places, change) = self.switch(&plan, wanted.collect(), &mut next).await?;
 
+        // In place of the old one, which would keep counters of channels that are gone.
+        self.view.set(outline(&config, &next, &handlers, notes));
         let kept: BTreeSet<usize> = places.iter().copied().collect();
         let live = next.into_iter().zip(&config.channels).zip(&places);
         let live = live.map(|((next, channel), place)| {
@@ -216,13 +269,11 @@ impl Running {
         for gone in gone.into_iter().filter(|gone| !kept.contains(&gone.place)) {
             self.let_go(gone, change.clone());
         }
-        self.budget.set_limit(config.memory);
+        self.budget.set_limit(queues_memory(&config));
         let counts = self.live.iter().map(|live| (live.name.clone(), live.queue.metrics().clone()));
         self.metrics.set_channels(counts.collect());
         (self.written, self.config, self.handlers) = (written, config, handlers);
-        if self.leaving.is_empty() {
-            self.close_writers();
-        }
+        self.tidy_up();
         Some(what)
     }
 
@@ -242,7 +293,10 @@ impl Running {
                 Some((*place, queue.clone(), stream.clone().filter(|s| s.does(&settings))?))
             });
             let (place, queue, stream) = match kept {
-                Some((place, queue, stream)) => (Some(place), queue, stream),
+                Some((place, queue, stream)) => {
+                    stream.source.set_hold(hold(config, channel));
+                    (Some(place), queue, stream)
+                }
                 None => {
                     let counts = self.metrics.channel(&channel.name);
                     let source =
@@ -316,6 +370,8 @@ impl Running {
                 .map(|stream| worker::Graveyard { stream, maxlen }),
             metrics: self.metrics.clone(),
             failure_log: RateLimit::new(FAILURE_LOG_PERIOD),
+            retired: CancellationToken::new(),
+            tap: self.taps.tap(&channel.name),
         })
     }
 
@@ -333,9 +389,6 @@ impl Running {
                 .name()
                 .clone(),
         };
-        // All streams together hold no more than the queues may.
-        let is_stream = |c: &&config::Channel| matches!(c.source, config::Source::Stream(_));
-        let streams = config.channels.iter().filter(is_stream).count();
         stream::Settings {
             table: channel.name.clone(),
             keys: source.keys.clone(),
@@ -348,7 +401,7 @@ impl Running {
             when_done: source.when_done,
             payload_field: source.payload_field.clone(),
             max_payload: channel.max_payload,
-            hold: channel.queue.min(config.memory / streams.max(1)),
+            hold: hold(config, channel),
             forget: stream::Settings::FORGET,
         }
     }
@@ -383,15 +436,16 @@ impl Running {
                 (place, channel)
             };
             let successors = successors.into_iter().map(adopt).collect();
-            held.into_iter().for_each(|(queue, before)| hold(&queue, before));
+            held.into_iter().for_each(|(queue, before)| hold_back(&queue, before));
             let _ = switched.send(crew.change(added, successors));
         };
         let change = self.subscriber.change(subscriptions, switch);
         if self.subscription.is_empty() {
             // Not before there is something to subscribe to.
             let (subscriber, stop) = (self.subscriber.clone(), self.stop_sources.clone());
-            self.subscription.spawn(keep_running("the subscription".to_owned(), move || {
-                subscriber.clone().run(stop.clone())
+            let (name, beats) = ("the subscription", self.heartbeats.clone());
+            self.subscription.spawn(keep_running(name.to_owned(), move || {
+                subscriber.clone().run(beats.register(name), stop.clone())
             }));
         }
         let mut new = has_switched.await.ok()?.into_iter();
@@ -434,9 +488,7 @@ impl Running {
             Err(error) => tracing::error!("a channel that ends was lost sight of: {error}"),
         }
         self.streams.tend();
-        if self.leaving.is_empty() {
-            self.close_writers();
-        }
+        self.tidy_up();
     }
 
     /// Begin to write to the connections that the channels of a configuration write to.
@@ -451,10 +503,20 @@ impl Running {
             self.writers.insert(name.clone(), writer.clone());
             self.stop_writer.insert(name.clone(), stop.clone());
             let (metrics, what) = (self.metrics.clone(), format!("the writer of {name}"));
-            self.writing.spawn(keep_running(what, move || {
-                writer.clone().run(metrics.clone(), stop.clone())
+            let beats = self.heartbeats.clone();
+            self.writing.spawn(keep_running(what.clone(), move || {
+                writer.clone().run(metrics.clone(), beats.register(&*what), stop.clone())
             }));
         }
+    }
+
+    /// Unless something is left that may still need it: let go of what no channel uses any more.
+    fn tidy_up(&mut self) {
+        if !self.leaving.is_empty() {
+            return;
+        }
+        self.close_writers();
+        self.metrics.retain_handlers(|name| self.handlers.contains_key(name));
     }
 
     /// End those that no channel writes by any more.
@@ -586,8 +648,36 @@ fn listed(names: &[Arc<str>]) -> String {
     }
 }
 
+/// What is to be seen of these.
+fn outline(config: &Config, next: &[Next], handlers: &Handlers, warnings: Vec<String>) -> Outline {
+    let channel = |(config, next): (&config::Channel, &Next)| {
+        let stream = next.stream.as_ref().map(|stream| &stream.source);
+        view::Channel::new(config, &next.channel, stream)
+    };
+    let handler = |(name, handler): (&Arc<str>, &Arc<_>)| {
+        view::Handler::new(&config.handlers[name], Arc::<PluginHandler>::clone(handler))
+    };
+    Outline {
+        channels: config.channels.iter().zip(next).map(channel).collect(),
+        handlers: handlers.iter().map(handler).collect(),
+        warnings,
+    }
+}
+
+/// Bytes that a stream's channel may have in hand: its share, if all channels had the same.
+fn hold(config: &Config, channel: &config::Channel) -> usize {
+    channel.queue.min(config.memory / config.channels.len().max(1))
+}
+
+/// Bytes that the queues of all pub/sub channels together may hold: what streams don't.
+fn queues_memory(config: &Config) -> usize {
+    let is_stream = |c: &&config::Channel| matches!(c.source, config::Source::Stream(_));
+    let streams = config.channels.iter().filter(is_stream);
+    config.memory - streams.map(|channel| hold(config, channel)).sum::<usize>()
+}
+
 /// What comes into this queue from now on waits until all that is in those now is done with.
-fn hold(queue: &Arc<Queue>, before: Vec<Arc<Queue>>) {
+fn hold_back(queue: &Arc<Queue>, before: Vec<Arc<Queue>>) {
     queue.hold();
     let left = Arc::new(AtomicUsize::new(before.len()));
     for before in before {
@@ -622,9 +712,9 @@ fn take(channel: &worker::Channel, taken: Vec<Taken>) {
     let mut messages = Vec::with_capacity(taken.len());
     for taken in taken {
         match taken {
-            Taken::Message(received, entry) => {
-                let delivery = named(received.delivery, channel);
-                messages.push(Received { entry: Some(entry.into()), delivery, ..received });
+            Taken::Message(message, delivery, entry) => {
+                let delivery = named(delivery, channel);
+                messages.push(Received { message, delivery, entry: Some(entry.into()), order: 0 });
             }
             Taken::Unfit(unfit) => channel.unfit(unfit),
         }
@@ -657,3 +747,6 @@ pub(super) async fn joined(tasks: &mut JoinSet<()>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

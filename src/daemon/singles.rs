@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::running::{joined, keep_running};
 use crate::broker::connection::Connector;
 use crate::broker::single::{self, Lane};
+use crate::heartbeat::Heartbeats;
 
 /// How long it may take to hear how far other daemons are.
 const LOOK: Duration = Duration::from_millis(500);
@@ -41,23 +42,31 @@ impl Single {
 }
 
 /// The keepers that run.
-#[derive(Default)]
 pub(super) struct Singles {
+    heartbeats: Heartbeats,
     tasks: JoinSet<()>,
     running: Vec<Single>,
 }
 
 impl Singles {
+    /// None yet; their loops are watched by these.
+    pub(super) fn new(heartbeats: &Heartbeats) -> Self {
+        Singles { heartbeats: heartbeats.clone(), tasks: JoinSet::new(), running: Vec::new() }
+    }
+
     /// Start its keeper.
     pub(super) fn start(&mut self, single: Single, connector: &Connector) {
         while self.tasks.try_join_next().is_some() {}
         self.running.retain(|single| !single.ended.is_cancelled());
         self.running.push(single.clone());
         let (connector, ended) = (connector.clone(), single.ended.clone().drop_guard());
+        let beats = self.heartbeats.clone();
         self.tasks.spawn(async move {
             let Single { lane, stop, done, .. } = single;
-            keep_running("the lease of a channel".to_owned(), || {
-                single::run(lane.clone(), connector.clone(), stop.clone(), done.clone())
+            let name = format!("the lease of channel {}", lane.name());
+            keep_running(name.clone(), || {
+                let beat = beats.register(&*name);
+                single::run(lane.clone(), connector.clone(), beat, stop.clone(), done.clone())
             })
             .await;
             drop(ended);

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::running::keep_running;
 use crate::broker::stream::{Settings, Sink, Source};
+use crate::heartbeat::Heartbeats;
 
 /// A stream source of a channel.
 #[derive(Clone)]
@@ -43,14 +44,24 @@ impl Stream {
 }
 
 /// All stream sources, those that are ending included.
-#[derive(Default)]
 pub(super) struct Streams {
+    heartbeats: Heartbeats,
     running: Vec<Stream>,
     waiting: Vec<(Stream, Arc<dyn Sink>)>,
     tasks: JoinSet<()>,
 }
 
 impl Streams {
+    /// None yet; their loops are watched by these.
+    pub(super) fn new(heartbeats: &Heartbeats) -> Self {
+        Streams {
+            heartbeats: heartbeats.clone(),
+            running: Vec::new(),
+            waiting: Vec::new(),
+            tasks: JoinSet::new(),
+        }
+    }
+
     /// Start it as soon as those have ended that read the same.
     pub(super) fn start(&mut self, stream: Stream, sink: Arc<dyn Sink>) {
         self.waiting.push((stream, sink));
@@ -80,9 +91,11 @@ impl Streams {
             self.running.push(stream.clone());
             let name = format!("the stream of channel {}", stream.settings.table);
             let ended = stream.ended.clone().drop_guard();
+            let beats = self.heartbeats.clone();
             self.tasks.spawn(async move {
                 let Stream { source, stop, .. } = stream;
-                keep_running(name, || source.clone().run(sink.clone(), stop.clone())).await;
+                let run = || source.clone().run(sink.clone(), beats.clone(), stop.clone());
+                keep_running(name, run).await;
                 drop(ended);
             });
         }

@@ -1,13 +1,16 @@
 //! What guests say: lines in the daemon's log, bounded and escaped.
 //!
 //! Each call may log `max_log` bytes, over wasi:logging, standard output and standard error
-//! together; the rest is cut off, and one line says so. Standard output and error are kept until
+//! together; the rest is cut off, and one line says so. Over all its calls a handler may log [`BURST`]
+//! at once and [`PER_SECOND`] for long, or one broken plugin could fill a disk; what is held back is
+//! counted, and said once in a while. Standard output and error are kept until
 //! the call ends (or logs otherwise) and come out in lines.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use tracing::Level;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
@@ -22,6 +25,13 @@ const MAX_LINE: usize = 4096;
 /// What a line is counted with beside its text, so that a flood of empty ones ends too.
 const LINE: usize = 32;
 
+/// Bytes that a handler may log at once, if `max_log` isn't more, and in each second for long.
+const BURST: usize = 1 << 20;
+const PER_SECOND: usize = 16 << 10;
+
+/// That lines were held back is said this often at most.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
 /// What a guest's output stream takes at once.
 const WRITE: usize = 64 << 10;
 
@@ -34,6 +44,59 @@ pub(super) struct Speaker {
     pub(super) handler: Arc<str>,
     /// `max_log`.
     pub(super) max_log: usize,
+    allowance: Mutex<Allowance>,
+}
+
+/// What a handler may log, over all its calls.
+#[derive(Debug)]
+struct Allowance {
+    left: usize,
+    since: Instant,
+    held_back: u64,
+    /// When it was said last that lines are held back.
+    said: Option<Instant>,
+}
+
+impl Allowance {
+    /// Whether a line of so many bytes may come.
+    fn take(&mut self, bytes: usize, most: usize, now: Instant) -> bool {
+        let earned = now.saturating_duration_since(self.since).as_millis() as usize;
+        let earned = earned.saturating_mul(PER_SECOND) / 1000;
+        if earned > 0 {
+            self.left = self.left.saturating_add(earned).min(most);
+            self.since = now;
+        }
+        let fits = bytes <= self.left;
+        if fits {
+            self.left -= bytes;
+        } else {
+            self.held_back += 1;
+        }
+        fits
+    }
+
+    /// How many lines were held back, when that is to be said.
+    fn tell(&mut self, now: Instant) -> Option<u64> {
+        let said = self.said.is_some_and(|said| now.saturating_duration_since(said) < SAY_EVERY);
+        if self.held_back == 0 || said {
+            return None;
+        }
+        self.said = Some(now);
+        Some(std::mem::take(&mut self.held_back))
+    }
+}
+
+impl Speaker {
+    pub(super) fn new(plugin: String, handler: Arc<str>, max_log: usize) -> Self {
+        let left = BURST.max(max_log);
+        let (since, held_back, said) = (Instant::now(), 0, None);
+        let allowance = Mutex::new(Allowance { left, since, held_back, said });
+        Speaker { plugin, handler, max_log, allowance }
+    }
+
+    fn allowance(&self) -> MutexGuard<'_, Allowance> {
+        self.allowance.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
 }
 
 /// The log of one instance.
@@ -144,7 +207,31 @@ impl GuestLog {
         }
     }
 
+    /// Log a line, unless the handler has logged too much lately.
     fn event(&self, level: Level, channel: Option<&str>, context: &str, text: &str) {
+        if !enabled(level) {
+            return;
+        }
+        let now = Instant::now();
+        let (fits, held_back) = {
+            let mut allowance = self.speaker.allowance();
+            let most = BURST.max(self.speaker.max_log);
+            let fits = allowance.take(LINE + context.len() + text.len(), most, now);
+            (fits, allowance.tell(now))
+        };
+        if let Some(held_back) = held_back {
+            let text = format!(
+                "{held_back} lines of this plugin are held back: it logs more than {} KiB a second",
+                PER_SECOND >> 10
+            );
+            self.write(Level::WARN, channel, "", &text);
+        }
+        if fits {
+            self.write(level, channel, context, text);
+        }
+    }
+
+    fn write(&self, level: Level, channel: Option<&str>, context: &str, text: &str) {
         let Speaker { plugin, handler, .. } = &*self.speaker;
         let handler: &str = handler;
         let context = (!context.is_empty()).then(|| escape(context));

@@ -1,11 +1,13 @@
 //! A plugin under a name: what a chain calls.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use wasmtime::component::InstancePre;
 
 use super::PluginError;
 use super::failure::Fault;
+use super::file::hex;
 use super::guest_log::{Speaker, escape};
 use super::host::Host;
 use super::import::Settings;
@@ -13,8 +15,9 @@ use super::instance::{Fate, Instance, Room, State};
 use super::judge::Exports;
 use super::pool::{Lease, Pool};
 use super::ticker::Pulse;
-use crate::chain::{self, HandlerFuture, Transit};
+use crate::chain::{self, HandlerFuture, Seen, Transit};
 use crate::config::{self, HandlerLimits, InstancePolicy};
+use crate::timing::Timing;
 
 /// A plugin, compiled, judged and linked: shared by the handlers that are made of it.
 pub(super) struct Plugin {
@@ -38,6 +41,7 @@ pub struct PluginHandler {
     sha256: [u8; 32],
     blueprint: Blueprint,
     pool: Arc<Pool>,
+    timing: Arc<Timing>,
     /// Its thread makes the calls end on time.
     _host: Arc<Host>,
 }
@@ -51,11 +55,8 @@ impl PluginHandler {
         config: &config::Handler,
     ) -> Result<Self, PluginError> {
         let file = config.plugin.file_name().unwrap_or(config.plugin.as_os_str());
-        let speaker = Speaker {
-            plugin: file.to_string_lossy().into_owned(),
-            handler: config.name.clone(),
-            max_log: config.limits.max_log,
-        };
+        let file = file.to_string_lossy().into_owned();
+        let speaker = Speaker::new(file, config.name.clone(), config.limits.max_log);
         let settings =
             config.config.iter().map(|(key, value)| (key.as_str().into(), value.expose().into()));
         let blueprint = Blueprint {
@@ -68,8 +69,14 @@ impl PluginHandler {
         };
         let pool = Arc::new(Pool::new(config.limits.instances));
         host.pools().add(&pool);
-        let handler =
-            PluginHandler { config: config.clone(), sha256, blueprint, pool, _host: host };
+        let handler = PluginHandler {
+            config: config.clone(),
+            sha256,
+            blueprint,
+            pool,
+            timing: host.timing(&config.name),
+            _host: host,
+        };
         let first = handler.made().await.map_err(|fault| PluginError::Setup {
             handler: config.name.to_string(),
             file: config.plugin.clone(),
@@ -95,7 +102,15 @@ impl PluginHandler {
         self.pool.wait(async || Instance::new(&self.blueprint).await.map(Box::new)).await
     }
 
-    /// Handle messages from the front; answers how many.
+    /// Handle messages from the front; answers how many. The clock is read twice, however many
+    /// they are.
+    async fn measured(&self, messages: &mut [Transit]) -> usize {
+        let began = Instant::now();
+        let handled = self.call(messages).await;
+        self.timing.observe(handled as u64, began.elapsed());
+        handled
+    }
+
     async fn call(&self, messages: &mut [Transit]) -> usize {
         let mut lease = match self.pool.take() {
             Some(lease) => lease,
@@ -135,6 +150,14 @@ impl chain::Handler for PluginHandler {
     }
 
     fn handle<'a>(&'a self, messages: &'a mut [Transit]) -> HandlerFuture<'a> {
-        Box::pin(self.call(messages))
+        Box::pin(self.measured(messages))
+    }
+
+    fn seen(&self) -> Option<Seen> {
+        Some(Seen {
+            sha256: hex(&self.sha256),
+            timing: self.timing.clone(),
+            instances: self.pool.instances(),
+        })
     }
 }

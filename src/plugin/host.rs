@@ -20,6 +20,7 @@ use super::pool::Pools;
 use super::ticker::{Pulse, Ticker};
 use super::{PluginError, engine, import, judge};
 use crate::config;
+use crate::timing::Timing;
 
 /// Makes plugins into handlers. One for the whole daemon; safe to use from many tasks at once.
 ///
@@ -37,6 +38,8 @@ pub struct Host {
     loaded: Mutex<HashMap<[u8; 32], Arc<Slot>>>,
     pools: Arc<Pools>,
     room: Room,
+    /// Of each handler that there is: who is loaded anew under its name goes on with it.
+    timings: Mutex<HashMap<Arc<str>, Weak<Timing>>>,
     ticker: Ticker,
 }
 
@@ -104,6 +107,7 @@ impl Builder {
             loaded: Mutex::default(),
             pools,
             room: self.room.unwrap_or_else(Room::of_this_system),
+            timings: Mutex::default(),
             ticker,
         }))
     }
@@ -201,6 +205,7 @@ impl Host {
                 found: file::hex(&sha256),
             });
         }
+        let sha256 = file.sha256;
         let plugin = self.plugin(&config.plugin, file).await?;
         Ok(Arc::new(PluginHandler::new(self.clone(), plugin, sha256, config).await?))
     }
@@ -263,6 +268,17 @@ impl Host {
 
     pub(super) fn pools(&self) -> &Pools {
         &self.pools
+    }
+
+    /// What a handler of this name counts its calls in.
+    pub(super) fn timing(&self, handler: &Arc<str>) -> Arc<Timing> {
+        let mut timings = self.timings.lock().unwrap_or_else(PoisonError::into_inner);
+        timings.retain(|_, timing| timing.strong_count() > 0);
+        timings.get(handler).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let timing = Arc::default();
+            timings.insert(handler.clone(), Arc::downgrade(&timing));
+            timing
+        })
     }
 
     #[cfg(test)]

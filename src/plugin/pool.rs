@@ -18,6 +18,8 @@ pub(super) struct Pool {
     idle: Mutex<Idle>,
     /// As many turns as there may be instances.
     turns: Arc<Semaphore>,
+    /// How many that is.
+    most: usize,
 }
 
 #[derive(Default)]
@@ -39,8 +41,8 @@ pub(super) struct Lease {
 impl Pool {
     /// An empty pool of at most `instances`.
     pub(super) fn new(instances: usize) -> Self {
-        let turns = Semaphore::new(instances.clamp(1, Semaphore::MAX_PERMITS));
-        Pool { idle: Mutex::default(), turns: Arc::new(turns) }
+        let most = instances.clamp(1, Semaphore::MAX_PERMITS);
+        Pool { idle: Mutex::default(), turns: Arc::new(Semaphore::new(most)), most }
     }
 
     /// Take an instance that waits, if no call was there before.
@@ -105,6 +107,14 @@ impl Pool {
         drop(idle);
         drop(dropped);
         left
+    }
+
+    /// How many there are: those that wait, and those in use.
+    pub(super) fn instances(&self) -> usize {
+        let idle = self.idle();
+        let kept = idle.instances.iter().filter(|(_, turn)| turn.is_some()).count();
+        let in_use = self.most.saturating_sub(self.turns.available_permits() + kept);
+        in_use + idle.instances.len()
     }
 
     fn idle(&self) -> MutexGuard<'_, Idle> {

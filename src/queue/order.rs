@@ -1,9 +1,10 @@
 //! `order_by`: messages with the same key are handled one after the other, whatever number of
 //! workers there is. Owns the key of a message, and which keys are in hand.
 
+use std::collections::hash_map::Entry;
 use std::hash::{Hash, Hasher};
 
-use rustc_hash::{FxHashSet, FxHasher};
+use rustc_hash::{FxHashMap, FxHasher};
 
 use crate::config::OrderBy;
 use crate::message::Message;
@@ -44,30 +45,43 @@ pub(super) fn key(order_by: &OrderBy, message: &Message) -> u64 {
 /// Keys of the messages in hand.
 #[derive(Debug, Default)]
 pub(super) struct Busy {
-    keys: FxHashSet<u64>,
-    /// All that waited was busy when it was looked at last.
-    pub(super) blocked: bool,
+    /// And whether one that waits was not taken for it.
+    keys: FxHashMap<u64, bool>,
+    /// So many of the first that wait have keys that are in hand: nobody need look at them again.
+    pub(super) looked: usize,
 }
 
 impl Busy {
     /// Whether a message with this key may be taken, by somebody who has these in hand already.
-    pub(super) fn allows(&self, key: u64, own: &[u64]) -> bool {
-        !self.keys.contains(&key) || own.contains(&key)
+    pub(super) fn allows(&mut self, key: u64, own: &[u64]) -> bool {
+        match self.keys.get_mut(&key) {
+            Some(waits) if !own.contains(&key) => {
+                *waits = true;
+                false
+            }
+            _ => true,
+        }
     }
 
     /// Somebody has this in hand now.
     pub(super) fn take(&mut self, key: u64, own: &mut Vec<u64>) {
-        if self.keys.insert(key) {
-            own.push(key);
+        if let Entry::Vacant(key) = self.keys.entry(key) {
+            own.push(*key.key());
+            key.insert(false);
         }
     }
 
-    /// Nobody has these in hand any more.
-    pub(super) fn release(&mut self, own: &mut Vec<u64>) {
-        for key in own.drain(..) {
-            self.keys.remove(&key);
-        }
-        self.blocked = false;
+    /// Nobody has these in hand any more, but for the one that stays.
+    pub(super) fn release(&mut self, own: &mut Vec<u64>, stays: Option<u64>) {
+        own.retain(|key| {
+            if stays == Some(*key) {
+                return true;
+            }
+            if self.keys.remove(key) == Some(true) {
+                self.looked = 0;
+            }
+            false
+        });
     }
 }
 

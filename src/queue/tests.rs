@@ -192,16 +192,48 @@ fn a_new_key_does_not_wait_for_a_busy_one() {
     let mut first = Batch::default();
     assert!(queue.take(&mut first));
     assert_eq!(payloads_of(&mut first), ["a1"]);
-    // a1 is being tried again, for minutes. a2 comes: nothing to do.
+    // a1 is being tried again, for minutes. a2 comes: nothing to do, so nobody is told.
     queue.push(&mut ["a2"].map(ordered).into());
-    assert_eq!(asked.load(Relaxed), 2);
-    let mut second = Batch::default();
-    assert!(!queue.take(&mut second));
-    assert!(!queue.end_turn());
+    assert_eq!(asked.load(Relaxed), 1);
     // b1 has nothing to do with it.
     queue.push(&mut ["b1"].map(ordered).into());
-    assert_eq!(asked.load(Relaxed), 3, "nobody is told of b1");
+    assert_eq!(asked.load(Relaxed), 2, "nobody is told of b1");
+    let mut second = Batch::default();
     assert!(queue.take(&mut second));
+    assert_eq!(payloads(&mut second), ["b1"]);
+    assert!(!queue.end_turn());
+    first.done(1);
+    assert_eq!(asked.load(Relaxed), 3, "nobody is told of a2");
+    assert!(queue.take(&mut second));
+    assert_eq!(payloads(&mut second), ["a2"]);
+}
+
+#[test]
+fn however_much_waits_for_a_busy_key_another_one_is_found() {
+    let (queue, asked) = queue_by_key();
+    let alike = (0..3 * LOOK_AT).map(|n| ordered(&format!("a{n}")));
+    queue.push(&mut alike.chain([ordered("b1")]).collect());
+    let mut first = Batch::default();
+    assert!(queue.take(&mut first));
+    let taken = payloads_of(&mut first);
+    let mut second = Batch::default();
+    while !queue.take(&mut second) {
+        assert!(queue.end_turn(), "nobody looks further");
+    }
+    assert_eq!(payloads(&mut second), ["b1"]);
+    assert!(!queue.end_turn());
+    // Nobody is told of what has to wait, and the next one is found at once.
+    queue.push(&mut ["a"].map(ordered).into());
+    assert_eq!(asked.load(Relaxed), 2);
+    queue.push(&mut ["c1"].map(ordered).into());
+    assert_eq!(asked.load(Relaxed), 3);
+    assert!(queue.take(&mut second));
+    assert_eq!(payloads(&mut second), ["c1"]);
+    assert!(!queue.end_turn());
+    first.done(taken.len());
+    assert_eq!(asked.load(Relaxed), 4);
+    assert!(queue.take(&mut second));
+    assert_eq!(payloads(&mut second)[0], format!("a{}", taken.len()));
 }
 
 /// The same as `payloads`, still in hand.
@@ -263,7 +295,7 @@ fn a_mark_is_passed_when_what_was_before_it_is_done_with() {
     assert!(queue.take(&mut batch));
     let taken: Vec<Received> = batch.drain().collect();
     assert_eq!(passed.load(Relaxed), 1, "it is in hand");
-    batch.put_back(taken);
+    batch.put_back(taken, None);
     assert!(queue.end_turn());
     assert_eq!(passed.load(Relaxed), 1, "it waits again");
     assert!(queue.take(&mut batch));
@@ -328,4 +360,52 @@ async fn a_closed_queue_has_ended_when_the_last_turn_is_over() {
     assert!(!ended.is_finished(), "the turn is not over");
     assert!(!queue.end_turn());
     tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it has").expect("no panic");
+}
+
+#[test]
+fn what_is_put_back_waits_again_and_the_accounts_are_exact() {
+    let (queue, asked) = queue_by_key();
+    let budget = queue.budget.clone();
+    queue.push(&mut ["a1", "b1", "a2", "c1", "c2", "c3"].map(ordered).into());
+    let (all, size) = (budget.used(), ordered("a1").footprint());
+    assert_eq!(all, 6 * size);
+    let mut first = Batch::default();
+    assert!(queue.take(&mut first));
+    let mut taken: Vec<Received> = first.drain().collect();
+    assert_eq!(taken.len(), 3);
+    // a1 is tried again; b1 and a2 need not be in its batch.
+    let kept = taken.remove(0);
+    first.put_back(taken, Some(kept.order));
+    assert_eq!((first.bytes(), queue.bytes(), budget.used()), (size, 5 * size, all));
+    assert!(!first.is_done());
+    assert_eq!(asked.load(Relaxed), 2);
+    // They are before all others; a2 waits for a1.
+    let mut second = Batch::default();
+    let mut seen = Vec::new();
+    while queue.take(&mut second) {
+        seen.extend(payloads(&mut second));
+    }
+    assert_eq!(seen, ["b1", "c1", "c2", "c3"]);
+    assert_eq!((queue.bytes(), budget.used()), (size, 2 * size));
+    first.done(1);
+    assert!(first.is_done());
+    assert!(queue.take(&mut second));
+    assert_eq!(payloads(&mut second), ["a2"]);
+    assert_eq!((queue.bytes(), budget.used()), (0, 0));
+}
+
+#[test]
+fn what_is_put_back_into_a_stream_that_is_closed_goes_back_to_it() {
+    let queue = Queue::of_stream(2, Arc::default());
+    queue.push(&mut ["a", "b", "c"].map(received).into());
+    let mut batch = Batch::default();
+    assert!(queue.take(&mut batch));
+    let mut taken: Vec<Received> = batch.drain().collect();
+    queue.close();
+    let kept = taken.remove(0);
+    batch.put_back(taken, Some(kept.order));
+    assert_eq!((queue.bytes(), queue.budget.used()), (0, kept.footprint()));
+    batch.done(1);
+    assert_eq!(queue.budget.used(), 0);
+    assert_eq!(queue.metrics().dropped(DropReason::Shutdown), 0);
 }

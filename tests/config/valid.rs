@@ -265,6 +265,7 @@ fn the_rest_is_read() {
     assert_eq!(config.drain_timeout, Duration::ZERO);
     assert_eq!(config.log.level, "warn,handlerd=debug");
     assert_eq!(config.log.format, LogFormat::Json);
+    assert_eq!(config.http.listen, "[::1]:9000".parse().ok());
 }
 
 #[test]
@@ -287,7 +288,8 @@ fn everything_has_a_default() {
     assert!(config.handlers.is_empty());
     assert_eq!(config.memory, 256 << 20);
     assert_eq!(config.drain_timeout, Duration::from_secs(10));
-    assert_eq!((config.log.level.as_str(), config.log.format), ("info", LogFormat::Text));
+    assert_eq!((config.log.level.as_str(), config.log.format), ("info", LogFormat::Auto));
+    assert_eq!(config.http.listen, "127.0.0.1:9847".parse().ok());
     let chat = channel(&config, "chat");
     assert_eq!((chat.workers, chat.queue, chat.max_payload), (1, 16 << 20, 1 << 20));
     assert_eq!(chat.overflow, Overflow::DropOldest);
@@ -324,6 +326,13 @@ fn defaults_follow_what_they_must_fit_into() {
     let config = Config::parse(text, Path::new("x.toml"), &none).expect("valid").config;
     assert_eq!(config.channels[0].queue, 64 << 10);
     assert!(config.channels[0].max_payload < 64 << 10);
+}
+
+#[test]
+fn the_endpoints_can_be_turned_off() {
+    let none = Environment::from_iter::<[(&str, &str); 0]>([]);
+    let config = Config::parse("http.listen = false", Path::new("x.toml"), &none).expect("valid");
+    assert_eq!(config.config.http.listen, None);
 }
 
 #[test]

@@ -7,6 +7,8 @@ use rustix::process::Signal;
 use crate::message;
 use crate::random::Random;
 use crate::scene::{CLAIM_IDLE, DAEMONS, DEAD, GROUP, IN, LIST, OUT, Scene};
+use crate::support::wait_until;
+use handlerd::failpoint::Step;
 
 macro_rules! faults {
     ($($fault:ident = $name:literal,)+) => {
@@ -65,19 +67,37 @@ faults! {
     PasswordRotated = "password rotated",
     GroupDestroyed = "group destroyed",
     StreamTrimmed = "stream trimmed",
+    KilledAtStep = "daemon killed at some step",
+    PluginKills = "plugin kills the daemon",
 }
 
 /// All keys that daemons use: what is left of them when one is forbidden.
 const KEYS: [&str; 5] = [IN, OUT, LIST, DEAD, "handlerd:*"];
+
+/// Where the group would be made again.
+const CURSOR: &str = "handlerd:{in}:workers:cursor";
 
 /// Commands without which nothing goes on, or something doesn't.
 const COMMANDS: [&str; 9] =
     ["xadd", "rpush", "publish", "xack", "xreadgroup", "xpending", "xclaim", "evalsha", "xinfo"];
 
 impl Fault {
-    /// Whether a daemon is asked to end: a frozen one would not.
+    /// Whether a daemon is asked to end, or waited for until it does: a frozen one would not.
     pub fn stops_a_daemon(self) -> bool {
-        matches!(self, Fault::DaemonStopped | Fault::StoppedWhileFrozen)
+        matches!(
+            self,
+            Fault::DaemonStopped
+                | Fault::StoppedWhileFrozen
+                | Fault::KilledAtStep
+                | Fault::PluginKills
+        )
+    }
+
+    /// All that this build knows: optimised ones have no failpoints.
+    pub fn known() -> Vec<Fault> {
+        let needs_failpoints = |fault| matches!(fault, Fault::KilledAtStep | Fault::PluginKills);
+        let known = |fault: &Fault| cfg!(debug_assertions) || !needs_failpoints(*fault);
+        Fault::ALL.iter().copied().filter(known).collect()
     }
 
     /// Those of Redis and the way to it that an output stream of a pub/sub channel knows.
@@ -235,6 +255,8 @@ impl Fault {
             Fault::PasswordRotated => return password_rotated(scene, short),
             Fault::GroupDestroyed => group_destroyed(scene),
             Fault::StreamTrimmed => stream_trimmed(scene, long),
+            Fault::KilledAtStep => killed_at_step(scene, place, random),
+            Fault::PluginKills => plugin_kills(scene),
         }
         Instant::now()
     }
@@ -282,13 +304,18 @@ fn password_rotated(scene: &mut Scene, time: Duration) -> Instant {
     Instant::now()
 }
 
-/// What was not finished, or was finished out of order, may come again; nothing else may.
+/// What was not finished, or was finished out of order, may come again, and what was finished while
+/// the cursor was forbidden; nothing else may.
 fn group_destroyed(scene: &mut Scene) {
     let script = "local groups = redis.call('XINFO', 'GROUPS', KEYS[1]) \
         local rows = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1) \
         redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1]) \
-        return {rows[1] and rows[1][1] or groups[1][8], groups[1][8]}";
-    let (lowest, highest): (String, String) = scene.eval(script, &[IN], &[GROUP]);
+        return {rows[1] and rows[1][1] or groups[1][8], groups[1][8], \
+            string.sub(redis.call('GET', KEYS[2]) or 'f0-0', 2)}";
+    let (lowest, highest, cursor): (String, String, String) =
+        scene.eval(script, &[IN, CURSOR], &[GROUP]);
+    let lowest = [lowest, cursor].into_iter().min_by_key(|id| message::number_of_id(id));
+    let lowest = lowest.expect("one of two");
     for number in message::number_of_id(&lowest)..=message::number_of_id(&highest) {
         scene.ledger.again.add(number);
     }
@@ -311,4 +338,71 @@ fn stream_trimmed(scene: &mut Scene, time: Duration) {
     let gone: Vec<String> = scene.eval(script, &[IN], &[GROUP]);
     gone.iter().for_each(|id| scene.ledger.trimmed.add(message::number_of_id(id)));
     all.iter().for_each(|&place| scene.daemon(place).signal(Signal::CONT));
+}
+
+/// Steps that a daemon takes all the time, or when it is started or stopped.
+const STEPS: [Step; 11] = [
+    Step::OwnTaken,
+    Step::Claimed,
+    Step::Read,
+    Step::Begun,
+    Step::Handled,
+    Step::InLine,
+    Step::LetterInLine,
+    Step::FinishSent,
+    Step::FinishAnswered,
+    Step::GivingBack,
+    Step::GivenBack,
+];
+
+/// Killed, and what is started in its place kills itself at some step; or is killed, where it takes
+/// that step too seldom.
+fn killed_at_step(scene: &mut Scene, place: usize, random: &mut Random) {
+    const LIMIT: Duration = Duration::from_secs(3);
+    let step = STEPS[random.below(STEPS.len() as u64) as usize];
+    let (rarely, times) = (1 + random.below(2), 1 + random.below(40));
+    let (at_end, time) = (random.time(400, 1200), Instant::now());
+    let times = match step {
+        Step::Begun | Step::Handled | Step::InLine => times,
+        Step::GivingBack | Step::GivenBack => 1,
+        _ => rarely,
+    };
+    scene.kill_daemon(place);
+    scene.start_daemon_that_dies(place, &format!("{}:{times}", step.name()));
+    match step {
+        Step::LetterInLine => scene.feeder.misbehave(["reject"; 12]),
+        Step::GivingBack | Step::GivenBack => {
+            lasts(at_end);
+            scene.daemon(place).signal(Signal::TERM);
+        }
+        _ => {}
+    }
+    while scene.daemon(place).runs() && time.elapsed() < LIMIT {
+        lasts(Duration::from_millis(2));
+    }
+    scene.daemons[place] = None;
+    scene.start_daemon(place);
+}
+
+/// Each daemon that is given the message ends; all are started again, until it is a dead letter.
+fn plugin_kills(scene: &mut Scene) {
+    const CRASHES: &str = "local found = 0 \
+        for _, row in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do \
+            for n = 1, #row[2], 2 do \
+                if row[2][n] == 'handlerd-kind' and row[2][n + 1] == 'crash' then found = found + 1 end \
+            end \
+        end \
+        return found";
+    scene.collect();
+    scene.feeder.misbehave(["die"]);
+    wait_until("what kills daemons to be a dead letter", || {
+        scene.start_those_that_ended();
+        scene.eval::<u64>(CRASHES, &[DEAD], &[]) > 0
+    });
+    // Another daemon may have it in hand still, when it was claimed too soon.
+    let fed = scene.feeder.fed();
+    wait_until("all messages to be done", || {
+        scene.start_those_that_ended();
+        scene.has_caught_up(fed)
+    });
 }

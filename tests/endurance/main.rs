@@ -18,6 +18,7 @@ mod pubsub;
 mod random;
 mod report;
 mod scene;
+mod steps;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -45,7 +46,7 @@ fn run(seed: u64, rate: u64, least: Duration) {
     scene.wait_flow(begin);
     let mut report = Report::default();
     while report.count() == 0 || begin.elapsed() < least {
-        for fault in random.shuffled(Fault::ALL) {
+        for fault in random.shuffled(&Fault::known()) {
             std::thread::sleep(random.time(0, 700));
             let caught_up = random.below(2) == 0;
             let asleep = (random.below(3) == 0).then(|| random.below(DAEMONS as u64) as usize);

@@ -8,7 +8,8 @@
 pub enum Kind {
     /// Pass it on.
     Good,
-    /// One of `trap`, `panic`, `loop`, `reject`: it becomes a dead letter.
+    /// One of `trap`, `panic`, `loop`, `reject`, `die` (which kills daemons that have the failpoint
+    /// for it, and passes otherwise): it becomes a dead letter.
     Bad(&'static str),
 }
 

@@ -43,6 +43,7 @@ pub const STREAM: &str = r#"
     dead_letter = "dead"
     retries = 2
     retry_for = "5s"
+    max_deliveries = 5
 "#;
 
 /// A channel of pub/sub, with the same output.
@@ -112,6 +113,11 @@ impl Scene {
 
     /// Start the daemon of this place, with the state that its predecessor left.
     pub fn start_daemon(&mut self, place: usize) {
+        self.start_daemon_that_dies(place, "");
+    }
+
+    /// The same, and it kills itself at a step; see `src/failpoint.rs`.
+    pub fn start_daemon_that_dies(&mut self, place: usize, step: &str) {
         let state = format!("daemon-{place}-{}", self.identities[place]);
         let state = self.folder.path().join(state);
         let config = format!(
@@ -121,9 +127,21 @@ impl Scene {
             self.password_file().display(),
             self.channel
         );
-        let env = [("XDG_STATE_HOME", state.to_str().expect("the path is text"))];
+        // A payload `die` is what kills a daemon.
+        let failpoint = format!("handler:die,{step}");
+        let state = state.to_str().expect("the path is text");
+        let env = [("XDG_STATE_HOME", state), ("HANDLERD_FAILPOINT", &failpoint)];
         let daemon = Handlerd::start_in(Handlerd::folder(), &config, &env);
         self.daemons[place] = Some(daemon);
+    }
+
+    /// Start each daemon again that has ended.
+    pub fn start_those_that_ended(&mut self) {
+        for place in 0..self.daemons.len() {
+            if !self.daemon(place).runs() {
+                self.start_daemon(place);
+            }
+        }
     }
 
     /// Let what is started there be another consumer.
@@ -201,18 +219,13 @@ impl Scene {
     /// `begin` on.
     pub fn wait_caught_up(&self, begin: Instant) -> Duration {
         let fed = self.feeder.fed();
-        let mut client = self.redis.client();
-        wait_until("all messages to be done", || {
-            let script = "local groups = redis.call('XINFO', 'GROUPS', KEYS[1]) \
-                if not groups[1] then return {'0-0', '0-0'} end \
-                local rows = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1) \
-                return {groups[1][8], rows[1] and rows[1][1] or ''}";
-            let (delivered, pending): (String, String) =
-                client.run(&["EVAL", script, "1", IN, GROUP]);
-            let done = |id: &str| id.is_empty() || message::number_of_id(id) >= fed;
-            message::number_of_id(&delivered) + 1 >= fed && done(&pending)
-        });
+        wait_until("all messages to be done", || self.has_caught_up(fed));
         begin.elapsed()
+    }
+
+    /// Whether all numbers below this one have come out.
+    pub fn has_caught_up(&self, fed: u64) -> bool {
+        caught_up(&self.redis, fed)
     }
 
     /// Read what has come out, and remove it there.
@@ -251,6 +264,17 @@ impl Scene {
     pub fn heard(&self) -> Counts {
         self.listener.heard()
     }
+}
+
+/// Whether the group has finished all numbers below this one.
+pub fn caught_up(redis: &Redis, fed: u64) -> bool {
+    let script = "local groups = redis.call('XINFO', 'GROUPS', KEYS[1]) \
+        if not groups[1] then return {'0-0', '0-0'} end \
+        local rows = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1) \
+        return {groups[1][8], rows[1] and rows[1][1] or ''}";
+    let (delivered, pending): (String, String) = redis.run(&["EVAL", script, "1", IN, GROUP]);
+    let done = |id: &str| id.is_empty() || message::number_of_id(id) >= fed;
+    message::number_of_id(&delivered) + 1 >= fed && done(&pending)
 }
 
 impl Drop for Scene {

@@ -14,6 +14,18 @@ use tempfile::TempDir;
 use super::process::{Process, code};
 use super::{PATIENCE, Redis, plugins, wait_for, wait_until};
 
+/// What a service manager or a user says to a program by its environment.
+const FOREIGN: [&str; 8] = [
+    "RUST_LOG",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "JOURNAL_STREAM",
+    "CREDENTIALS_DIRECTORY",
+    "CACHE_DIRECTORY",
+    "RUNTIME_DIRECTORY",
+];
+
 /// The binary, with an environment in which nothing of the surroundings counts and compiled
 /// plugins are kept from one test to the next.
 fn command() -> Command {
@@ -21,7 +33,7 @@ fn command() -> Command {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
     std::fs::create_dir_all(&cache).expect("a cache folder");
     command.env("XDG_CACHE_HOME", cache);
-    for name in ["RUST_LOG", "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY", "CACHE_DIRECTORY"] {
+    for name in FOREIGN {
         command.env_remove(name);
     }
     command
@@ -74,6 +86,21 @@ impl Handlerd {
         dir
     }
 
+    /// A command that runs this whole config, in this folder, with these environment variables, for
+    /// a test that has an end of its own for the log.
+    pub fn command_in(dir: &Path, config: &str, env: &[(&str, &str)]) -> Command {
+        let file = dir.join("config.toml");
+        // Tests run side by side, and the port of the endpoints is one: who looks at them says where.
+        let quiet = if config.contains("[http]") { "" } else { "\n[http]\nlisten = false\n" };
+        std::fs::write(&file, format!("{config}{quiet}")).expect("a config is written");
+        let mut command = command();
+        command.arg("run").arg("--config").arg(&file);
+        // Its control socket, which it leaves when it is killed, goes with the folder.
+        command.env("XDG_RUNTIME_DIR", dir).envs(env.iter().copied());
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command
+    }
+
     /// Start it with this whole config, in this folder, with these environment variables.
     pub fn start_in(dir: TempDir, config: &str, env: &[(&str, &str)]) -> Handlerd {
         Handlerd::start_with(dir, config, &[], env)
@@ -81,11 +108,8 @@ impl Handlerd {
 
     /// The same, with these arguments of `run`.
     pub fn start_with(dir: TempDir, config: &str, args: &[&str], env: &[(&str, &str)]) -> Handlerd {
-        let file = dir.path().join("config.toml");
-        std::fs::write(&file, config).expect("a config is written");
-        let mut command = command();
-        command.arg("run").args(args).arg("--config").arg(&file).envs(env.iter().copied());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut command = Handlerd::command_in(dir.path(), config, env);
+        command.args(args).stderr(Stdio::piped());
         let mut process = Process::spawn(&mut command).expect("the binary starts");
         let stderr = process.child().stderr.take().expect("standard error is a pipe");
         let lines = Arc::new(Mutex::new(Vec::new()));
@@ -105,6 +129,22 @@ impl Handlerd {
     /// The folder of its config.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// A verb with its config, which finds it if it looks for a daemon.
+    pub fn verb(&self, args: &[&str]) -> Run {
+        let run = Run::new(args).env("XDG_RUNTIME_DIR", &self.dir().display().to_string());
+        run.config(&self.dir().join("config.toml"))
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        self.process.kill();
     }
 
     /// Its log so far.
@@ -288,6 +328,12 @@ impl Run {
     /// With standard input that stays open until [`Running::wait`].
     pub fn interactive(mut self) -> Run {
         self.input = Input::Later;
+        self
+    }
+
+    /// With `--config`.
+    pub fn config(mut self, file: &Path) -> Run {
+        self.command.arg("--config").arg(file);
         self
     }
 

@@ -9,6 +9,7 @@
 
 pub mod committed;
 pub mod embedded;
+pub mod endpoints;
 pub mod handlerd;
 pub mod letters;
 pub mod plugins;
@@ -47,6 +48,11 @@ pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
 #[track_caller]
 pub fn wait_until(what: &str, mut ready: impl FnMut() -> bool) {
     wait_for(what, || ready().then_some(()));
+}
+
+/// For a part of handlerd that runs without the daemon: its loop is watched by nobody.
+pub fn beat() -> ::handlerd::heartbeat::Beat {
+    ::handlerd::heartbeat::Heartbeats::default().register("a test")
 }
 
 /// Bytes that look random and are the same in each run.

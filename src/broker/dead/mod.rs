@@ -1,7 +1,7 @@
 //! Dead letters in Redis: read in pages, sent back, removed.
 //!
 //! What `handlerd dead` does in Redis; called by the command line. One connection a call, none
-//! kept. Never writes a dead letter: that is the daemon's. Sending one back and removing it is one
+//! kept; in a Redis Cluster one after the other, to the node that has the stream. Never writes a dead letter: that is the daemon's. Sending one back and removing it is one
 //! script, so two who do it at once do it once.
 
 use std::time::Duration;
@@ -76,6 +76,7 @@ pub struct Found {
 /// A connection to the Redis that the dead letters are in.
 pub struct DeadLetters {
     connection: MultiplexedConnection,
+    connector: Connector,
     address: String,
     _driver: Driver,
 }
@@ -89,7 +90,7 @@ impl DeadLetters {
         let address = connector.address();
         let connected = commands::over(connector.connect().await?, LIMIT).await;
         let (connection, driver) = connected.map_err(|error| lost(&address, &error))?;
-        Ok(DeadLetters { connection, address, _driver: driver })
+        Ok(DeadLetters { connection, connector: connector.clone(), address, _driver: driver })
     }
 
     /// A stream's dead letters as they are now, for [`Pages::next`]: those that come while they are
@@ -165,9 +166,20 @@ impl DeadLetters {
         self.found(entries)
     }
 
-    /// Send these commands and read as many answers, errors included.
+    /// Send these commands, all about one stream, and read as many answers, errors included.
     async fn ask_all(&mut self, mut pipe: Pipeline) -> Result<Vec<Value>, DeadError> {
         pipe.ignore_errors();
+        let answers = self.asked(&pipe).await?;
+        match answers.first().and_then(|first| commands::moved_to(first, &self.connector)) {
+            Some(node) => {
+                *self = Self::connect(&node).await?;
+                self.asked(&pipe).await
+            }
+            None => Ok(answers),
+        }
+    }
+
+    async fn asked(&mut self, pipe: &Pipeline) -> Result<Vec<Value>, DeadError> {
         let asked = pipe.query_async::<Vec<Value>>(&mut self.connection).await;
         asked.map_err(|error| lost(&self.address, &error))
     }

@@ -30,6 +30,7 @@ use std::time::Instant;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::identity::absolute;
 use crate::telemetry::RateLimit;
 
 mod about;
@@ -71,7 +72,7 @@ impl Broker {
         let server = Server {
             hub: hub::Hub::default(),
             address,
-            config: place::absolute(config),
+            config: absolute(config),
             since: Instant::now(),
             most_clients: place::most_clients(),
             http_log: RateLimit::new(server::LOG_PERIOD),

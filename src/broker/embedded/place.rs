@@ -9,13 +9,14 @@
 use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
+
+use crate::config::identity::identity;
 
 /// Ports behind the configured one that are tried as well: 6379 to 6399.
 const FURTHER_PORTS: u16 = 20;
@@ -86,18 +87,7 @@ pub fn dialled(listening: SocketAddr) -> SocketAddr {
 /// The path of the local socket of the daemon that runs with this configuration: in the abstract
 /// namespace, so it begins with a zero byte and is in no folder.
 pub fn local_socket(config: &Path) -> PathBuf {
-    let digest = Sha256::digest(absolute(config).as_os_str().as_bytes());
-    let mut name = b"\0handlerd-".to_vec();
-    // Half of it is enough for a name.
-    name.extend(digest[..16].iter().flat_map(|byte| format!("{byte:02x}").into_bytes()));
-    OsString::from_vec(name).into()
-}
-
-/// One path for one file, however it was named.
-pub(super) fn absolute(config: &Path) -> PathBuf {
-    std::fs::canonicalize(config)
-        .or_else(|_| std::path::absolute(config))
-        .unwrap_or_else(|_| config.to_owned())
+    OsString::from_vec(format!("\0handlerd-{}", identity(config)).into_bytes()).into()
 }
 
 /// Listen at the local socket. That another has it is no error, but said.
@@ -139,16 +129,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_file_has_one_socket_and_another_file_another() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = |name| dir.path().join(name);
-        std::fs::write(file("a"), "").unwrap();
-        std::fs::write(file("b"), "").unwrap();
-        std::os::unix::fs::symlink(file("a"), file("link")).unwrap();
-        assert_eq!(local_socket(&file("a")), local_socket(&file("link")));
-        assert_eq!(local_socket(&file("a")), local_socket(&file("./a")));
-        assert_ne!(local_socket(&file("a")), local_socket(&file("b")));
-        assert!(local_socket(&file("a")).as_os_str().len() < 108);
+    fn the_socket_is_in_no_folder_and_its_name_fits() {
+        let socket = local_socket(Path::new("/etc/handlerd/config.toml"));
+        assert!(socket.as_os_str().as_encoded_bytes().starts_with(b"\0handlerd-"));
+        assert!(socket.as_os_str().len() < 108);
     }
 
     #[test]

@@ -100,6 +100,9 @@ pub struct Command {
     pub arguments: Vec<String>,
     /// The name is one of many that may come.
     pub example: bool,
+    /// It goes to whichever node of a Cluster has the key: only what a stream is read and finished
+    /// with does.
+    pub follows: bool,
     /// NAME of the first channel that needs it.
     pub whose: Arc<str>,
 }

@@ -6,6 +6,7 @@
 
 mod commands;
 mod needs;
+mod nodes;
 mod server;
 mod streams;
 
@@ -101,7 +102,7 @@ async fn probe_one(config: &Config, connection: &config::Connection) -> Probed {
             return probed;
         }
     };
-    let asked = timeout(LIMIT, ask(link, &needs, &mut probed)).await;
+    let asked = timeout(LIMIT, ask(&connector, link, &needs, &mut probed)).await;
     let failed = match asked {
         Ok(Ok(())) => return probed,
         Ok(Err(error)) => error.to_string(),
@@ -112,7 +113,12 @@ async fn probe_one(config: &Config, connection: &config::Connection) -> Probed {
 }
 
 /// Ask on a connection that the daemon's own code has opened, so that what works here works there.
-async fn ask(link: Link, needs: &Needs, probed: &mut Probed) -> RedisResult<()> {
+async fn ask(
+    connector: &Connector,
+    link: Link,
+    needs: &Needs,
+    probed: &mut Probed,
+) -> RedisResult<()> {
     let Link { stream, resp3, version, replica } = link;
     let protocol = if resp3 { ProtocolVersion::RESP3 } else { ProtocolVersion::RESP2 };
     let info = RedisConnectionInfo::default().set_protocol(protocol).set_skip_set_lib_name();
@@ -121,13 +127,6 @@ async fn ask(link: Link, needs: &Needs, probed: &mut Probed) -> RedisResult<()> 
         MultiplexedConnection::new_with_config(&info, stream, config).await?;
     let asking = async {
         let server = server::ask(&mut connection, version, replica).await?;
-        if needs.has_outputs() && matches!(server.role, Role::Replica { .. }) {
-            probed.problems.push(
-                "it is a replica: it refuses to write to keys, and what is published on it reaches its own \
-                 subscribers only; name its master in the connection's url"
-                    .to_owned(),
-            );
-        }
         if needs.reads.is_empty() {
             if needs.writes_keys() && server.persistence == Persistence::Nothing {
                 let note = "it keeps nothing on disk: the lists and streams that are written to \
@@ -137,9 +136,19 @@ async fn ask(link: Link, needs: &Needs, probed: &mut Probed) -> RedisResult<()> 
         } else {
             probed.notes.extend(streams::durability(&server));
         }
+        let is_replica = matches!(server.role, Role::Replica { .. });
         probed.server = Some(server);
-        rehearse(&mut connection, needs, probed).await?;
-        streams::look(&mut connection, needs, probed).await
+        let elsewhere = rehearse(&mut connection, needs.commands().iter(), probed).await?;
+        // One of a Cluster sends everybody to its master.
+        if needs.has_outputs() && is_replica && elsewhere.is_empty() {
+            let problem = "it is a replica: it refuses to write to keys, and what is published on it reaches \
+                           its own subscribers only; name its master in the connection's url";
+            probed.problems.insert(0, problem.to_owned());
+        }
+        streams::one_slot(&mut connection, needs, probed).await?;
+        streams::look(&mut connection, needs, probed).await?;
+        nodes::ask(connector, &elsewhere, needs, probed).await;
+        Ok(())
     };
     tokio::select! {
         asked = asking => asked,
@@ -147,13 +156,15 @@ async fn ask(link: Link, needs: &Needs, probed: &mut Probed) -> RedisResult<()> 
     }
 }
 
-/// See which of the commands Redis would refuse.
-async fn rehearse(
+/// See which of the commands Redis would refuse. Answers those that another node of a Cluster has to
+/// be asked about, with Redis's words about that node.
+async fn rehearse<'a>(
     connection: &mut MultiplexedConnection,
-    needs: &Needs,
+    commands: impl Iterator<Item = &'a Command>,
     probed: &mut Probed,
-) -> RedisResult<()> {
-    for commands in needs.commands().chunks(REHEARSED_AT_ONCE) {
+) -> RedisResult<Vec<(&'a Command, String)>> {
+    let mut elsewhere = Vec::new();
+    for commands in commands.collect::<Vec<_>>().chunks(REHEARSED_AT_ONCE) {
         let mut pipe = redis::pipe();
         pipe.ignore_errors().cmd("MULTI");
         for command in commands {
@@ -166,18 +177,20 @@ async fn rehearse(
         if let Some(error) = replies.first().and_then(error) {
             let note = format!("rights were not tried, because MULTI was refused: {error}");
             probed.notes.push(note);
-            return Ok(());
+            return Ok(elsewhere);
         }
         for (command, reply) in commands.iter().zip(replies.iter().skip(1)) {
             let Some(answer) = error(reply) else { continue };
-            if command.is_optional() {
+            if command.follows && answer.starts_with("MOVED ") {
+                elsewhere.push((*command, answer));
+            } else if command.is_optional() {
                 probed.notes.push(without_cursor(command, &answer));
             } else {
                 probed.problems.push(refusal(command, &answer));
             }
         }
     }
-    Ok(())
+    Ok(elsewhere)
 }
 
 fn refusal(command: &Command, answer: &str) -> String {
@@ -187,6 +200,14 @@ fn refusal(command: &Command, answer: &str) -> String {
         return format!(
             "channel {whose} needs the command {verb_words}, which this Redis doesn't have: it is too \
              old, or the command was renamed"
+        );
+    }
+    if let Some((slot, node)) = nodes::of(answer) {
+        return format!(
+            "channel {whose} needs {verb_words} \"{}\", but that key is in slot {slot}, which the node \
+             {node} of this Redis Cluster has, and only streams and what is written in one step with \
+             them are followed there: name that node in a connection of its own",
+            printable(name.as_bytes(), SHOWN)
         );
     }
     let name = match verb {

@@ -138,14 +138,14 @@ impl Needs {
         match &channel.source {
             Source::Subscribe(names) => {
                 for name in names {
-                    self.need(Verb::Subscribe, name, false, channel, &[]);
+                    self.need(Verb::Subscribe, name, How::FIXED, channel, &[]);
                     self.permit(Kind::Channel, &literal(name));
                     self.rights.insert("+unsubscribe".to_owned());
                 }
             }
             Source::Pattern(patterns) => {
                 for pattern in patterns {
-                    self.need(Verb::Psubscribe, pattern, false, channel, &[]);
+                    self.need(Verb::Psubscribe, pattern, How::FIXED, channel, &[]);
                     // Redis compares a pattern with those of the ACL byte by byte. One with a space
                     // can't stand there, so only the right to everything permits it.
                     let spaced = pattern.bytes().any(is_space);
@@ -168,16 +168,16 @@ impl Needs {
         let (of_lease, of_state) = of_single();
         for (key, commands) in [(&lease, &of_lease[..]), (&state, &of_state)] {
             for (verb, arguments) in commands {
-                self.need(*verb, key, false, channel, arguments);
+                self.need(*verb, key, How::FIXED, channel, arguments);
             }
             self.permit(Kind::Key, &literal(key));
         }
         for verb in [Verb::Time, Verb::Load] {
-            self.need(verb, "", false, channel, &[]);
+            self.need(verb, "", How::FIXED, channel, &[]);
         }
         let marks = single::mark_channel(&channel.name);
-        self.need(Verb::Subscribe, &marks, false, channel, &[]);
-        self.need(Verb::Publish, &marks, false, channel, &[""]);
+        self.need(Verb::Subscribe, &marks, How::FIXED, channel, &[]);
+        self.need(Verb::Publish, &marks, How::FIXED, channel, &[""]);
         self.rights.insert("+unsubscribe".to_owned());
         self.permit(Kind::Channel, &literal(&marks));
     }
@@ -188,13 +188,13 @@ impl Needs {
         let reading = Reading { group: &stream.group, consumer, delete };
         for (verb, arguments) in reading.commands() {
             let name = if verb == Verb::Load { "" } else { &**key };
-            self.need(verb, name, false, channel, &arguments);
+            self.need(verb, name, How::STREAM, channel, &arguments);
         }
         self.permit(Kind::Key, &literal(key));
         let cursor = cursor_name(key, &stream.group);
         if let Some(cursor) = &cursor {
-            self.need(Verb::Get, cursor, false, channel, &[]);
-            self.need(Verb::Set, cursor, false, channel, &[""]);
+            self.need(Verb::Get, cursor, How::STREAM, channel, &[]);
+            self.need(Verb::Set, cursor, How::STREAM, channel, &[""]);
             self.permit(Kind::Key, &literal(cursor));
         }
         self.reads.push(Read {
@@ -262,8 +262,9 @@ impl Needs {
     }
 
     fn rehearse_write(&mut self, writing: Writing, name: &str, example: bool, channel: &Channel) {
+        let how = How { example, follows: writing.in_one_step };
         for (verb, arguments) in writing.commands() {
-            self.need(verb, name, example, channel, &arguments);
+            self.need(verb, name, how, channel, &arguments);
         }
     }
 
@@ -274,20 +275,17 @@ impl Needs {
         self.permit(kind, pattern);
     }
 
-    fn need(
-        &mut self,
-        verb: Verb,
-        name: &str,
-        example: bool,
-        channel: &Channel,
-        arguments: &[&str],
-    ) {
+    fn need(&mut self, verb: Verb, name: &str, how: How, channel: &Channel, arguments: &[&str]) {
         self.rights.insert(verb.right());
         let next = self.commands.len();
-        if *self.known.entry((verb, name.to_owned())).or_insert(next) == next {
+        let place = *self.known.entry((verb, name.to_owned())).or_insert(next);
+        if let Some(known) = self.commands.get_mut(place) {
+            known.follows &= how.follows;
+        } else {
+            let How { example, follows } = how;
             let (name, whose) = (name.to_owned(), channel.name.clone());
             let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
-            self.commands.push(Command { verb, name, arguments, example, whose });
+            self.commands.push(Command { verb, name, arguments, example, follows, whose });
         }
     }
 
@@ -297,6 +295,18 @@ impl Needs {
             Kind::Key => self.keys.insert(format!("~{pattern}")),
         };
     }
+}
+
+/// How a command is sent.
+#[derive(Clone, Copy)]
+struct How {
+    example: bool,
+    follows: bool,
+}
+
+impl How {
+    const FIXED: How = How { example: false, follows: false };
+    const STREAM: How = How { example: false, follows: true };
 }
 
 /// What a name is one of.

@@ -43,6 +43,7 @@ pub(super) fn durability(server: &Server) -> Vec<String> {
 }
 
 /// Look at the keys. What the user has no right to ask is passed over: its rights have been judged.
+/// So are keys that another node of a Cluster has.
 pub(super) async fn look(
     connection: &mut MultiplexedConnection,
     needs: &Needs,
@@ -71,7 +72,6 @@ pub(super) async fn look(
             }
         }
     }
-    one_slot(connection, needs, probed).await?;
     for writes in needs.writes.chunks(AT_ONCE) {
         let mut pipe = redis::pipe();
         pipe.ignore_errors();
@@ -94,7 +94,7 @@ pub(super) async fn look(
 
 /// In a Redis Cluster what is written in one step must be in one slot: rehearsed by a script that
 /// there isn't.
-async fn one_slot(
+pub(super) async fn one_slot(
     connection: &mut MultiplexedConnection,
     needs: &Needs,
     probed: &mut Probed,

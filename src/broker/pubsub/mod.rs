@@ -2,7 +2,7 @@
 //!
 //! Started by the daemon, once for each Redis that channels subscribe at. Puts messages into the
 //! channels' queues and never waits for them. Loses nothing silently: what is dropped, and the time
-//! without a subscription, is counted for each channel and logged.
+//! without a subscription, is counted for each channel.
 //!
 //! What is subscribed changes while it runs (a reload): what stays is not touched, new names are
 //! confirmed before those that go are ended, and no message is lost or doubled.
@@ -23,16 +23,18 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use backon::ExponentialBackoff;
 use tokio::select;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::backoff::backoff;
 use super::connection::{Connector, Link};
 use super::single::Lane;
 use crate::config::Source;
+use crate::heartbeat::Beat;
 use crate::queue::Queue;
-use crate::telemetry::{ChannelMetrics, DropLog, Metrics};
+use crate::telemetry::Metrics;
 
 mod answer;
 mod changes;
@@ -142,17 +144,10 @@ impl Subscriber {
     /// Returns when it has unsubscribed and everything that Redis had sent by then is in the queues (or
     /// when Redis didn't answer for 2 s). Redis being away, at the start too, is not an error. Started
     /// again after a panic, it takes up the subscriptions that were wanted last.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(self, beat: Beat, stop: CancellationToken) {
         let (changes, subscriptions) = Changes::of(&self);
-        let mut supervisor = Supervisor::new(&self, changes, subscriptions);
-        let mut wanted = self.wanted.subscribe();
-        let mut drops = DropLog::new(counters(&wanted.borrow_and_update()));
-        select! {
-            biased;
-            () = supervisor.run(&stop) => {}
-            () = report(&mut drops, wanted) => {}
-        }
-        drops.report();
+        let mut supervisor = Supervisor::new(&self, changes, subscriptions, beat);
+        supervisor.run(&stop).await;
     }
 }
 
@@ -174,20 +169,6 @@ impl Change {
     }
 }
 
-/// Say in the log what is dropped.
-async fn report(drops: &mut DropLog, mut wanted: watch::Receiver<Wanted>) {
-    loop {
-        select! {
-            () = tokio::time::sleep(DropLog::EVERY) => drops.report(),
-            _ = wanted.changed() => drops.add(counters(&wanted.borrow_and_update())),
-        }
-    }
-}
-
-fn counters(wanted: &Wanted) -> impl Iterator<Item = (Arc<str>, Arc<ChannelMetrics>)> {
-    wanted.subscriptions.iter().map(|s| (s.table.clone(), s.queue.metrics().clone()))
-}
-
 struct Supervisor {
     connector: Connector,
     plan: Plan,
@@ -195,12 +176,18 @@ struct Supervisor {
     metrics: Arc<Metrics>,
     backoff: ExponentialBackoff,
     journal: Journal,
+    beat: Arc<Beat>,
     /// Whether there ever was a connection, since something is wanted.
     was_connected: bool,
 }
 
 impl Supervisor {
-    fn new(subscriber: &Subscriber, changes: Changes, subscriptions: Arc<[Subscription]>) -> Self {
+    fn new(
+        subscriber: &Subscriber,
+        changes: Changes,
+        subscriptions: Arc<[Subscription]>,
+        beat: Beat,
+    ) -> Self {
         let connector = subscriber.connector.clone();
         Supervisor {
             plan: Plan::new(subscriptions, Instant::now()),
@@ -208,6 +195,7 @@ impl Supervisor {
             metrics: subscriber.metrics.clone(),
             backoff: new_backoff(),
             journal: Journal::new(&connector),
+            beat: Arc::new(beat),
             was_connected: false,
             connector,
         }
@@ -265,6 +253,7 @@ impl Supervisor {
                 biased;
                 () = stop.cancelled() => return None,
                 wanted = self.changes.next() => self.change(wanted),
+                () = self.beat.asked() => self.beat.answer(),
             }
         }
         Some(())
@@ -283,7 +272,8 @@ impl Supervisor {
         stop: &CancellationToken,
         work: F,
     ) -> Option<F::Output> {
-        let mut work = pin!(work);
+        let beat = self.beat.clone();
+        let mut work = pin!(beat.during(work));
         loop {
             select! {
                 biased;
@@ -306,11 +296,13 @@ impl Supervisor {
         if std::mem::replace(&mut self.was_connected, true) {
             self.metrics.reconnects.add(1);
         }
+        self.metrics.subscription.set(true);
         self.journal.connected(&link);
         let journal = &mut self.journal;
         let ended = Session::new(&self.connector, link, &mut self.plan)
-            .run(stop, &mut self.changes, |roster| journal.subscribed(roster))
+            .run(&self.beat, stop, &mut self.changes, |roster| journal.subscribed(roster))
             .await;
+        self.metrics.subscription.set(false);
         if !matches!(ended.why, SessionEnd::Stopped | SessionEnd::Idle) {
             self.journal.lost(&ended);
         }
@@ -326,12 +318,7 @@ impl Supervisor {
 }
 
 fn new_backoff() -> ExponentialBackoff {
-    ExponentialBuilder::new()
-        .with_min_delay(FIRST_PAUSE)
-        .with_max_delay(LAST_PAUSE)
-        .with_jitter()
-        .without_max_times()
-        .build()
+    backoff(FIRST_PAUSE, LAST_PAUSE)
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use super::requests::Requests;
 use super::roster::Roster;
 use super::wire::Wire;
 use crate::broker::connection::{ConnectError, Connector, Link};
+use crate::heartbeat::Beat;
 
 /// How often the clocks are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -130,6 +131,7 @@ impl<'a> Session<'a> {
     /// The `changes` that come are taken, one after the other.
     pub(super) async fn run(
         mut self,
+        beat: &Beat,
         stop: &CancellationToken,
         changes: &mut Changes,
         subscribed: impl FnOnce(&Roster),
@@ -139,6 +141,8 @@ impl<'a> Session<'a> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            // The tick makes it come around.
+            beat.answer();
             if changes.under_way() && self.go_on_with_change() {
                 changes.done();
                 if self.plan.is_empty() {

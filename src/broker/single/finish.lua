@@ -8,22 +8,24 @@
 -- KEYS: the lease, the hash. ARGV: the daemon's token, milliseconds that the lease lasts, the place,
 --   how many keys, these, then the writes: `a` key maxlen (0: none) n and n fields and values | `l`
 --   key payload | `p` channel payload, where a key is its place among those.
--- Answers: 0 if the lease isn't this daemon's; or 1, how many writes were refused, and why.
+-- Answers: 0 if the lease isn't this daemon's; or 1, why a write was refused, and which were: the
+--   how-manieth of all, each.
 local ARGV, pcall, tonumber, unpack = ARGV, redis.pcall, tonumber, unpack
 local lease, state, token, place = KEYS[1], KEYS[2], ARGV[1], ARGV[3]
 -- Asked a second time, because the first answer was lost.
-if redis.call('HGET', state, 'at') == place then return { 1, 0, '' } end
+if redis.call('HGET', state, 'at') == place then return { 1, '' } end
 if redis.call('GET', lease) ~= token then return { 0 } end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('HSET', state, 'at', place, 'time', string.format('%.0f', now))
 redis.call('PEXPIRE', lease, ARGV[2])
 
-local refused, why = 0, ''
+local answer, count = { 1, '' }, 0
 local before = 4
 local at = before + 1 + ARGV[before]
 while at <= #ARGV do
   local kind, reply = ARGV[at]
+  count = count + 1
   if kind == 'p' then
     reply = pcall('PUBLISH', ARGV[at + 1], ARGV[at + 2])
     at = at + 3
@@ -40,8 +42,8 @@ while at <= #ARGV do
     at = at + 4 + length
   end
   if type(reply) == 'table' and reply.err then
-    refused = refused + 1
-    why = reply.err
+    answer[2] = reply.err
+    answer[#answer + 1] = count
   end
 end
-return { 1, refused, why }
+return answer

@@ -13,8 +13,9 @@ use super::lease_key;
 use super::state::Item;
 use super::wire::{Finished, LEASE, Lease, Wire};
 use crate::broker::connection::Connector;
-use crate::broker::stream::{Finish, Journal, Trouble};
-use crate::telemetry::{DropReason, RateLimit};
+use crate::broker::stream::{Journal, Trouble};
+use crate::heartbeat::Beat;
+use crate::telemetry::{DropReason, OutputKind, RateLimit};
 
 /// How often the lease is renewed, and a standby hears how far all is done.
 const EVERY: Duration = Duration::from_millis(400);
@@ -38,6 +39,7 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 pub async fn run(
     lane: Arc<Lane>,
     connector: Connector,
+    beat: Beat,
     stop: CancellationToken,
     done: CancellationToken,
 ) {
@@ -46,6 +48,7 @@ pub async fn run(
     let keeper = Keeper {
         lane,
         connector,
+        beat,
         stop,
         done,
         journal,
@@ -62,6 +65,7 @@ pub async fn run(
 struct Keeper {
     lane: Arc<Lane>,
     connector: Connector,
+    beat: Beat,
     stop: CancellationToken,
     done: CancellationToken,
     journal: Journal,
@@ -80,12 +84,14 @@ impl Drop for Keeper {
     /// One that is started again after a panic finds out whether this was written.
     fn drop(&mut self) {
         self.lane.put_back(&mut self.flight);
+        self.lane.metrics().stream.forget(&lease_key(&self.lane.name));
     }
 }
 
 impl Keeper {
     async fn run(mut self) {
         loop {
+            self.beat.answer();
             self.lane.look();
             if self.has_ended() {
                 return;
@@ -120,6 +126,7 @@ impl Keeper {
         select! {
             () = self.lane.woken() => {}
             () = sleep_until(self.due) => {}
+            () = self.beat.asked() => {}
             () = self.stop.cancelled(), if !stopped => {}
             () = self.done.cancelled(), if !done => {}
         }
@@ -129,7 +136,10 @@ impl Keeper {
     async fn step(&mut self) -> Result<bool, Trouble> {
         let wire = match &mut self.wire {
             Some(wire) => wire,
-            none => none.insert(Wire::open(&self.connector, &self.lane).await?),
+            none => {
+                let opened = self.beat.during(Wire::open(&self.connector, &self.lane));
+                none.insert(opened.await?)
+            }
         };
         if self.lane.wants_mark() {
             let mark = wire.mark().await?;
@@ -161,7 +171,7 @@ impl Keeper {
             self.place = place.unwrap_or_else(|| self.lane.place(last.number));
         }
         match wire.finish(&self.flight, &self.place).await? {
-            Finished::Written { refused, why } => self.written(refused, &why),
+            Finished::Written { refused, why } => self.written(&refused, &why),
             // Perhaps it is nobody's: then it can be had again.
             Finished::NotOurs => self.look_at_lease().await?,
         }
@@ -204,13 +214,28 @@ impl Keeper {
         Ok(())
     }
 
-    fn written(&mut self, refused: u64, why: &[u8]) {
+    fn written(&mut self, refused: &[usize], why: &[u8]) {
         let metrics = self.lane.metrics();
-        let sum = |count: fn(&Finish) -> u64| -> u64 {
-            self.flight.iter().map(|item| count(&item.finish)).sum()
-        };
-        metrics.delivered.add(sum(|finish| finish.outputs()).saturating_sub(refused));
-        metrics.dead_letters.add(sum(|finish| finish.dead_letters()));
+        let mut is_refused = refused.iter().copied().peekable();
+        let mut delivered = [0u64; OutputKind::ALL.len()];
+        let (mut handled, mut dead_letters) = (0, 0);
+        let writes = self.flight.iter().flat_map(|item| item.finish.writes());
+        for (place, write) in writes.enumerate() {
+            match write {
+                _ if is_refused.next_if_eq(&place).is_some() => {}
+                Some(by) => delivered[by as usize] += 1,
+                None => dead_letters += 1,
+            }
+        }
+        for item in &self.flight {
+            handled += u64::from(item.finish.is_handled());
+        }
+        metrics.handled.add(handled);
+        metrics.dead_letters.add(dead_letters);
+        for by in OutputKind::ALL {
+            metrics.delivered.add(by, delivered[by as usize]);
+        }
+        let refused = refused.len() as u64;
         if refused > 0 {
             metrics.lost(DropReason::Refused, refused);
             if let Some(held_back) = self.said_refused.admit() {

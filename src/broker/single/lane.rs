@@ -63,6 +63,11 @@ impl Lane {
         state.trim();
     }
 
+    /// NAME of its table.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The Redis channel of its marks.
     pub fn mark_channel(&self) -> &Arc<str> {
         &self.mark_channel

@@ -38,8 +38,9 @@ pub(super) struct Lease {
 
 /// What became of a batch.
 pub(super) enum Finished {
-    /// It was written; so many writes were refused, the last one for this reason.
-    Written { refused: u64, why: Vec<u8> },
+    /// It was written; these of all writes were refused, the first being 0, and the last one for this
+    /// reason.
+    Written { refused: Vec<usize>, why: Vec<u8> },
     /// Nothing was written: the lease isn't ours.
     NotOurs,
 }
@@ -128,8 +129,10 @@ impl Wire {
             match number(0) {
                 0 => Finished::NotOurs,
                 _ => Finished::Written {
-                    refused: number(1).unsigned_abs(),
-                    why: items.get(2).and_then(|n| n.string()).unwrap_or_default().to_vec(),
+                    refused: (2..items.len())
+                        .map(|i| (number(i) as usize).saturating_sub(1))
+                        .collect(),
+                    why: items.get(1).and_then(|n| n.string()).unwrap_or_default().to_vec(),
                 },
             }
         };

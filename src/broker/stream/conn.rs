@@ -42,9 +42,21 @@ impl Conn {
         limit: Duration,
         read: impl FnOnce(Node<'_>) -> T,
     ) -> Result<T, Trouble> {
+        some(self.ask_for(command, usize::MAX, limit, read).await)
+    }
+
+    /// The same; nothing when the answer has more than so many bytes. The connection is of no use
+    /// then.
+    pub(super) async fn ask_for<T>(
+        &mut self,
+        command: &[&[u8]],
+        bytes: usize,
+        limit: Duration,
+        read: impl FnOnce(Node<'_>) -> T,
+    ) -> Result<Option<T>, Trouble> {
         self.out.clear();
         resp::command(&mut self.out, command);
-        self.sent(limit, read).await
+        self.sent(limit, bytes, read).await
     }
 
     /// The same for a command that `write` puts on the wire itself.
@@ -58,7 +70,7 @@ impl Conn {
         self.out.clear();
         self.out.shrink_to(KEEP);
         write(&mut self.out);
-        self.sent(limit, read).await
+        some(self.sent(limit, usize::MAX, read).await)
     }
 
     /// The limit is for the first byte of the answer. After that, and while the question goes out,
@@ -66,8 +78,9 @@ impl Conn {
     async fn sent<T>(
         &mut self,
         limit: Duration,
+        bytes: usize,
         read: impl FnOnce(Node<'_>) -> T,
-    ) -> Result<T, Trouble> {
+    ) -> Result<Option<T>, Trouble> {
         let mut left = self.out.as_slice();
         while !left.is_empty() {
             let written = within(ANSWER, self.stream.write(left)).await?;
@@ -79,12 +92,15 @@ impl Conn {
         within(ANSWER, self.stream.flush()).await?;
         let mut limit = limit;
         loop {
+            if self.reader.unread().len() > bytes {
+                return Ok(None);
+            }
             match self.reader.next_reply()? {
                 Some(reply) if reply.is_push() => {}
                 Some(reply) => {
                     return match reply.error() {
                         Some(error) => Err(Trouble::refused(error)),
-                        None => Ok(read(reply)),
+                        None => Ok(Some(read(reply))),
                     };
                 }
                 None => {
@@ -94,6 +110,11 @@ impl Conn {
             }
         }
     }
+}
+
+/// Of an answer that may have any size.
+fn some<T>(answer: Result<Option<T>, Trouble>) -> Result<T, Trouble> {
+    answer?.ok_or_else(|| Trouble::new(State::RedisAway, "an answer is too long"))
 }
 
 async fn within<T>(

@@ -7,13 +7,20 @@ use tokio::sync::oneshot;
 
 use super::finish::{Finish, MOST_HEADERS};
 use super::lane::{Item, Lane, Outcome};
+use super::settings::Settings;
 use crate::broker::resp::Node;
 use crate::config::EntryId;
 use crate::message::{Delivery, Message};
-use crate::queue::Received;
 
-/// Bytes that holding an entry costs beside what it holds.
-const OVERHEAD: usize = 256;
+/// Bytes that holding an entry costs beside what it holds, and each name and value of its fields:
+/// more than they have beside themselves in Redis's answer.
+pub(super) const OVERHEAD: usize = 256;
+pub(super) const EACH: usize = 32;
+
+/// Bytes of an entry that `max_payload` allows.
+pub(super) fn largest(settings: &Settings) -> usize {
+    OVERHEAD + 2 * EACH + settings.payload_field.len() + settings.max_payload
+}
 
 /// The hold on an entry that was read. While it lives nobody else is given the entry.
 ///
@@ -107,7 +114,7 @@ impl std::fmt::Debug for Entry {
 #[derive(Debug)]
 pub enum Taken {
     /// A message to handle.
-    Message(Received, Entry),
+    Message(Message, Arc<Delivery>, Entry),
     /// One that can't be handled: a dead letter.
     Unfit(Unfit),
 }
@@ -116,7 +123,7 @@ impl Taken {
     /// The hold.
     pub fn entry(&self) -> &Entry {
         match self {
-            Taken::Message(_, entry) => entry,
+            Taken::Message(.., entry) => entry,
             Taken::Unfit(unfit) => &unfit.entry,
         }
     }
@@ -174,7 +181,7 @@ pub(super) fn take(
     let text = id.string()?;
     let id = EntryId::parse(text)?;
     let fields = fields.items();
-    let bytes = |node: &Node<'_>| node.string().unwrap_or_default().len();
+    let bytes = |node: &Node<'_>| EACH + node.string().unwrap_or_default().len();
     let size = OVERHEAD + fields.iter().map(bytes).sum::<usize>();
     let entry = lane.hold(id, size, attempt)?;
     let delivery = Arc::new(Delivery {
@@ -231,7 +238,7 @@ fn judge(lane: &Lane, fields: &[Node<'_>], delivery: Arc<Delivery>, entry: Entry
             let name = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
             let headers = others().map(|(n, value)| (name(n), value.to_vec())).collect();
             let message = Message { payload, headers, route: None };
-            Taken::Message(Received { message, delivery, entry: None, order: 0 }, entry)
+            Taken::Message(message, delivery, entry)
         }
     }
 }

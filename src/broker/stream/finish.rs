@@ -7,6 +7,7 @@ use thiserror::Error;
 use crate::broker::resp::bulk;
 use crate::config::EntryId;
 use crate::message::{Header, Message};
+use crate::telemetry::OutputKind;
 
 /// Fields that an entry which is written may have beside its payload. Lua hands the fields over on
 /// its stack, which has 8,000 places.
@@ -29,6 +30,8 @@ pub enum AppendError {
 pub struct Finish {
     writes: Vec<Write>,
     size: usize,
+    /// Its handlers have done with it.
+    handled: bool,
 }
 
 /// One output.
@@ -59,6 +62,17 @@ impl Finish {
     /// Nothing is written: the entry is only acknowledged.
     pub fn new() -> Self {
         Finish::default()
+    }
+
+    /// The same for an entry that its handlers have done with: when it is finished, it is counted as
+    /// handled.
+    pub fn handled() -> Self {
+        Finish { handled: true, ..Finish::default() }
+    }
+
+    /// Whether it is counted as handled.
+    pub(in crate::broker) fn is_handled(&self) -> bool {
+        self.handled
     }
 
     /// XADD: the payload in the field of this name, then the headers in order.
@@ -120,14 +134,24 @@ impl Finish {
         EACH + self.size + EACH * self.writes.len()
     }
 
-    /// Outputs beside dead letters.
-    pub(in crate::broker) fn outputs(&self) -> u64 {
-        self.writes.iter().filter(|write| !matches!(write, Write::Dead { .. })).count() as u64
+    /// What its outputs are, dead letters left out.
+    pub(super) fn outputs(&self) -> impl Iterator<Item = OutputKind> {
+        self.writes().flatten()
+    }
+
+    /// What is written, in order; `None` for a dead letter.
+    pub(in crate::broker) fn writes(&self) -> impl Iterator<Item = Option<OutputKind>> {
+        self.writes.iter().map(|write| match write {
+            Write::Append { .. } => Some(OutputKind::Append),
+            Write::Push { .. } => Some(OutputKind::Push),
+            Write::Publish { .. } => Some(OutputKind::Publish),
+            Write::Dead { .. } => None,
+        })
     }
 
     /// Dead letters.
-    pub(in crate::broker) fn dead_letters(&self) -> u64 {
-        self.writes.len() as u64 - self.outputs()
+    pub(super) fn dead_letters(&self) -> u64 {
+        self.writes.iter().filter(|write| matches!(write, Write::Dead { .. })).count() as u64
     }
 }
 

@@ -15,14 +15,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::conn::{ANSWER, Conn};
 use super::finish::{Arguments, Call};
-use super::group::{cursor_name, may_use_cursor, rehearse};
+use super::group::{self, rehearse};
 use super::lane::{Item, Lane, Outcome};
+use super::nodes::Nodes;
 use super::script::{Script, Scripts};
 use super::settings::WhenDone;
+use super::timer::Timer;
 use super::trouble::{Journal, State, Trouble};
 use crate::broker::connection::Connector;
 use crate::broker::resp::Node;
-use crate::telemetry::{DropReason, RateLimit};
+use crate::failpoint::{Step, reach};
+use crate::heartbeat::Beat;
+use crate::telemetry::{DropReason, OutputKind, RateLimit};
 
 /// Bytes of outputs in one call, unless one entry has more. Redis does nothing else meanwhile.
 const CALL_BYTES: usize = 1 << 20;
@@ -30,16 +34,22 @@ const CALL_BYTES: usize = 1 << 20;
 /// Entries in one call at most, whatever `batch` says: they go over Lua's stack.
 const CALL_ENTRIES: usize = 1_000;
 
+/// How often it is asked whether a cursor that was forbidden may be used.
+const ASK_CURSOR: Duration = Duration::from_secs(5);
+
 /// What a script answered that needn't stop anything is logged this often at most.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
 pub(super) struct Finisher {
-    connector: Connector,
+    nodes: Nodes,
     lane: Arc<Lane>,
     journal: Journal,
+    beat: Beat,
     conn: Option<Conn>,
     scripts: Scripts,
     cursor: Option<String>,
+    /// Whether a cursor that was forbidden may be used.
+    ask_cursor: Timer,
     flight: VecDeque<Item>,
     /// Done with, but for what is to be said and freed: that is done while Redis works at the next.
     spent: Vec<(Item, Outcome)>,
@@ -80,15 +90,17 @@ impl Answer {
 }
 
 impl Finisher {
-    pub(super) fn new(connector: &Connector, lane: &Arc<Lane>) -> Self {
+    pub(super) fn new(connector: &Connector, lane: &Arc<Lane>, beat: Beat) -> Self {
         let table = &lane.settings.table;
         Finisher {
-            connector: connector.clone(),
+            nodes: Nodes::new(connector),
             journal: Journal::new(table, &lane.key, "finish entries", &lane.metrics),
             lane: lane.clone(),
+            beat,
             conn: None,
             scripts: Scripts::default(),
             cursor: None,
+            ask_cursor: Timer::new(ASK_CURSOR),
             flight: VecDeque::new(),
             spent: Vec::new(),
             arguments: Arguments::default(),
@@ -102,6 +114,7 @@ impl Finisher {
     /// Finish what is put in line, until `stop` and nothing is left.
     pub(super) async fn run(mut self, stop: &CancellationToken) {
         loop {
+            self.beat.answer();
             self.fill();
             if self.flight.is_empty() {
                 settle(&self.lane, &mut self.spent);
@@ -110,6 +123,7 @@ impl Finisher {
                 }
                 select! {
                     () = self.lane.woken() => {}
+                    () = self.beat.asked() => {}
                     () = stop.cancelled() => {}
                 }
                 continue;
@@ -152,6 +166,9 @@ impl Finisher {
             }
             self.forbidden = false;
         }
+        if self.cursor.is_none() && self.ask_cursor.due() {
+            self.cursor = group::cursor(conn, &lane).await?;
+        }
         let call = Call {
             key: &lane.key,
             group: &lane.settings.group,
@@ -169,58 +186,76 @@ impl Finisher {
         let put = |out: &mut Vec<u8>| arguments.put(&call, out);
         let answer = self.scripts.run(conn, Script::Finish, parts, put, ANSWER, Answer::of);
         let spent = &mut self.spent;
-        let (answer, ()) = tokio::join!(answer, async { settle(&lane, spent) });
+        let meanwhile = async {
+            reach(Step::FinishSent);
+            settle(&lane, spent);
+        };
+        let (answer, ()) = tokio::join!(answer, meanwhile);
         match answer {
             Ok(answer) => self.answered(answer),
-            Err(trouble) => {
-                match trouble.state {
-                    // It may have been carried out.
-                    State::RedisAway => {
-                        self.flight.iter_mut().take(sent).for_each(|item| item.uncertain = true);
-                    }
-                    // Refused as a whole: a key of one entry is to blame, perhaps.
-                    State::NoPermission | State::OtherSlot if sent > 1 => {
-                        self.alone = sent;
-                        return Ok(());
-                    }
-                    _ => {}
-                }
-                Err(trouble)
-            }
+            Err(trouble) => self.failed(trouble, sent).await,
         }
     }
 
-    async fn connect(&mut self) -> Result<(), Trouble> {
-        let mut conn = Conn::open(&self.connector).await?;
-        self.scripts = Scripts::default();
-        let settings = &self.lane.settings;
-        self.cursor = cursor_name(&self.lane.key, &settings.group);
-        if let Some(cursor) = &self.cursor
-            && !may_use_cursor(&mut conn, cursor).await?
+    /// So many were sent, and nothing is known of them, or all were refused.
+    async fn failed(&mut self, trouble: Trouble, sent: usize) -> Result<(), Trouble> {
+        if trouble.state == State::NoPermission
+            && self.cursor.is_some()
+            && let Some(conn) = &mut self.conn
         {
-            self.cursor = None;
+            // Perhaps because of the cursor only: it goes on without.
+            self.cursor = group::cursor(conn, &self.lane).await?;
+            if self.cursor.is_none() {
+                return Ok(());
+            }
         }
+        match trouble.state {
+            // It may have been carried out.
+            State::RedisAway => {
+                self.flight.iter_mut().take(sent).for_each(|item| item.uncertain = true);
+            }
+            // Refused as a whole: a key of one entry is to blame, perhaps.
+            State::NoPermission | State::OtherSlot if sent > 1 => {
+                self.alone = sent;
+                return Ok(());
+            }
+            _ => {}
+        }
+        Err(trouble)
+    }
+
+    async fn connect(&mut self) -> Result<(), Trouble> {
+        let mut conn = self.beat.during(self.nodes.open()).await?;
+        self.scripts = Scripts::default();
+        self.cursor = group::cursor(&mut conn, &self.lane).await?;
         self.conn = Some(conn);
         Ok(())
     }
 
     fn answered(&mut self, answer: Answer) -> Result<(), Trouble> {
+        reach(Step::FinishAnswered);
         let dealt = answer.dealt.min(self.flight.len());
         self.alone = self.alone.saturating_sub(dealt);
         let mut gone = answer.gone.iter().copied().peekable();
-        let mut delivered = 0;
+        let mut delivered = [0u64; OutputKind::ALL.len()];
         for (place, item) in self.flight.drain(..dealt).enumerate() {
             let elsewhere = gone.next_if_eq(&place).is_some() && !item.uncertain;
             if elsewhere {
                 self.lane.metrics.stream.finished_elsewhere.add(1);
                 self.spent.push((item, Outcome::Gone));
             } else {
-                delivered += item.finish.outputs();
+                item.finish.outputs().for_each(|by| delivered[by as usize] += 1);
+                self.lane.metrics.handled.add(u64::from(item.finish.is_handled()));
                 self.lane.metrics.dead_letters.add(item.finish.dead_letters());
                 self.spent.push((item, Outcome::Done));
             }
         }
-        self.lane.metrics.delivered.add(delivered.saturating_sub(answer.refused));
+        // Only what is published can be refused alone.
+        let published = &mut delivered[OutputKind::Publish as usize];
+        *published = published.saturating_sub(answer.refused);
+        for by in OutputKind::ALL {
+            self.lane.metrics.delivered.add(by, delivered[by as usize]);
+        }
         self.say(&answer);
         if answer.why.is_empty() {
             return Ok(());
@@ -262,6 +297,9 @@ impl Finisher {
         }
         if trouble.state.wants_new_connection() {
             self.conn = None;
+        }
+        if self.nodes.follow(&self.lane, &trouble) {
+            return;
         }
         sleep(self.journal.trouble(trouble)).await;
     }

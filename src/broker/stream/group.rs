@@ -13,6 +13,7 @@ use super::script::{Script, Scripts};
 use super::settings::Start;
 use super::trouble::{State, Trouble};
 use crate::config::EntryId;
+use crate::failpoint::{Step, reach};
 
 /// The name of the cursor: in a Cluster it lies in the stream's slot. `None` where no name does,
 /// because the stream's has a `}` and no `{tag}`.
@@ -139,6 +140,7 @@ pub(super) async fn ensure(
         Err(trouble) if trouble.text.starts_with("BUSYGROUP") => {}
         Err(trouble) => return Err(trouble),
         Ok(()) => {
+            reach(Step::GroupMade);
             let (stream, group) = (&*lane.key, &*lane.settings.group);
             tracing::info!(
                 channel = &*lane.settings.table,
@@ -149,6 +151,7 @@ pub(super) async fn ensure(
         }
     }
     write_cursor(conn, scripts, lane, cursor).await?;
+    reach(Step::CursorWritten);
     Ok((look(conn, scripts, lane, cursor).await?, true))
 }
 
@@ -208,11 +211,26 @@ async fn write_cursor(
     scripts.run(conn, Script::Finish, nothing.parts(&call), put, ANSWER, |_| ()).await
 }
 
-/// Whether the cursor may be written: rehearsed without effect, because one forbidden key would
-/// refuse the whole finish step.
-pub(super) async fn may_use_cursor(conn: &mut Conn, cursor: &str) -> Result<bool, Trouble> {
-    Ok(rehearse(conn, &[b"SET", cursor.as_bytes(), b""]).await?.is_none()
-        && rehearse(conn, &[b"GET", cursor.as_bytes()]).await?.is_none())
+/// The cursor, if there is one and it may be used: rehearsed without effect, because one forbidden
+/// key would refuse the whole finish step. When that has changed, it is said.
+pub(super) async fn cursor(conn: &mut Conn, lane: &Lane) -> Result<Option<String>, Trouble> {
+    let Some(cursor) = cursor_name(&lane.key, &lane.settings.group) else { return Ok(None) };
+    let allowed = rehearse(conn, &[b"SET", cursor.as_bytes(), b""]).await?.is_none()
+        && rehearse(conn, &[b"GET", cursor.as_bytes()]).await?.is_none();
+    let (channel, stream) = (&*lane.settings.table, &*lane.key);
+    if lane.cursor_is_forbidden(!allowed) {
+        if allowed {
+            tracing::info!(channel, stream, "the key {cursor} may be used again");
+        } else {
+            tracing::warn!(
+                channel,
+                stream,
+                "the ACL forbids the key {cursor}, which keeps from where the group would have to \
+                 be made again: if it vanished, the whole stream would come again"
+            );
+        }
+    }
+    Ok(allowed.then_some(cursor))
 }
 
 /// Why a command would be refused by the ACL; nothing when it wouldn't, or when there is no telling.

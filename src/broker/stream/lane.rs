@@ -5,7 +5,7 @@
 //! rather than drops. Asks Redis nothing.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -51,11 +51,15 @@ pub(super) struct Lane {
     pub(super) settings: Arc<Settings>,
     pub(super) key: Arc<str>,
     pub(super) metrics: Arc<ChannelMetrics>,
+    /// Bytes that may be in hand.
+    share: AtomicUsize,
     stock: Mutex<Stock>,
     /// Entries were let go.
     freed: Notify,
     /// The group isn't there, as the finisher has found.
     vanished: AtomicBool,
+    /// The ACL forbids the cursor.
+    no_cursor: AtomicBool,
     out: Mutex<Out>,
     /// There is something to finish.
     wake: Notify,
@@ -63,6 +67,11 @@ pub(super) struct Lane {
     settled: Notify,
     /// Nothing is finished any more.
     abandoned: CancellationToken,
+}
+
+/// What one of a channel's streams may hold of what the channel may.
+fn share(settings: &Settings, hold: usize) -> usize {
+    hold / settings.keys.len().max(1)
 }
 
 /// What is in hand.
@@ -100,9 +109,11 @@ impl Lane {
             settings: settings.clone(),
             key: key.clone(),
             metrics: metrics.clone(),
+            share: AtomicUsize::new(share(settings, settings.hold)),
             stock: Mutex::default(),
             freed: Notify::new(),
             vanished: AtomicBool::new(false),
+            no_cursor: AtomicBool::new(false),
             out: Mutex::default(),
             wake: Notify::new(),
             settled: Notify::new(),
@@ -113,11 +124,21 @@ impl Lane {
     /// How many more entries may be read, and how many bytes they may have. Less than a batch is
     /// none: many small reads cost more than one.
     pub(super) fn credit(&self) -> (usize, usize) {
-        let share = |all: usize| all / self.settings.keys.len().max(1);
         let stock = lock(&self.stock);
         let entries = (BATCHES * self.settings.batch).saturating_sub(stock.entries);
         let entries = if entries < self.settings.batch { 0 } else { entries };
-        (entries, share(self.settings.hold).saturating_sub(stock.bytes))
+        (entries, self.share().saturating_sub(stock.bytes))
+    }
+
+    /// Bytes that may be in hand of this stream.
+    pub(super) fn share(&self) -> usize {
+        self.share.load(Relaxed)
+    }
+
+    /// All streams of the channel together may have so many bytes in hand from now on.
+    pub(super) fn set_hold(&self, hold: usize) {
+        self.share.store(share(&self.settings, hold), Relaxed);
+        self.freed.notify_one();
     }
 
     /// Hold an entry; `None` when it is held already.
@@ -164,6 +185,12 @@ impl Lane {
         lock(&self.stock).entries
     }
 
+    /// Bytes of what is in hand.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        lock(&self.stock).bytes
+    }
+
     /// The ids in hand, in order.
     pub(super) fn held(&self) -> Vec<EntryId> {
         let mut held: Vec<EntryId> = lock(&self.stock).held.keys().copied().collect();
@@ -207,6 +234,11 @@ impl Lane {
     pub(super) fn group_is_missing(&self) {
         self.vanished.store(true, SeqCst);
         self.freed.notify_one();
+    }
+
+    /// Whether the cursor is forbidden now; answers whether that is news.
+    pub(super) fn cursor_is_forbidden(&self, forbidden: bool) -> bool {
+        self.no_cursor.swap(forbidden, SeqCst) != forbidden
     }
 
     /// Whether the finisher found no group since the last call.

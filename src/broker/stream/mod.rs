@@ -10,11 +10,13 @@
 //!   reader: connect, group, take up, claim, read     reader.rs, claim.rs, group.rs
 //!     entry --> sink                                 entry.rs; suspects.rs: those that go alone
 //!   finisher: line --> finish.lua                    finisher.rs, finish.rs
+//! where to connect to, in a Redis Cluster            nodes.rs
 //! what is wrong, in words; how long to wait          trouble.rs
 //! ```
 //!
 //! Keys of two streams of a source are never in one script. The outputs of an entry are in one script
-//! with its stream, which in a Redis Cluster must be one slot.
+//! with its stream, which in a Redis Cluster must be one slot;
+//! each stream has connections of its own, which find the node of its slot.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connector;
+use crate::heartbeat::Heartbeats;
 use crate::telemetry::ChannelMetrics;
 
 mod claim;
@@ -36,6 +39,7 @@ mod finish;
 mod finisher;
 mod group;
 mod lane;
+mod nodes;
 mod reader;
 mod script;
 mod settings;
@@ -58,6 +62,7 @@ pub(super) use trouble::{Journal, Trouble};
 
 pub(super) use group::cursor_name;
 use lane::Lane;
+pub(super) use nodes::named;
 
 /// Pause before a task that panicked is started again.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
@@ -94,14 +99,30 @@ impl Source {
         Arc::ptr_eq(&self.lanes, &other.lanes)
     }
 
+    /// So many bytes may be in hand from now on, instead of [`Settings::hold`].
+    pub fn set_hold(&self, hold: usize) {
+        self.lanes.iter().for_each(|lane| lane.set_hold(hold));
+    }
+
     /// What finishes its entries.
     pub fn finisher(&self) -> Finisher {
         Finisher { lanes: self.lanes.clone() }
     }
 
+    /// Bytes that may be in hand of it.
+    pub fn hold(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.share()).sum()
+    }
+
     /// How many entries are in hand: read, and not finished or let go.
     pub fn in_hand(&self) -> usize {
         self.lanes.iter().map(|lane| lane.in_hand()).sum()
+    }
+
+    /// Bytes of the entries in hand.
+    #[cfg(test)]
+    fn bytes(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.bytes()).sum()
     }
 
     /// How many entries are in hand, or were given back and Redis doesn't know it yet.
@@ -121,23 +142,29 @@ impl Source {
     /// (those were given back: their delivery doesn't count), so whoever holds entries that aren't
     /// begun drops them then. With Redis away that may be never: the caller has a time limit, and
     /// what is left stays pending.
-    pub async fn run(self, sink: Arc<dyn Sink>, stop: CancellationToken) {
+    pub async fn run(self, sink: Arc<dyn Sink>, beats: Heartbeats, stop: CancellationToken) {
         let lanes = self.lanes.iter().map(|lane| {
             lane.until(&stop);
-            let (sink, stop) = (sink.clone(), stop.clone());
+            let (sink, stop, beats) = (sink.clone(), stop.clone(), &beats);
             let connector = &self.connector;
+            let beat = move |what: &str| {
+                let (channel, stream) = (&lane.settings.table, &lane.key);
+                beats.register(format!("{what} the stream {stream} of channel {channel}"))
+            };
             async move {
                 let read = CancellationToken::new();
                 let reading = async {
                     again(lane, "reading", || {
-                        reader::Reader::new(connector, lane, sink.clone()).run(&stop)
+                        let beat = beat("reading");
+                        reader::Reader::new(connector, lane, sink.clone(), beat).run(&stop)
                     })
                     .await;
                     read.cancel();
                 };
                 let finishing = again(lane, "finishing", || async {
+                    let beat = beat("finishing");
                     tokio::select! {
-                        () = finisher::Finisher::new(connector, lane).run(&read) => {}
+                        () = finisher::Finisher::new(connector, lane, beat).run(&read) => {}
                         // What it has in hand is let go with it.
                         () = lane.abandoned() => {}
                     }
@@ -146,6 +173,8 @@ impl Source {
             }
         });
         join_all(lanes).await;
+        // Who begins anew, under the same name perhaps, sees for itself.
+        self.lanes.iter().for_each(|lane| lane.metrics.stream.forget(&lane.key));
     }
 }
 

@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Sink;
 use super::conn::{ANSWER, Conn};
-use super::entry::{Taken, take};
-use super::group::{self, cursor_name, may_use_cursor};
+use super::entry::{Taken, largest, take};
+use super::group;
 use super::lane::Lane;
+use super::nodes::Nodes;
 use super::script::{Script, Scripts};
 use super::suspects::Suspects;
 use super::timer::Timer;
@@ -24,6 +25,8 @@ use super::unread::Unread;
 use crate::broker::connection::Connector;
 use crate::broker::resp::Node;
 use crate::config::EntryId;
+use crate::failpoint::{Step, reach};
+use crate::heartbeat::Beat;
 use crate::telemetry::DropReason;
 
 /// How long a read waits in Redis for entries. A stop waits for it, and a dead connection is found
@@ -39,18 +42,20 @@ const PAUSED: Duration = Duration::from_millis(50);
 /// How often the group is searched for consumers that are gone.
 const FORGET: Duration = Duration::from_secs(60);
 
+/// Reads that have room beside each other.
+const READS: usize = 4;
+
 /// For how long giving back is tried at a stop, when nothing else is left to do.
 const GIVE_BACK: Duration = Duration::from_secs(2);
 
 pub(super) struct Reader {
-    connector: Connector,
+    nodes: Nodes,
     pub(super) lane: Arc<Lane>,
     sink: Arc<dyn Sink>,
     journal: Journal,
+    beat: Beat,
     conn: Option<Conn>,
     pub(super) scripts: Scripts,
-    cursor: Option<String>,
-    said_no_cursor: bool,
     was_connected: bool,
     /// The group was seen on this connection.
     found: bool,
@@ -63,8 +68,11 @@ pub(super) struct Reader {
     unread: Unread,
     /// The highest id that was read.
     highest: EntryId,
-    /// Bytes of the largest entry lately: how much a read may bring.
+    /// Bytes of the largest entry to be expected: what the largest one lately had, which fades as
+    /// smaller ones come.
     largest: usize,
+    /// What was read had no room and was thrown away. It is taken up, a piece at a time.
+    too_much: bool,
     renew: Timer,
     pub(super) claim: Timer,
     look: Timer,
@@ -75,32 +83,46 @@ pub(super) struct Reader {
 pub(super) enum Own {
     /// To be taken up from this id on. `add` is 1 where a former process had them: it may have died
     /// of one. After a lost connection it is 0: they never got here, and that delivery is this one.
-    Left { from: Vec<u8>, add: u8 },
+    /// `tried`: for so many it was tried, and the answer was lost.
+    Left { from: Vec<u8>, add: u8, tried: usize },
     /// All taken up.
     Taken,
 }
 
+/// What there is room for.
+#[derive(Clone, Copy)]
+pub(super) struct Room {
+    pub(super) entries: usize,
+    pub(super) bytes: usize,
+}
+
 impl Own {
     fn all(add: u8) -> Self {
-        Own::Left { from: b"-".to_vec(), add }
+        Own::Left { from: b"-".to_vec(), add, tried: 0 }
     }
 }
 
 impl Reader {
-    pub(super) fn new(connector: &Connector, lane: &Arc<Lane>, sink: Arc<dyn Sink>) -> Self {
+    pub(super) fn new(
+        connector: &Connector,
+        lane: &Arc<Lane>,
+        sink: Arc<dyn Sink>,
+        beat: Beat,
+    ) -> Self {
         let settings = &lane.settings;
         let part = |n: u32, least: u64, most: u64| {
             let (least, most) = (Duration::from_millis(least), Duration::from_millis(most));
             Timer::new((settings.claim_idle / n).clamp(least, most))
         };
+        let mut journal = Journal::new(&settings.table, &lane.key, "read", &lane.metrics);
+        journal.begin();
         Reader {
-            connector: connector.clone(),
-            journal: Journal::new(&settings.table, &lane.key, "read", &lane.metrics),
+            nodes: Nodes::new(connector),
+            journal,
             sink,
+            beat,
             conn: None,
             scripts: Scripts::default(),
-            cursor: None,
-            said_no_cursor: false,
             was_connected: false,
             found: false,
             known: false,
@@ -109,7 +131,8 @@ impl Reader {
             suspects: Suspects::default(),
             unread: Unread::default(),
             highest: EntryId::default(),
-            largest: 64 << 10,
+            largest: 16 << 10,
+            too_much: false,
             renew: part(4, 1, 60_000),
             claim: part(4, 20, 2_000),
             look: Timer::new(LOOK),
@@ -122,7 +145,11 @@ impl Reader {
     /// handled.
     pub(super) async fn run(mut self, stop: &CancellationToken) {
         while !stop.is_cancelled() {
+            self.beat.answer();
             let Err(trouble) = self.read_on(stop).await else { continue };
+            if std::mem::take(&mut self.too_much) || self.nodes.follow(&self.lane, &trouble) {
+                continue;
+            }
             let pause = self.journal.trouble(trouble);
             select! {
                 () = sleep(pause) => {}
@@ -146,6 +173,7 @@ impl Reader {
             Err(trouble) if trouble.state.wants_new_connection() => {
                 // Too much at once, perhaps.
                 self.largest = self.largest.saturating_mul(4).min(1 << 30);
+                self.largest = self.largest.max(largest(&self.lane.settings));
                 if !matches!(self.own, Own::Left { add: 1, .. }) {
                     self.own = Own::all(0);
                 }
@@ -162,23 +190,9 @@ impl Reader {
     }
 
     async fn connect(&mut self) -> Result<Conn, Trouble> {
-        let mut conn = Conn::open(&self.connector).await?;
+        let conn = self.beat.during(self.nodes.open()).await?;
         self.scripts = Scripts::default();
         self.found = false;
-        self.cursor = cursor_name(&self.lane.key, &self.lane.settings.group);
-        if let Some(cursor) = &self.cursor
-            && !may_use_cursor(&mut conn, cursor).await?
-        {
-            if !std::mem::replace(&mut self.said_no_cursor, true) {
-                tracing::warn!(
-                    channel = &*self.lane.settings.table,
-                    stream = &*self.lane.key,
-                    "the ACL forbids the key {cursor}, which keeps from where the group would have \
-                     to be made again: if it vanished, the whole stream would come again"
-                );
-            }
-            self.cursor = None;
-        }
         if std::mem::replace(&mut self.was_connected, true) {
             self.lane.metrics.stream.reconnects.add(1);
         }
@@ -196,7 +210,8 @@ impl Reader {
     }
 
     async fn find_group(&mut self, conn: &mut Conn) -> Result<(), Trouble> {
-        let cursor = self.cursor.as_deref();
+        let cursor = group::cursor(conn, &self.lane).await?;
+        let cursor = cursor.as_deref();
         let (seen, made) =
             group::ensure(conn, &mut self.scripts, &self.lane, cursor, self.known).await?;
         if self.known && (made || self.vanished) {
@@ -216,6 +231,7 @@ impl Reader {
 
     /// Do what is due, and read once if there is room.
     async fn step(&mut self, conn: &mut Conn, stop: &CancellationToken) -> Result<(), Trouble> {
+        self.beat.answer();
         if self.lane.take_missing() {
             return Err(Trouble::new(State::NoGroup, "NOGROUP the group is not there any more"));
         }
@@ -246,21 +262,30 @@ impl Reader {
             }
             return Ok(());
         }
-        let room = entries.min(self.lane.settings.batch).min((bytes / self.largest).max(1));
-        if let Own::Left { from, add } = &self.own {
-            let (from, add) = (from.clone(), *add);
-            return self.take_up_own(conn, &from, add, room).await;
+        let room = Room { entries: entries.min(self.lane.settings.batch), bytes };
+        if let Own::Left { from, add, tried } = &self.own {
+            let own = (from.clone(), *add, *tried);
+            self.take_up_own(conn, own, room).await?;
+            self.journal.fine();
+            return Ok(());
         }
         if self.claim.due() {
             return self.claim_stale(conn, room).await;
         }
         let block = next.min(self.claim.next).saturating_duration_since(Instant::now());
-        self.read(conn, room, block.clamp(Duration::from_millis(1), BLOCK)).await
+        // What is read is there twice for a moment, as it came and as messages.
+        let bytes = bytes.min((self.lane.share() / READS).max(1));
+        self.read(conn, Room { bytes, ..room }, block.clamp(Duration::from_millis(1), BLOCK)).await
     }
 
-    async fn read(&mut self, conn: &mut Conn, room: usize, block: Duration) -> Result<(), Trouble> {
+    /// Wait for entries. When they turn out to be larger than those before them, and have no room,
+    /// none is kept.
+    async fn read(&mut self, conn: &mut Conn, room: Room, block: Duration) -> Result<(), Trouble> {
         let settings = &self.lane.settings;
-        let (count, wait) = (room.to_string(), block.as_millis().max(1).to_string());
+        let most = room.entries.min((room.bytes / self.largest).max(1));
+        // A single one must come, whatever it has.
+        let limit = if most == 1 { usize::MAX } else { room.bytes };
+        let (count, wait) = (most.to_string(), block.as_millis().max(1).to_string());
         let command: [&[u8]; 11] = [
             b"XREADGROUP",
             b"GROUP",
@@ -275,8 +300,7 @@ impl Reader {
             b">",
         ];
         let lane = &self.lane;
-        let highest = self.highest;
-        let taken = conn.ask(&command, block + ANSWER, |answer| {
+        let taken = conn.ask_for(&command, limit, block + ANSWER, |answer| {
             let items = answer.items();
             // A map of the stream to its entries; in RESP2 a list of such pairs.
             let entries = match items.as_slice() {
@@ -284,27 +308,37 @@ impl Reader {
                 [_, entries] => Some(*entries),
                 _ => None,
             };
-            let entry = |node: Node<'_>| {
-                let mut parts = node.each();
-                take(lane, parts.next()?, parts.next()?, 1)
-            };
-            entries.into_iter().flat_map(Node::each).filter_map(entry).collect::<Vec<Taken>>()
+            let entries = entries.into_iter().flat_map(Node::each);
+            entries.filter_map(|entry| take_new(lane, entry)).collect::<Vec<Taken>>()
         });
-        let taken = taken.await?;
-        self.journal.fine();
-        if let Some(last) = taken.last() {
-            let again = taken.iter().filter(|taken| taken.entry().id() <= highest).count();
-            self.lane.metrics.stream.redelivered.add(again as u64);
-            self.highest = highest.max(last.entry().id());
-            self.hand_on(taken);
-        }
+        let Some(taken) = taken.await? else {
+            tracing::debug!(
+                channel = &*settings.table,
+                stream = &*self.lane.key,
+                "{most} entries had more than {limit} bytes; they are read a few at a time"
+            );
+            self.too_much = true;
+            return Err(Trouble::new(State::RedisAway, "the entries have no room"));
+        };
+        self.was_read(taken);
         Ok(())
+    }
+
+    fn was_read(&mut self, taken: Vec<Taken>) {
+        self.journal.fine();
+        let Some(last) = taken.last() else { return };
+        reach(Step::Read);
+        let again = taken.iter().filter(|taken| taken.entry().id() <= self.highest).count();
+        self.lane.metrics.stream.redelivered.add(again as u64);
+        self.highest = self.highest.max(last.entry().id());
+        self.hand_on(taken);
     }
 
     /// Give entries to the sink, but keep those back that are to go alone.
     pub(super) fn hand_on(&mut self, taken: Vec<Taken>) {
-        let largest = taken.iter().map(|taken| taken.entry().size()).max().unwrap_or(0);
-        self.largest = largest.max(self.largest - self.largest / 8).max(1);
+        let seen = taken.iter().map(|taken| taken.entry().size()).max().unwrap_or(0);
+        let faded = self.largest - self.largest / 8;
+        self.largest = seen.max(faded).max(1);
         let most = self.lane.settings.max_deliveries;
         let (alone, rest): (Vec<Taken>, Vec<Taken>) = taken.into_iter().partition(|taken| {
             matches!(taken, Taken::Message(..)) && taken.entry().attempt() > most
@@ -380,10 +414,14 @@ impl Reader {
         self.suspects.clear();
         let mut until = None;
         loop {
+            self.beat.answer();
             if self.lane.in_hand() == 0 && !self.lane.has_given_back() {
                 return;
             }
             let Err(trouble) = self.leave_step().await else { continue };
+            if self.nodes.follow(&self.lane, &trouble) {
+                continue;
+            }
             let pause = self.journal.trouble(trouble);
             let until = until.get_or_insert(Instant::now() + GIVE_BACK);
             if self.lane.in_hand() == 0 && Instant::now() >= *until {
@@ -406,13 +444,16 @@ impl Reader {
         }
         let ids = self.lane.given_back();
         if !ids.is_empty() {
+            reach(Step::GivingBack);
             let given = self.give_back(&mut conn, &ids).await?;
+            reach(Step::GivenBack);
             self.lane.metrics.stream.given_back.add(given);
             self.lane.forget_given_back(&ids);
         } else if self.lane.in_hand() > 0 {
             select! {
                 () = self.lane.freed() => {}
                 () = sleep_until(self.renew.next) => {}
+                () = self.beat.asked() => {}
             }
         }
         self.conn = Some(conn);
@@ -430,4 +471,10 @@ impl Reader {
         let given = |answer: Node<'_>| answer.integer().unwrap_or(0) as u64;
         self.scripts.call(conn, Script::Release, &keys, &arguments, ANSWER, given).await
     }
+}
+
+/// An entry that was delivered the first time.
+fn take_new(lane: &Arc<Lane>, entry: Node<'_>) -> Option<Taken> {
+    let mut parts = entry.each();
+    take(lane, parts.next()?, parts.next()?, 1)
 }

@@ -5,10 +5,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use backon::ExponentialBackoff;
 
+use crate::broker::backoff::backoff;
 use crate::broker::connection::ConnectError;
-use crate::telemetry::{ChannelMetrics, printable};
+use crate::telemetry::{ChannelMetrics, StreamTrouble, printable};
 
 /// Pauses between tries, as for a subscription: entries flow again within 3 s of the cause's end.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -47,8 +48,14 @@ pub enum State {
     OtherGroup,
     /// A stream has used up its ids.
     Exhausted,
-    /// Keys of different slots of a Cluster, or of another node's.
+    /// Keys of different slots of a Cluster.
     OtherSlot,
+    /// Another node of the Cluster has the slot; it is followed there.
+    Moved,
+    /// The slot is on its way from one node of the Cluster to another.
+    Moving,
+    /// The Cluster has no majority, or the slot no node.
+    ClusterDown,
     /// Redis can't save.
     CannotSave,
     /// Redis has too few replicas.
@@ -78,6 +85,9 @@ impl State {
             State::OtherGroup => "other_group",
             State::Exhausted => "exhausted",
             State::OtherSlot => "other_slot",
+            State::Moved => "moved",
+            State::Moving => "moving",
+            State::ClusterDown => "cluster_down",
             State::CannotSave => "cannot_save",
             State::NoReplicas => "no_replicas",
             State::Busy => "busy",
@@ -88,7 +98,7 @@ impl State {
 
     /// By the code that Redis's text begins with, or, out of a script of Redis 6.2, contains.
     fn of(text: &str) -> Self {
-        const CODES: [(&str, State); 18] = [
+        const CODES: [(&str, State); 20] = [
             ("NOGROUP", State::NoGroup),
             ("WRONGTYPE", State::WrongType),
             ("NOPERM", State::NoPermission),
@@ -100,8 +110,10 @@ impl State {
             ("OTHERGROUP", State::OtherGroup),
             ("EXHAUSTED", State::Exhausted),
             ("CROSSSLOT", State::OtherSlot),
-            ("MOVED", State::OtherSlot),
-            ("CLUSTERDOWN", State::OtherSlot),
+            ("MOVED", State::Moved),
+            ("ASK", State::Moving),
+            ("TRYAGAIN", State::Moving),
+            ("CLUSTERDOWN", State::ClusterDown),
             ("MISCONF", State::CannotSave),
             ("NOREPLICAS", State::NoReplicas),
             ("BUSY", State::Busy),
@@ -113,8 +125,12 @@ impl State {
         let mut words = text.split_ascii_whitespace().map(word);
         match words.next().as_deref().map(known) {
             Some(Some(state)) => state,
-            // Redis 7.0 has no code for what a script may not do.
-            _ if text.contains("The user executing the script can't") => State::NoPermission,
+            // From 7.0 on Redis has no code for what a script may not do; the second is of 7.2.
+            _ if text.contains("The user executing the script can't")
+                || text.contains("ACL failure in script") =>
+            {
+                State::NoPermission
+            }
             _ => words.find_map(|word| known(&word)).unwrap_or(State::Refused),
         }
     }
@@ -129,9 +145,10 @@ impl State {
             State::OtherGroup => "; write when_done = \"ack\", or remove the other group",
             State::Exhausted => "; only a new stream helps: use another key, or rename that one",
             State::OtherSlot => {
-                "; in a Redis Cluster the stream and its outputs must be in one slot of the node \
-                 that is connected to: give them a common {tag}"
+                "; in a Redis Cluster the stream and its outputs must be in one slot: give them a \
+                 common {tag}"
             }
+            State::Moving => "; the slot is being moved to another node of the Redis Cluster",
             State::CannotSave => "; Redis's log says why",
             _ => "",
         }
@@ -141,7 +158,13 @@ impl State {
     pub(in crate::broker) fn wants_new_connection(self) -> bool {
         matches!(
             self,
-            State::RedisAway | State::ReadOnly | State::Loading | State::MasterDown | State::Busy
+            State::RedisAway
+                | State::ReadOnly
+                | State::Loading
+                | State::MasterDown
+                | State::Busy
+                | State::Moved
+                | State::ClusterDown
         )
     }
 }
@@ -208,6 +231,8 @@ pub(in crate::broker) struct Journal {
     pauses: ExponentialBackoff,
     /// The trouble there is, since when, and when it was said last.
     now: Option<(Trouble, Instant, Instant)>,
+    /// Nothing is said of trouble to who looks from outside.
+    works: bool,
 }
 
 impl Journal {
@@ -223,8 +248,9 @@ impl Journal {
             key: key.clone(),
             doing,
             metrics: metrics.clone(),
-            pauses: pauses(),
+            pauses: backoff(FIRST_PAUSE, LAST_PAUSE),
             now: None,
+            works: true,
         }
     }
 
@@ -238,9 +264,23 @@ impl Journal {
         Journal { what: "lease", ..Journal::new(table, lease, doing, metrics) }
     }
 
+    /// It is yet to be seen whether it works.
+    pub(super) fn begin(&mut self) {
+        self.tell(true, format!("can't {} yet", self.doing));
+    }
+
+    /// Until it works this is to be seen from outside.
+    fn tell(&mut self, away: bool, text: String) {
+        self.works = false;
+        let trouble = StreamTrouble { away, text };
+        self.metrics.stream.trouble(&self.key, self.doing, Some(trouble));
+    }
+
     /// There is trouble; answers how long to wait before the next try.
     pub(in crate::broker) fn trouble(&mut self, trouble: Trouble) -> Duration {
         self.metrics.stream.state(trouble.state.as_str());
+        let away = trouble.state == State::RedisAway;
+        self.tell(away, format!("can't {}: {trouble}", self.doing));
         let now = Instant::now();
         let (since, said) = match &self.now {
             Some((known, since, said)) if *known == trouble => (*since, Some(*said)),
@@ -264,8 +304,11 @@ impl Journal {
 
     /// It works.
     pub(in crate::broker) fn fine(&mut self) {
+        if !std::mem::replace(&mut self.works, true) {
+            self.metrics.stream.trouble(&self.key, self.doing, None);
+        }
         let Some((trouble, since, _)) = self.now.take() else { return };
-        self.pauses = pauses();
+        self.pauses = backoff(FIRST_PAUSE, LAST_PAUSE);
         let (table, doing) = (&*self.table, self.doing);
         let (what, stream) = (self.what, printable(self.key.as_bytes(), SHOWN));
         tracing::info!(
@@ -276,15 +319,6 @@ impl Journal {
             since.elapsed().as_secs_f32()
         );
     }
-}
-
-fn pauses() -> ExponentialBackoff {
-    ExponentialBuilder::new()
-        .with_min_delay(FIRST_PAUSE)
-        .with_max_delay(LAST_PAUSE)
-        .with_jitter()
-        .without_max_times()
-        .build()
 }
 
 #[cfg(test)]
@@ -305,6 +339,12 @@ mod tests {
                 "ERR The user executing the script can't run this command or subcommand",
                 State::NoPermission,
             ),
+            (
+                "ERR ACL failure in script: User u has no permissions to run the 'xack' command",
+                State::NoPermission,
+            ),
+            ("MOVED 3999 127.0.0.1:6381", State::Moved),
+            ("TRYAGAIN Multiple keys request during rehashing of slot", State::Moving),
             ("ERR something new", State::Refused),
             ("", State::Refused),
         ] {

@@ -2,13 +2,13 @@
 //!
 //! Owns the encoding of what the writer sends and the order in which answers are matched. Knows no
 //! connection and never waits. Nothing here is allocated for a single command: commands to the
-//! same name for the same channel are one [`Run`].
+//! same name for the same channel are one [`Run`]. Only one with a receipt is a run of its own.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
+use super::receipt::{Fate, Owner, Whose};
 use crate::broker::resp;
-use crate::telemetry::ChannelMetrics;
+use crate::telemetry::OutputKind;
 
 /// Bytes of a Redis channel's or list's name that are kept for a log line.
 const NAME_KEPT: usize = 100;
@@ -40,6 +40,16 @@ impl Kind {
         }
     }
 
+    /// What is delivered when it succeeds.
+    pub fn output(self) -> Option<OutputKind> {
+        match self {
+            Kind::Publish => Some(OutputKind::Publish),
+            Kind::Push => Some(OutputKind::Push),
+            Kind::Append => Some(OutputKind::Append),
+            Kind::Ping => None,
+        }
+    }
+
     /// The command's name as it is sent.
     fn head(self) -> &'static [u8] {
         match self {
@@ -56,8 +66,7 @@ const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 /// Commands of one kind to one name for one channel, one after the other.
 #[derive(Debug)]
 struct Run {
-    /// Whose they are; `None` for PING.
-    from: Option<Arc<ChannelMetrics>>,
+    whose: Whose,
     /// Their bytes on the wire.
     bytes: usize,
     commands: u32,
@@ -90,7 +99,7 @@ impl Batch {
         kind: Kind,
         name: &[u8],
         parts: impl ExactSizeIterator<Item = &'p [u8]> + Clone,
-        from: &Arc<ChannelMetrics>,
+        owner: Owner<'_>,
     ) {
         /// Length, sigil and line ends of one argument.
         const FRAME: usize = 25;
@@ -106,7 +115,7 @@ impl Batch {
 
         let name = &name[..name.len().min(NAME_KEPT)];
         if let Some(last) = self.runs.last_mut() {
-            let ours = last.from.as_ref().is_some_and(|f| Arc::ptr_eq(f, from));
+            let ours = last.whose.is(&owner);
             let same_name = usize::from(last.name) == name.len() && self.names.ends_with(name);
             if ours && last.kind == kind && same_name && last.commands < u32::MAX {
                 last.commands += 1;
@@ -116,7 +125,7 @@ impl Batch {
         }
         self.names.extend_from_slice(name);
         let name = name.len() as u16;
-        self.runs.push(Run { from: Some(from.clone()), bytes, commands: 1, name, kind });
+        self.runs.push(Run { whose: owner.into(), bytes, commands: 1, name, kind });
     }
 
     /// Bytes to send.
@@ -129,14 +138,11 @@ impl Batch {
         self.bytes.is_empty()
     }
 
-    /// Count every command by `count` and forget it; answers how many there were.
-    pub fn forget(&mut self, count: impl Fn(&ChannelMetrics, u64)) -> u64 {
+    /// Nothing of this is ever sent: tell the owners, and forget it; answers how many there were.
+    pub fn forget(&mut self) -> u64 {
         let mut commands = 0;
-        for run in self.runs.drain(..) {
-            if let Some(from) = &run.from {
-                count(from, run.commands.into());
-                commands += u64::from(run.commands);
-            }
+        for mut run in self.runs.drain(..) {
+            commands += run.whose.told(run.kind, Fate::Unsent, run.commands.into());
         }
         self.names.clear();
         self.bytes.clear();
@@ -193,7 +199,8 @@ impl Outbox {
         self.in_buffer = 1;
         self.commands += 1;
         self.bytes += PING.len();
-        let run = Run { from: None, bytes: PING.len(), commands: 1, name: 0, kind: Kind::Ping };
+        let run =
+            Run { whose: Whose::Nobody, bytes: PING.len(), commands: 1, name: 0, kind: Kind::Ping };
         self.runs.push_back(run);
     }
 
@@ -230,8 +237,8 @@ impl Outbox {
         Some(Oldest { kind: run.kind, name })
     }
 
-    /// Settle the `commands` oldest by `count`; answers how many of them were somebody's.
-    pub fn settle(&mut self, mut commands: u64, count: impl Fn(&ChannelMetrics, u64)) -> u64 {
+    /// This became of the `commands` oldest; answers how many of them were somebody's.
+    pub fn settle(&mut self, mut commands: u64, fate: Fate<'_>) -> u64 {
         let mut owned = 0;
         while commands > 0
             && let Some(run) = self.runs.front_mut()
@@ -239,11 +246,8 @@ impl Outbox {
             let now = commands.min(run.commands.into());
             commands -= now;
             self.commands -= now;
-            if let Some(from) = &run.from {
-                count(from, now);
-                owned += now;
-            }
             run.commands -= now as u32;
+            owned += run.whose.told(run.kind, fate, now);
             if run.commands == 0 {
                 self.bytes -= run.bytes;
                 let name = usize::from(run.name).min(self.names.len());
@@ -254,9 +258,10 @@ impl Outbox {
         owned
     }
 
-    /// The connection is gone. Never panics: it is called when the task has. Settles by `count` whatever was handed to it, even in part, where
-    /// `unsure` bytes more may have been than is known; what wasn't stays for the next one.
-    pub fn lose(&mut self, unsure: usize, count: impl Fn(&ChannelMetrics, u64)) -> u64 {
+    /// The connection is gone. Never panics: it is called when the task has. What became of
+    /// whatever was handed to it is unknown, even in part, where `unsure` bytes more may have been
+    /// than is known; what wasn't stays for the next one.
+    pub fn lose(&mut self, unsure: usize) -> u64 {
         let sent = self.written.saturating_add(unsure).min(self.buffer.len());
         let (mut end, mut begun) = (0, 0);
         while end < sent {
@@ -267,7 +272,7 @@ impl Outbox {
         self.buffer.drain(..end.min(self.buffer.len()));
         self.written = 0;
         self.in_buffer = unwritten;
-        self.settle(self.commands.saturating_sub(unwritten), count)
+        self.settle(self.commands.saturating_sub(unwritten), Fate::Unknown)
     }
 
     /// Give back what a flood made the buffers grow to.
@@ -300,19 +305,13 @@ fn command_length(commands: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
-    use crate::telemetry::DropReason;
+    use crate::telemetry::{ChannelMetrics, DropReason};
 
     fn one(part: &[u8]) -> std::array::IntoIter<&[u8], 1> {
         [part].into_iter()
-    }
-
-    fn delivered(from: &ChannelMetrics, n: u64) {
-        from.delivered.add(n);
-    }
-
-    fn unknown(from: &ChannelMetrics, n: u64) {
-        from.lost(DropReason::Unknown, n);
     }
 
     #[test]
@@ -320,24 +319,24 @@ mod tests {
         let [a, b] = [Arc::<ChannelMetrics>::default(), Arc::default()];
         let mut batch = Batch::default();
         for _ in 0..5 {
-            batch.append(Kind::Publish, b"x", one(b"1"), &a);
+            batch.append(Kind::Publish, b"x", one(b"1"), Owner::Channel(&a));
         }
-        batch.append(Kind::Publish, b"xx", one(b"1"), &a);
-        batch.append(Kind::Publish, b"xx", one(b"1"), &b);
-        batch.append(Kind::Push, b"xx", one(b"1"), &b);
+        batch.append(Kind::Publish, b"xx", one(b"1"), Owner::Channel(&a));
+        batch.append(Kind::Publish, b"xx", one(b"1"), Owner::Channel(&b));
+        batch.append(Kind::Push, b"xx", one(b"1"), Owner::Channel(&b));
         assert_eq!(batch.runs.len(), 4);
 
         let mut outbox = Outbox::default();
         outbox.take(&mut batch);
         assert!(batch.is_empty());
-        assert_eq!(outbox.settle(5, delivered), 5);
+        assert_eq!(outbox.settle(5, Fate::Done), 5);
         assert_eq!((a.delivered.get(), b.delivered.get()), (5, 0));
         assert_eq!(outbox.oldest().unwrap().name, b"xx");
-        assert_eq!(outbox.settle(2, delivered), 2);
+        assert_eq!(outbox.settle(2, Fate::Done), 2);
         assert_eq!((a.delivered.get(), b.delivered.get()), (6, 1));
         assert_eq!(outbox.oldest().unwrap().kind, Kind::Push);
         assert_eq!((outbox.commands(), outbox.names.len()), (1, 2));
-        outbox.settle(1, delivered);
+        outbox.settle(1, Fate::Done);
         assert_eq!((outbox.commands(), outbox.bytes(), outbox.names.len()), (0, 0, 0));
     }
 
@@ -356,7 +355,7 @@ mod tests {
             let from = Arc::<ChannelMetrics>::default();
             let mut batch = Batch::default();
             for payload in payloads {
-                batch.append(Kind::Publish, b"name", one(payload), &from);
+                batch.append(Kind::Publish, b"name", one(payload), Owner::Channel(&from));
             }
             let mut outbox = Outbox::default();
             outbox.take(&mut batch);
@@ -366,8 +365,8 @@ mod tests {
                 (0..=4).take_while(|&n| whole(&payloads[..n]).len() <= written).count() - 1;
             let begun = whole_ones + usize::from(written > whole(&payloads[..whole_ones]).len());
             let answered = whole_ones.min(1) as u64;
-            outbox.settle(answered, delivered);
-            assert_eq!(outbox.lose(0, unknown), begun as u64 - answered);
+            outbox.settle(answered, Fate::Done);
+            assert_eq!(outbox.lose(0), begun as u64 - answered);
             assert_eq!(from.dropped(DropReason::Unknown), begun as u64 - answered);
             assert_eq!(outbox.unwritten(), whole(&payloads[begun..]), "{written} bytes written");
             assert_eq!(outbox.commands(), (4 - begun) as u64);
@@ -379,17 +378,17 @@ mod tests {
         let from = Arc::<ChannelMetrics>::default();
         let mut batch = Batch::default();
         for payload in [b"1", b"2", b"3"] {
-            batch.append(Kind::Push, b"list", one(payload), &from);
+            batch.append(Kind::Push, b"list", one(payload), Owner::Channel(&from));
         }
         let command = batch.len() / 3;
         let mut outbox = Outbox::default();
         outbox.take(&mut batch);
         outbox.wrote(command);
-        assert_eq!(outbox.lose(1, unknown), 2);
+        assert_eq!(outbox.lose(1), 2);
         assert_eq!(outbox.unwritten().len(), command);
         // Nothing of it was handed to the next connection, which is lost too.
-        assert_eq!(outbox.lose(0, unknown), 0);
-        assert_eq!(outbox.lose(usize::MAX, unknown), 1);
+        assert_eq!(outbox.lose(0), 0);
+        assert_eq!(outbox.lose(usize::MAX), 1);
         assert_eq!((outbox.commands(), outbox.bytes()), (0, 0));
     }
 
@@ -399,7 +398,47 @@ mod tests {
         outbox.ping();
         let written = outbox.unwritten().len();
         outbox.wrote(written);
-        assert_eq!(outbox.lose(0, unknown), 0);
+        assert_eq!(outbox.lose(0), 0);
         assert_eq!(outbox.commands(), 0);
+    }
+
+    #[test]
+    fn a_receipt_is_told_once_what_became_of_its_own_command() {
+        let from = Arc::<ChannelMetrics>::default();
+        let told = Arc::<Mutex<Vec<String>>>::default();
+        let mut batch = Batch::default();
+        for n in 0..5 {
+            batch.append(Kind::Append, b"x", one(b"1"), Owner::Channel(&from));
+            let told = told.clone();
+            let receipt = Box::new(move |fate: Fate<'_>| {
+                told.lock().unwrap().push(format!("{n} {fate:?}"));
+            });
+            batch.append(Kind::Append, b"x", one(b"1"), Owner::Receipt(receipt));
+        }
+        let mut outbox = Outbox::default();
+        outbox.take(&mut batch);
+        let command = outbox.unwritten().len() / 10;
+        outbox.wrote(6 * command);
+        assert_eq!(outbox.settle(2, Fate::Done), 2);
+        assert_eq!(outbox.settle(2, Fate::Refused("WRONGTYPE")), 2);
+        assert_eq!(outbox.lose(0), 2);
+        assert_eq!(outbox.settle(u64::MAX, Fate::Unsent), 4);
+        batch.append(
+            Kind::Append,
+            b"x",
+            one(b"1"),
+            Owner::Receipt(Box::new({
+                let told = told.clone();
+                move |fate| told.lock().unwrap().push(format!("5 {fate:?}"))
+            })),
+        );
+        assert_eq!((batch.forget(), batch.forget()), (1, 0));
+        let expected =
+            ["0 Done", "1 Refused(\"WRONGTYPE\")", "2 Unknown", "3 Unsent", "4 Unsent", "5 Unsent"];
+        assert_eq!(*told.lock().unwrap(), expected);
+        // What is the channel's is counted as before.
+        let lost = [DropReason::Refused, DropReason::Unknown, DropReason::Shutdown];
+        assert_eq!(from.delivered.get(), 1);
+        assert_eq!(lost.map(|reason| from.dropped(reason)), [1, 1, 2]);
     }
 }

@@ -3,7 +3,7 @@
 //! [`Writer`] is what outputs hold: it appends commands to a buffer and never waits. Its task
 //! ([`Writer::run`], started by the daemon) exchanges that buffer for the one that was sent last,
 //! writes it out in one go and reads the answers meanwhile. Each command ends in exactly one
-//! counter of its channel:
+//! counter of its channel, or, appended with a [`Receipt`], in exactly one call of that:
 //!
 //! | counter | when |
 //! | --- | --- |
@@ -17,6 +17,7 @@
 //! stops its workers, and their queues' overflow policies act.
 
 mod ledger;
+mod receipt;
 mod refusals;
 mod session;
 mod task;
@@ -29,7 +30,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::ledger::{Batch, Kind, Outbox};
 use super::connection::Connector;
-use crate::telemetry::{ChannelMetrics, DropReason, Metrics};
+use crate::heartbeat::Beat;
+use crate::telemetry::{ChannelMetrics, Metrics};
+
+use self::receipt::Owner;
+pub use self::receipt::{Fate, Receipt};
 
 /// Bytes that may wait before [`Writer::room`] waits.
 const BUFFER_LIMIT: usize = 4 << 20;
@@ -112,18 +117,18 @@ impl Writer {
     ///
     /// When the future is dropped, what was sent and has no answer is counted as `unknown`; the
     /// rest waits for another run, or for `abandon`.
-    pub async fn run(self, metrics: Arc<Metrics>, stop: CancellationToken) {
-        task::run(self.shared, metrics, stop).await;
+    pub async fn run(self, metrics: Arc<Metrics>, beat: Beat, stop: CancellationToken) {
+        task::run(self.shared, metrics, beat, stop).await;
     }
 
     /// Append a PUBLISH. Never waits; goes out after [`Self::flush`], or when 64 KiB wait.
     pub fn publish(&self, channel: &str, payload: &[u8], from: &Arc<ChannelMetrics>) {
-        self.put(Kind::Publish, channel, [payload].into_iter(), from);
+        self.put(Kind::Publish, channel, [payload].into_iter(), Owner::Channel(from));
     }
 
     /// Append an RPUSH. Never waits; goes out after [`Self::flush`], or when 64 KiB wait.
     pub fn push(&self, list: &str, payload: &[u8], from: &Arc<ChannelMetrics>) {
-        self.put(Kind::Push, list, [payload].into_iter(), from);
+        self.put(Kind::Push, list, [payload].into_iter(), Owner::Channel(from));
     }
 
     /// Append an XADD of these fields, names and values in turn, to a stream that is kept at about
@@ -135,6 +140,27 @@ impl Writer {
         fields: impl Iterator<Item = &'f [u8]>,
         from: &Arc<ChannelMetrics>,
     ) {
+        self.xadd(stream, maxlen, fields, Owner::Channel(from));
+    }
+
+    /// The same, and `told` what became of it, instead of a counter.
+    pub fn append_and_tell<'f>(
+        &self,
+        stream: &str,
+        maxlen: Option<u64>,
+        fields: impl Iterator<Item = &'f [u8]>,
+        told: Receipt,
+    ) {
+        self.xadd(stream, maxlen, fields, Owner::Receipt(told));
+    }
+
+    fn xadd<'f>(
+        &self,
+        stream: &str,
+        maxlen: Option<u64>,
+        fields: impl Iterator<Item = &'f [u8]>,
+        owner: Owner<'_>,
+    ) {
         let length = maxlen.map(|length| length.to_string());
         let mut parts: Vec<&[u8]> = Vec::with_capacity(16);
         if let Some(length) = &length {
@@ -144,7 +170,7 @@ impl Writer {
         for field in fields {
             parts.push(field);
         }
-        self.put(Kind::Append, stream, parts.into_iter(), from);
+        self.put(Kind::Append, stream, parts.into_iter(), owner);
     }
 
     fn put<'p>(
@@ -152,9 +178,9 @@ impl Writer {
         kind: Kind,
         name: &str,
         parts: impl ExactSizeIterator<Item = &'p [u8]> + Clone,
-        from: &Arc<ChannelMetrics>,
+        owner: Owner<'_>,
     ) {
-        if self.shared.append(kind, name, parts, from) >= BLOCK {
+        if self.shared.append(kind, name, parts, owner) >= BLOCK {
             self.flush();
         }
     }
@@ -223,7 +249,7 @@ impl Writer {
         {
             let mut front = lock(&self.shared.front);
             front.closed = true;
-            let left = front.batch.forget(|from, n| from.lost(DropReason::Shutdown, n));
+            let left = front.batch.forget();
             self.shared.settle(left);
         }
         self.shared.abandon(&mut lock(&self.shared.outbox));
@@ -239,14 +265,15 @@ impl Shared {
         kind: Kind,
         name: &str,
         parts: impl ExactSizeIterator<Item = &'p [u8]> + Clone,
-        from: &Arc<ChannelMetrics>,
+        owner: Owner<'_>,
     ) -> usize {
         let mut front = lock(&self.front);
         if front.closed {
-            from.lost(DropReason::Shutdown, 1);
+            drop(front);
+            owner.told(kind, Fate::Unsent);
             return 0;
         }
-        front.batch.append(kind, name.as_bytes(), parts, from);
+        front.batch.append(kind, name.as_bytes(), parts, owner);
         front.appended += 1;
         let waiting = front.batch.len();
         if waiting >= BUFFER_LIMIT {
@@ -284,8 +311,8 @@ impl Shared {
 
     /// Nothing of this will be sent or answered any more.
     fn abandon(&self, outbox: &mut Outbox) {
-        let mut settled = outbox.lose(0, |from, n| from.lost(DropReason::Unknown, n));
-        settled += outbox.settle(u64::MAX, |from, n| from.lost(DropReason::Shutdown, n));
+        let mut settled = outbox.lose(0);
+        settled += outbox.settle(u64::MAX, Fate::Unsent);
         *outbox = Outbox::default();
         self.settle(settled);
     }
@@ -293,7 +320,7 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        lock(&self.front).batch.forget(|from, n| from.lost(DropReason::Shutdown, n));
+        lock(&self.front).batch.forget();
         let mut outbox = std::mem::take(&mut *lock(&self.outbox));
         self.abandon(&mut outbox);
     }

@@ -90,7 +90,7 @@ impl Refusals {
 fn advice(code: &str) -> &'static str {
     match code {
         "NOPERM" => "; `handlerd check --connect` prints the ACL line that would permit it",
-        "WRONGTYPE" => "; the key holds something else than a list: push to another, or rename it",
+        "WRONGTYPE" => "; the key holds something else: use another one, or rename that",
         "OOM" => "; Redis is at its maxmemory: raise it, or let it evict (maxmemory-policy)",
         "READONLY" => "; this Redis is a replica: name its master in the connection's url",
         "MASTERDOWN" => "; this Redis is a replica that has lost its master",
@@ -155,8 +155,8 @@ mod tests {
         });
         assert_eq!(
             lines[0],
-            "WARN RPUSH to \"a\" was refused: WRONGTYPE no\\nlist; the key holds something else \
-             than a list: push to another, or rename it connection=\"redis\" times=1"
+            "WARN RPUSH to \"a\" was refused: WRONGTYPE no\\nlist; the key holds something else: \
+             use another one, or rename that connection=\"redis\" times=1"
         );
         assert!(lines[1].contains("RPUSH to \"b0\" was refused: NOPERM no; `handlerd check"));
         assert_eq!(lines.len(), TOLD_APART + 1);

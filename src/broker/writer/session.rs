@@ -105,6 +105,8 @@ impl Session<'_> {
         let stop = self.task.stop.clone();
         let mut stopping = stop.is_cancelled();
         loop {
+            // The tick makes it come around.
+            self.task.beat.answer();
             let waiting = self.take();
             if self.task.outbox.commands() == 0 {
                 if let Some(answer) = self.retired.take() {

@@ -5,22 +5,29 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use backon::ExponentialBackoff;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::{Kind, Oldest, Outbox};
+use super::receipt::Fate;
 use super::refusals::Refusals;
 use super::session::{End, Session};
 use super::{Shared, lock};
+use crate::broker::backoff::backoff;
 use crate::broker::connection::{Connector, Link, Reply};
-use crate::telemetry::{DropReason, Metrics};
+use crate::heartbeat::Beat;
+use crate::telemetry::Metrics;
 
 /// How long a new connection may take to answer its first command.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
 
 /// While Redis stays away: how often that is said again.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
+
+/// Pauses between attempts to connect: at most 1 s, with what chance adds.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LAST_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long a connection to a Redis that has become a replica is kept at least, in case that another
 /// Redis is found under the same name; longer each time that it isn't.
@@ -33,6 +40,7 @@ pub struct Task {
     pub outbox: Outbox,
     pub refusals: Refusals,
     pub stop: CancellationToken,
+    pub beat: Beat,
     metrics: Arc<Metrics>,
 }
 
@@ -49,11 +57,11 @@ impl Drop for Task {
 }
 
 /// See [`super::Writer::run`].
-pub async fn run(shared: Arc<Shared>, metrics: Arc<Metrics>, stop: CancellationToken) {
+pub async fn run(shared: Arc<Shared>, metrics: Arc<Metrics>, beat: Beat, stop: CancellationToken) {
     let outbox = std::mem::take(&mut *lock(&shared.outbox));
     let refusals = Refusals::new(shared.connector.name().clone());
     let abandoned = shared.abandoned.clone();
-    let mut task = Task { shared, outbox, refusals, stop, metrics };
+    let mut task = Task { shared, outbox, refusals, stop, beat, metrics };
     tokio::select! {
         () = abandoned.cancelled() => {}
         () = task.work() => {}
@@ -69,7 +77,7 @@ impl Task {
             let link = match next.take() {
                 Some(link) => link,
                 None => tokio::select! {
-                    link = outage.end(&self.shared.connector) => link,
+                    link = self.beat.during(outage.end(&self.shared.connector)) => link,
                     () = self.nothing_left() => return,
                 },
             };
@@ -119,7 +127,7 @@ impl Task {
 
     /// What was handed to the connection is counted; the rest stays.
     fn lose(&mut self, unsure: usize) -> u64 {
-        let unknown = self.outbox.lose(unsure, |from, n| from.lost(DropReason::Unknown, n));
+        let unknown = self.outbox.lose(unsure);
         self.shared.settle(unknown);
         unknown
     }
@@ -127,7 +135,7 @@ impl Task {
     /// So many answers say success.
     pub fn delivered(&mut self, answers: u64) -> io::Result<u64> {
         self.expect(answers)?;
-        Ok(self.outbox.settle(answers, |from, n| from.delivered.add(n)))
+        Ok(self.outbox.settle(answers, Fate::Done))
     }
 
     /// One answer is this error.
@@ -136,7 +144,7 @@ impl Task {
         if let Some(oldest) = self.outbox.oldest().filter(|oldest| oldest.kind != Kind::Ping) {
             self.refusals.note(Instant::now(), error, &oldest);
         }
-        Ok(self.outbox.settle(1, |from, n| from.lost(DropReason::Refused, n)))
+        Ok(self.outbox.settle(1, Fate::Refused(error)))
     }
 
     fn expect(&self, answers: u64) -> io::Result<()> {
@@ -175,26 +183,21 @@ struct Outage {
     ever_connected: bool,
 }
 
-/// Pauses between attempts: jittered, so that many daemons don't come at once, and at most 1 s.
-fn pauses() -> ExponentialBackoff {
-    ExponentialBuilder::new()
-        .with_min_delay(Duration::from_millis(20))
-        .with_max_delay(Duration::from_millis(500))
-        .with_jitter()
-        .without_max_times()
-        .build()
-}
-
 impl Outage {
     fn new() -> Self {
-        Outage { since: Instant::now(), pauses: pauses(), said: None, ever_connected: false }
+        Outage {
+            since: Instant::now(),
+            pauses: backoff(FIRST_PAUSE, LAST_PAUSE),
+            said: None,
+            ever_connected: false,
+        }
     }
 
     /// A connection ended; pauses start small again only if it had been of use.
     fn begin(&mut self, healthy: bool) {
         self.since = Instant::now();
         if healthy {
-            self.pauses = pauses();
+            self.pauses = backoff(FIRST_PAUSE, LAST_PAUSE);
         }
     }
 
@@ -202,7 +205,7 @@ impl Outage {
     async fn end(&mut self, connector: &Connector) -> Link {
         loop {
             if self.ever_connected || self.said.is_some() {
-                sleep(self.pauses.next().unwrap_or(Duration::from_secs(1))).await;
+                sleep(self.pauses.next().unwrap_or(LAST_PAUSE)).await;
             }
             match open(connector).await {
                 Ok(link) => return link,

@@ -11,7 +11,7 @@ use super::load;
 use super::show::{escaped, meant};
 use crate::chain::{Failure, FailureKind, handle_one};
 use crate::config::cases::{self, Came, Case, CaseFile, Expected};
-use crate::config::{Handler, InstancePolicy, Log, LogFormat};
+use crate::config::{Handler, InstancePolicy};
 use crate::message::Delivery;
 use crate::plugin::{Host, PluginError};
 use crate::telemetry;
@@ -62,8 +62,7 @@ pub struct Args {
 
 /// Test.
 pub fn main(args: Args, _: Option<&Path>) -> Outcome {
-    let level = "warn".to_owned();
-    telemetry::init(&Log { level, format: LogFormat::Text }).or_exit(Code::Usage)?;
+    telemetry::log::to_terminal("warn").or_exit(Code::Usage)?;
     let suites = Suites::find(&args.target)?;
     let runtime = load::runtime()?;
     let host = load::host()?;

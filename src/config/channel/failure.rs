@@ -19,10 +19,10 @@ const STREAM: (Retries, Duration, &str) = (Retries::Times(3), Duration::from_sec
 const PUBSUB: (Retries, Duration) = (Retries::Times(0), Duration::from_secs(30));
 
 /// Most `retries` that are counted.
-const MOST_RETRIES: usize = 1_000_000;
+pub(in crate::config) const MOST_RETRIES: usize = 1_000_000;
 
 /// Shortest `retry_for`.
-const LEAST_RETRY_FOR: Duration = Duration::from_millis(1);
+pub(in crate::config) const LEAST_RETRY_FOR: Duration = Duration::from_millis(1);
 
 /// `retries`: how often a message is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,10 +27,10 @@ const OVERHEAD: usize = 1 << 10;
 pub(in crate::config) const LEAST_QUEUE: usize = 4 << 10;
 
 /// Redis takes no longer string than this, unless its `proto-max-bulk-len` was raised.
-const LARGEST_PAYLOAD: usize = 512 << 20;
+pub(in crate::config) const LARGEST_PAYLOAD: usize = 512 << 20;
 
 /// Most messages of one channel in hand at once.
-const MOST_WORKERS: usize = 1024;
+pub(in crate::config) const MOST_WORKERS: usize = 1024;
 
 /// What reading a channel needs to know of the rest of the file.
 pub(in crate::config) struct Context<'c> {

@@ -7,21 +7,10 @@ use std::time::Duration;
 
 use super::names::{read_name, read_names};
 use crate::config::connection;
+use crate::config::keys::Table as Keys;
 use crate::config::quantity::LONGEST;
 use crate::config::reader::{Span, Table, Value, quoted};
 use crate::config::suggest;
-
-/// The keys that a channel with another source can't have.
-const KEYS: [&str; 8] = [
-    "group",
-    "start",
-    "consumer",
-    "batch",
-    "claim_idle",
-    "max_deliveries",
-    "when_done",
-    "payload_field",
-];
 
 /// Begins names of fields that handlerd itself writes.
 const RESERVED: &str = "handlerd-";
@@ -30,13 +19,13 @@ const RESERVED: &str = "handlerd-";
 const BATCH: usize = 128;
 
 /// Most entries that are read at once: more gain nothing, and they are one answer of Redis's.
-const MOST_BATCH: usize = 10_000;
+pub(in crate::config) const MOST_BATCH: usize = 10_000;
 
 /// `claim_idle` where none is written.
 const CLAIM_IDLE: Duration = Duration::from_secs(30);
 
 /// Shortest `claim_idle`: what a daemon holds is renewed several times within it.
-const LEAST_CLAIM_IDLE: Duration = Duration::from_millis(100);
+pub(in crate::config) const LEAST_CLAIM_IDLE: Duration = Duration::from_millis(100);
 
 /// `max_deliveries` where none is written.
 const MAX_DELIVERIES: u32 = 10;
@@ -255,7 +244,8 @@ fn read_payload_field(value: &Value<'_, '_>) -> Option<Arc<str>> {
 
 /// Report keys of streams where the source is another; `other` is the key that names it, if any.
 pub(super) fn refuse_keys(table: &Table<'_, '_>, other: Option<&str>) {
-    for value in KEYS.into_iter().filter_map(|key| table.get(key)) {
+    let keys = Keys::Channel.keys().iter().filter(|key| key.needs == Some("stream"));
+    for value in keys.filter_map(|key| table.get(key.name)) {
         let (source, help) = match other {
             Some(other) => (
                 format!("the source of this channel is `{other}`"),

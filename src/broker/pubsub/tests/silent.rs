@@ -153,7 +153,7 @@ async fn a_subscription_that_is_not_ours_makes_a_new_connection() {
 #[tokio::test]
 async fn a_busy_redis_is_waited_for() {
     let log = Log::capture();
-    let redis = Redis::start(&["busy-reply-threshold 100"]);
+    let redis = Redis::start(&["lua-time-limit 100"]);
     let running = Running::one(&redis.tcp(), subscribe(&["a", "b"]));
     until("subscribed", || redis.subscribers("b") == 1).await;
     let mut client = redis.client();

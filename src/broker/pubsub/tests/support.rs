@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::connection::Connector;
 use crate::broker::pubsub::{Subscriber, Subscription};
 use crate::config::{Address, Connection, Overflow, Password, Source, TlsFiles};
+use crate::heartbeat::{Beat, Heartbeats};
 use crate::queue::{Batch, Budget, Queue, Received};
 use crate::telemetry::{ChannelMetrics, DropReason, Metrics};
 
@@ -256,7 +257,7 @@ impl Running {
         let stop = CancellationToken::new();
         let subscriber =
             Subscriber::new(Connector::new(connection), subscriptions, metrics.clone());
-        let task = tokio::spawn(subscriber.clone().run(stop.clone()));
+        let task = tokio::spawn(subscriber.clone().run(beat(), stop.clone()));
         Running { channels, metrics, budget, subscriber, stop, task }
     }
 
@@ -291,7 +292,7 @@ impl Running {
 
     /// Start it again.
     pub(super) fn run_again(&mut self) {
-        self.task = tokio::spawn(self.subscriber.clone().run(self.stop.clone()));
+        self.task = tokio::spawn(self.subscriber.clone().run(beat(), self.stop.clone()));
     }
 
     /// Stop it and wait for its end.
@@ -361,4 +362,9 @@ fn free_port() -> u16 {
             return port;
         }
     }
+}
+
+/// Of a loop that nobody asks.
+pub(super) fn beat() -> Beat {
+    Heartbeats::default().register("the subscription")
 }

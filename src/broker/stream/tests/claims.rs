@@ -53,6 +53,25 @@ async fn what_was_in_hand_when_the_connections_were_cut_is_finished_once_and_not
 }
 
 #[tokio::test]
+async fn a_take_up_whose_answer_was_lost_is_one_delivery() {
+    let redis = Redis::start(&[]);
+    redis.add("in", numbers(0..250));
+    redis.cli::<()>("XGROUP CREATE in g 0");
+    redis.cli::<redis::Value>("XREADGROUP GROUP g me STREAMS in >");
+    // The first answer that holds an entry is the first batch of what is taken up.
+    let cutter = Cutter::before(&redis, "payload");
+    let running = Running::start(&cutter.connection(), settings("me"));
+    let taken = running.messages(250).await;
+    assert_eq!(taken.iter().map(text).collect::<Vec<_>>(), numbers(0..250));
+    assert!(cutter.has_cut());
+    let wrong = taken.iter().filter(|(_, entry)| entry.attempt() != 2).count();
+    assert_eq!(wrong, 0, "{taken:?}");
+    let deliveries = redis.cli::<Vec<(String, String, u64, u64)>>("XPENDING in g - + 300");
+    assert!(deliveries.iter().all(|row| row.3 == 2));
+    running.kill().await;
+}
+
+#[tokio::test]
 async fn a_dead_consumers_entries_are_claimed_and_a_living_ones_are_not() {
     let redis = Redis::start(&[]);
     redis.add("in", numbers(0..300));
@@ -105,7 +124,10 @@ async fn trimmed_entries_are_counted_pending_or_not_read_yet_and_what_is_in_hand
     let trimmed = || running.metrics.dropped(DropReason::Trimmed);
     let in_hand = running.messages(20).await;
     assert_eq!(in_hand.iter().map(text).collect::<Vec<_>>(), numbers(50..70));
-    assert_eq!(trimmed(), 30);
+    // Redis 6.2 doesn't count what was ever added, so nobody can tell what went unread.
+    let counts = redis.says("XINFO STREAM in", "entries-added");
+    let unread = |n: u64| if counts { n } else { 0 };
+    assert_eq!(trimmed(), unread(30));
     // Trimmed while in hand, and renewed several times since.
     redis.cli::<u64>("XTRIM in MAXLEN 1");
     tokio::time::sleep(Duration::from_millis(250)).await;
@@ -115,7 +137,7 @@ async fn trimmed_entries_are_counted_pending_or_not_read_yet_and_what_is_in_hand
     running.finisher.idle().await;
     assert_eq!(redis.payloads("out"), numbers(50..70));
     assert_eq!(text(&running.messages(1).await[0]), "99");
-    until("all are counted", || trimmed() == 30 + 29 + 20).await;
+    until("all are counted", || trimmed() == unread(30 + 29) + 20).await;
     running.stop().await;
 }
 

@@ -50,6 +50,38 @@ async fn a_second_finish_of_an_entry_does_nothing() {
 }
 
 #[tokio::test]
+async fn handled_is_what_its_handlers_have_done_with_when_it_is_finished_here() {
+    let redis = Redis::start(&[]);
+    redis.add("in", numbers(0..4));
+    let running = Running::start(&redis.connection(), settings("me"));
+    let mut in_hand = running.messages(4).await;
+    let elsewhere = in_hand[1].1.id();
+    assert_eq!(redis.cli::<u64>(&format!("XACK in g {elsewhere}")), 1);
+    // In line, and Redis takes nothing: not handled yet.
+    redis.cli::<()>("SET out something");
+    let told = in_hand.remove(0).1.finish_and_tell({
+        let mut finish = Finish::handled();
+        finish.append("out", &"payload".into(), Message::default(), None).unwrap();
+        finish
+    });
+    until("it is refused", || running.state("wrong_type") > 0).await;
+    assert_eq!(running.metrics.handled.get(), 0);
+    redis.cli::<u64>("DEL out");
+    assert_eq!(told.await, Ok(Outcome::Done));
+    assert_eq!(running.metrics.handled.get(), 1);
+    // Finished elsewhere; given up; filtered.
+    let mut outcomes = Vec::new();
+    for ((_, entry), finish) in
+        in_hand.drain(..).zip([Finish::handled(), Finish::new(), Finish::handled()])
+    {
+        outcomes.push(entry.finish_and_tell(finish).await.unwrap());
+    }
+    assert_eq!(outcomes, [Outcome::Gone, Outcome::Done, Outcome::Done]);
+    assert_eq!(running.metrics.handled.get(), 2);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn an_output_key_of_another_type_leaves_all_pending_until_it_is_gone() {
     let redis = Redis::start(&[]);
     redis.cli::<()>("SET out something");
@@ -264,12 +296,12 @@ async fn as_many_headers_as_are_let_through_can_be_written_and_scripts_that_were
 #[tokio::test]
 async fn start_says_where_a_new_group_begins() {
     let redis = Redis::start(&[]);
-    redis.cli::<String>("XADD in 1-1 payload a");
-    redis.cli::<String>("XADD in 1-2 payload b");
     let after = Start::After(crate::config::EntryId { ms: 1, seq: 1 });
     for (start, expected) in
         [(Start::New, vec!["c"]), (after, vec!["b", "c"]), (Start::Oldest, vec!["a", "b", "c"])]
     {
+        redis.cli::<String>("XADD in 1-1 payload a");
+        redis.cli::<String>("XADD in 1-2 payload b");
         let one = Settings { start: Some(start), ..settings("me") };
         let running = Running::copying(&redis.connection(), one);
         until("the group is there", || {
@@ -283,11 +315,7 @@ async fn start_says_where_a_new_group_begins() {
         .await;
         assert_eq!(redis.payloads("out"), expected);
         running.stop().await;
-        redis.cli::<redis::Value>("DEL out handlerd:{in}:g:cursor");
-        redis.cli::<u64>("XGROUP DESTROY in g");
-        redis.cli::<u64>("XDEL in 2-1");
-        // An id can't be used twice.
-        redis.cli::<()>("XSETID in 1-2");
+        redis.cli::<redis::Value>("DEL in out handlerd:{in}:g:cursor");
     }
 }
 

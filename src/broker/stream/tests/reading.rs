@@ -61,7 +61,7 @@ async fn what_cant_be_handled_is_handed_on_with_the_reason() {
         .into_iter()
         .map(|taken| match taken {
             Taken::Unfit(unfit) => unfit,
-            Taken::Message(received, _) => panic!("{received:?}"),
+            Taken::Message(message, ..) => panic!("{message:?}"),
         })
         .collect();
     let kinds: Vec<UnfitKind> = unfit.iter().map(|unfit| unfit.kind).collect();
@@ -101,16 +101,62 @@ async fn large_entries_are_bounded_by_bytes() {
     let running = Running::start(&redis.connection(), small);
     until("it is full", || running.waiting() >= 10).await;
     tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-    // What is read before it is known how large they are comes on top.
     let in_hand = running.source.in_hand();
-    assert!(in_hand <= 27, "{in_hand}");
+    assert!(in_hand <= 11, "{in_hand}");
     let mut seen = 0;
     while seen < 200 {
         for (_, entry) in running.messages(1).await {
             entry.finish(Finish::new());
             seen += 1;
         }
-        assert!(running.source.in_hand() <= 27);
+        assert!(running.source.in_hand() <= 11);
+    }
+    until("all is acknowledged", || redis.pending("in") == 0).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn large_entries_after_thousands_of_small_ones_are_bounded_too_read_taken_up_or_claimed() {
+    const HOLD: usize = 8 << 20;
+    const LARGE: usize = 1_000_000;
+    let redis = Redis::start(&[]);
+    redis.add("in", numbers(0..5000));
+    let large = "x".repeat(LARGE);
+    redis.add("in", std::iter::repeat_n(&large, 40));
+    let eight = |name: &str| Settings { hold: HOLD, ..settings(name) };
+    // One entry may go beyond.
+    let most = HOLD / LARGE + 1;
+    let full = |running: &Running| {
+        let bytes = running.source.bytes();
+        assert!(bytes <= HOLD + LARGE + 1000, "{bytes}");
+        bytes >= HOLD - (1 << 20) && running.source.in_hand() <= most
+    };
+    let running = Running::start(&redis.connection(), eight("me"));
+    for _ in 0..5000 {
+        let (received, entry) = running.messages(1).await.remove(0);
+        assert!(received.message.payload.len() < 5);
+        entry.finish(Finish::new());
+        assert!(running.source.bytes() <= HOLD + LARGE);
+    }
+    until("it is full of large ones", || full(&running)).await;
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    assert!(full(&running));
+    running.kill().await;
+
+    // Left pending in this consumer's name, and then, all of them, in another's.
+    redis.cli::<redis::Value>("XREADGROUP GROUP g me STREAMS in >");
+    let running = Running::start(&redis.connection(), eight("me"));
+    until("it is full of its own", || full(&running)).await;
+    running.kill().await;
+    let running = Running::start(&redis.connection(), eight("other"));
+    until("it is full of what was claimed", || full(&running)).await;
+    let mut seen = 0;
+    while seen < 40 {
+        for (_, entry) in running.messages(1).await {
+            entry.finish(Finish::new());
+            seen += 1;
+        }
+        assert!(running.source.bytes() <= HOLD + LARGE + 1000);
     }
     until("all is acknowledged", || redis.pending("in") == 0).await;
     running.stop().await;
@@ -140,9 +186,9 @@ async fn gauges_tell_what_is_pending_and_what_is_behind() {
     redis.add("in", numbers(0..100));
     let few = Settings { batch: 5, ..settings("me") };
     let running = Running::start(&redis.connection(), few);
-    until("it is seen", || {
-        running.metrics.stream.pending() == 20 && running.metrics.stream.lag() == 80
-    })
-    .await;
+    until("it is seen", || running.metrics.stream.pending() == 20).await;
+    // Redis 6.2 doesn't say it.
+    let lag = redis.says("XINFO GROUPS in", "lag").then_some(80);
+    until("it is seen", || running.metrics.stream.lag() == lag).await;
     running.stop().await;
 }

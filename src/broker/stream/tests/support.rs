@@ -3,18 +3,21 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::connection::Connector;
 use crate::broker::stream::{Entry, Finish, Finisher, Settings, Sink, Source, Start, Taken};
 use crate::config::{Address, Connection, Password, Secret, TlsFiles};
-use crate::message::Message;
-use crate::queue::Received;
+use crate::heartbeat::Heartbeats;
+use crate::message::{Delivery, Message};
 use crate::telemetry::{ChannelMetrics, Metrics};
 
 /// Nothing in these tests takes longer unless it is broken.
@@ -122,6 +125,18 @@ impl Redis {
         self.try_ask(&parts).unwrap()
     }
 
+    /// Whether an answer has such a field somewhere.
+    pub(super) fn says(&self, command: &str, field: &str) -> bool {
+        fn has(value: &redis::Value, field: &str) -> bool {
+            match value {
+                redis::Value::BulkString(text) => text == field.as_bytes(),
+                redis::Value::Array(items) => items.iter().any(|item| has(item, field)),
+                _ => false,
+            }
+        }
+        has(&self.cli(command), field)
+    }
+
     /// XADD of payloads, with ids that Redis makes.
     pub(super) fn add(&self, key: &str, payloads: impl IntoIterator<Item = impl ToString>) {
         let mut pipe = redis::pipe();
@@ -173,6 +188,69 @@ impl Redis {
 impl Drop for Redis {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// A way to a Redis that is cut, once, before an answer with these bytes in it would come out.
+pub(super) struct Cutter {
+    dir: TempDir,
+    connection: Connection,
+    cut: Arc<AtomicBool>,
+    task: JoinHandle<()>,
+}
+
+impl Cutter {
+    pub(super) fn before(redis: &Redis, bytes: &'static str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join("socket")).unwrap();
+        let (behind, cut) = (redis.file("socket"), Arc::new(AtomicBool::new(false)));
+        let is_cut = cut.clone();
+        let task = tokio::spawn(async move {
+            let mut ways = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                let server = UnixStream::connect(&behind).await.unwrap();
+                ways.spawn(pass_on(client, server, bytes.as_bytes(), is_cut.clone()));
+            }
+        });
+        let address = Address::Unix(dir.path().join("socket"));
+        let connection = Connection { address, ..redis.connection() };
+        Cutter { dir, connection, cut, task }
+    }
+
+    pub(super) fn connection(&self) -> Connection {
+        self.connection.clone()
+    }
+
+    pub(super) fn has_cut(&self) -> bool {
+        self.cut.load(SeqCst)
+    }
+}
+
+impl Drop for Cutter {
+    fn drop(&mut self) {
+        self.task.abort();
+        let _ = std::fs::remove_file(self.dir.path().join("socket"));
+    }
+}
+
+async fn pass_on(client: UnixStream, server: UnixStream, bytes: &[u8], cut: Arc<AtomicBool>) {
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let down = async {
+        let mut buffer = vec![0; 1 << 20];
+        while let Ok(n @ 1..) = from_server.read(&mut buffer).await {
+            let has_it = buffer[..n].windows(bytes.len()).any(|found| found == bytes);
+            if has_it && !cut.swap(true, SeqCst) {
+                return;
+            }
+            if to_client.write_all(&buffer[..n]).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = down => {}
+        _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
     }
 }
 
@@ -230,8 +308,8 @@ impl Running {
             Arc::default(),
             Arc::new(move |entries: Vec<Taken>| {
                 for taken in entries {
-                    let Taken::Message(received, entry) = taken else { panic!("{taken:?}") };
-                    entry.finish(handle(received.message));
+                    let Taken::Message(message, _, entry) = taken else { panic!("{taken:?}") };
+                    entry.finish(handle(message));
                 }
             }),
         )
@@ -248,7 +326,7 @@ impl Running {
         let stop = CancellationToken::new();
         let finisher = source.finisher();
         let flush = source.finisher();
-        let run = source.clone().run(sink, stop.clone());
+        let run = source.clone().run(sink, Heartbeats::default(), stop.clone());
         let task = tokio::spawn(async move {
             // As the workers do after each turn.
             let flushing = async {
@@ -274,7 +352,7 @@ impl Running {
     /// The same where all are messages.
     pub(super) async fn messages(&self, n: usize) -> Vec<(Received, Entry)> {
         let message = |taken| match taken {
-            Taken::Message(received, entry) => (received, entry),
+            Taken::Message(message, delivery, entry) => (Received { message, delivery }, entry),
             unfit => panic!("{unfit:?}"),
         };
         self.take(n).await.into_iter().map(message).collect()
@@ -308,6 +386,13 @@ impl Running {
         self.task.abort();
         let _ = self.task.await;
     }
+}
+
+/// A message that was handed on, without the hold on its entry.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) message: Message,
+    pub(super) delivery: Arc<Delivery>,
 }
 
 /// The text of a message.

@@ -1,0 +1,136 @@
+//! The JSON Schema of the configuration, which editors complete and check a file by.
+//!
+//! Made from the table of keys. It says what a file may look like, as far as a schema can: names
+//! that must exist, circles and what doesn't fit together are found by `handlerd check` alone. It
+//! refuses nothing that the reader takes.
+
+use serde_json::{Map, Value as Json, json};
+
+use super::keys::{Key, Kind, Table};
+use super::load::LONGEST_NAME;
+
+/// A string in which a variable stands: it may become anything.
+const VARIABLE: &str = r"\$\{";
+
+/// How a size is written, as `bytesize` reads it.
+const SIZE: &str =
+    r"^\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*([kKmMgGtTpPeE]?[bB]?|[kKmMgGtTpPeE][iI][bB]?)\s*$";
+
+/// How a time is written, as `humantime` reads it.
+const TIME: &str = concat!(
+    r"^\s*(0|([0-9]+(\.[0-9]+)?\s*(nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds|second|secs",
+    r"|sec|s|minutes|minute|mins|min|m|hours|hour|hrs|hr|h|days|day|d|weeks|week|wks|wk|w|months",
+    r"|month|M|years|year|yrs|yr|y)\s*)+)\s*$"
+);
+
+/// The schema, of draft 2020-12.
+pub fn schema() -> Json {
+    let mut schema = json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "handlerd",
+        "description": "The configuration of handlerd. ${NAME} in a string is an environment \
+                        variable; relative paths are relative to the file.",
+    });
+    if let Json::Object(parts) = &mut schema {
+        parts.extend(table(Table::Root));
+    }
+    schema
+}
+
+/// The schema of a table: any of its keys, and no other.
+fn table(table: Table) -> Map<String, Json> {
+    let keys = table.keys();
+    let collect = |entries: &mut dyn Iterator<Item = (&Key, Json)>| -> Map<String, Json> {
+        entries.map(|(key, value)| (key.name.to_owned(), value)).collect()
+    };
+    let properties = collect(&mut keys.iter().map(|key| (key, property(key))));
+    let required: Vec<&str> = keys.iter().filter(|key| key.required).map(|key| key.name).collect();
+    let needs = collect(&mut keys.iter().filter_map(|key| Some((key, json!([key.needs?])))));
+    let excluding = keys.iter().filter(|key| !key.excludes.is_empty());
+    let excludes = collect(&mut excluding.map(|key| {
+        let none: Map<String, Json> =
+            key.excludes.iter().map(|other| ((*other).to_owned(), Json::Bool(false))).collect();
+        (key, json!({ "properties": none }))
+    }));
+    let mut schema = Map::new();
+    schema.insert("type".into(), "object".into());
+    schema.insert("properties".into(), properties.into());
+    schema.insert("additionalProperties".into(), false.into());
+    if !required.is_empty() {
+        schema.insert("required".into(), required.into());
+    }
+    if !needs.is_empty() {
+        schema.insert("dependentRequired".into(), needs.into());
+    }
+    if !excludes.is_empty() {
+        schema.insert("dependentSchemas".into(), excludes.into());
+    }
+    schema
+}
+
+/// What may stand behind a key, and what the documentation says about it.
+fn property(key: &Key) -> Json {
+    let mut schema = Map::new();
+    schema.insert("description".into(), key.description().into());
+    // They are written alike in TOML and JSON: a test reads all of them.
+    let written = |text: &str| serde_json::from_str(text).unwrap_or(Json::Null);
+    if let Some(default) = key.default {
+        schema.insert("default".into(), written(default));
+    }
+    if let Some(example) = key.example {
+        schema.insert("examples".into(), json!([written(example)]));
+    }
+    schema.extend(value(&key.kind));
+    schema.into()
+}
+
+/// The schema of a value.
+fn value(kind: &Kind) -> Map<String, Json> {
+    let text = || json!({ "type": "string", "minLength": 1 });
+    let matching = |pattern: &str| json!({ "type": "string", "pattern": pattern });
+    let or_variable = |pattern: &str| matching(&format!("{pattern}|{VARIABLE}"));
+    let schema = match kind {
+        Kind::Boolean => json!({ "type": "boolean" }),
+        Kind::False => json!({ "const": false }),
+        Kind::Text => text(),
+        Kind::Matching(pattern) => or_variable(pattern),
+        Kind::Words(words) => json!({ "anyOf": [{ "enum": words }, matching(VARIABLE)] }),
+        Kind::Size(least, most) => json!({
+            "anyOf": [
+                or_variable(SIZE),
+                { "type": "integer", "minimum": least, "maximum": most },
+            ],
+        }),
+        Kind::Time(..) => or_variable(TIME),
+        Kind::Count(least, most) => {
+            json!({ "type": "integer", "minimum": least, "maximum": most })
+        }
+        Kind::List => json!({ "type": "array", "items": text() }),
+        Kind::Names => json!({ "anyOf": [text(), several(&text())] }),
+        Kind::Targets(target) => {
+            let target = Json::from(table(*target));
+            let one = json!({ "anyOf": [text(), target] });
+            json!({ "anyOf": [text(), target, several(&one)] })
+        }
+        Kind::Either(kinds) => {
+            let kinds: Vec<Json> = kinds.iter().map(|kind| value(kind).into()).collect();
+            json!({ "anyOf": kinds })
+        }
+        Kind::Table(inner) => table(*inner).into(),
+        Kind::Named(inner) => json!({
+            "type": "object",
+            "propertyNames": { "minLength": 1, "maxLength": LONGEST_NAME },
+            "additionalProperties": table(*inner),
+        }),
+        Kind::Settings => json!({ "type": "object" }),
+    };
+    match schema {
+        Json::Object(schema) => schema,
+        _ => Map::new(),
+    }
+}
+
+/// A list of different items that isn't empty.
+fn several(item: &Json) -> Json {
+    json!({ "type": "array", "items": item, "minItems": 1, "uniqueItems": true })
+}
