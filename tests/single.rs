@@ -9,6 +9,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use support::endpoints::{Page, fetch};
+use support::redis_server::free_port;
 use support::{Client, Handlerd, Redis, wait_for, wait_until};
 
 const CHANNEL: &str = r#"
@@ -370,6 +372,74 @@ fn a_dead_letter_is_part_of_the_step_and_a_refused_output_is_counted() {
     assert_eq!(stopped.number("delivered"), 6, "{}", stopped.last);
     assert_eq!(stopped.number("refused"), 6, "{}", stopped.last);
     assert!(stopped.last.contains("3 dead letters"), "{}", stopped.last);
+}
+
+#[test]
+fn who_leads_is_to_be_seen_and_each_output_is_counted_by_its_kind() {
+    const ORDERS: (&str, &str) = ("channel", "orders");
+    let redis = redis();
+    let mut client = redis.client();
+    client.run::<String>(&["SET", "list", "a string"]);
+    let channels =
+        FAILING.replace("single = true", "push = \"list\"\npublish = \"p\"\nsingle = true");
+    let start = |user: &str| {
+        let port = free_port();
+        let http = format!("{channels}\n[http]\nlisten = \"127.0.0.1:{port}\"\n");
+        (daemon_with(&redis, user, &http), port)
+    };
+    let (mut leader, leaders) = start("a");
+    leader.wait_log(&[LEADS]);
+    let (mut standby, standbys) = start("b");
+    standby.wait_log(&[STANDS_BY]);
+    client.publish_all("in", ["fine a", "trap", "fine b"].map(|text| text.to_owned()));
+    wait_until("three messages to be handled", || {
+        let page = Page::fetch(leaders);
+        let delivered = |kind| {
+            page.value("handlerd_messages_delivered_total", &[ORDERS, ("output", kind)]) as u64
+        };
+        page.sum("handlerd_dead_letters_total") == 1.0
+            && page.value("handlerd_messages_handled_total", &[ORDERS]) == 2.0
+            && ["append", "push", "publish"].map(delivered) == [4, 0, 2]
+            && page.value("handlerd_messages_dropped_total", &[ORDERS, ("reason", "refused")])
+                == 2.0
+    });
+    let leads = |port| {
+        let page = Page::fetch(port);
+        let value = |name| page.value(name, &[ORDERS]) as u64;
+        ["handlerd_single_leader", "handlerd_takeovers_total", "handlerd_takeover_gaps_total"]
+            .map(value)
+    };
+    assert_eq!((leads(leaders), leads(standbys)), ([1, 1, 0], [0, 0, 0]));
+    assert_eq!(Page::fetch(standbys).sum("handlerd_messages_handled_total"), 0.0);
+    assert!(fetch(standbys, "/status").body.contains("\"leads\": false"));
+    leader.signal(Signal::KILL);
+    standby.wait_log(&[LEADS]);
+    assert_eq!(leads(standbys), [1, 1, 0]);
+    assert_eq!(fetch(standbys, "/readyz").code, 200);
+    assert_eq!(standby.stop().code, 0);
+}
+
+#[test]
+fn what_waits_for_its_next_try_is_not_passed_by_what_comes_behind_it() {
+    let channels = FAILING.replace("single = true", "retry_for = \"2s\"\nsingle = true");
+    let channels = channels.replace("dead_letter =", "retries = \"forever\"\ndead_letter =");
+    let mut pair = Pair::start_with(&channels);
+    let mut client = pair.redis.client();
+    client.publish_all("in", ["fine a", "retry it", "fine b"].map(|text| text.to_owned()));
+    wait_until("the first message", || client.run::<u64>(&["XLEN", "out"]) == 1);
+    pair.leader.1.signal(Signal::KILL);
+    let standby = &mut pair.standby.1;
+    standby.wait_log(&[LEADS]);
+    wait_until("all messages", || client.run::<u64>(&["XLEN", "out"]) == 2);
+    assert_eq!(client.run::<u64>(&["XLEN", "dead"]), 1);
+    let [dead, last] = ["dead", "out"].map(|key| -> String {
+        let entries: Vec<(String, Vec<(String, String)>)> = client.run(&["XRANGE", key, "-", "+"]);
+        entries.last().expect("an entry").0.clone()
+    });
+    assert!(dead <= last, "{dead} {last}");
+    let stopped = standby.stop();
+    assert_eq!((stopped.code, stopped.number("handled")), (0, 1), "{}", stopped.last);
+    assert!(stopped.last.contains("1 dead letter"), "{}", stopped.last);
 }
 
 #[test]
