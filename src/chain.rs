@@ -278,6 +278,13 @@ impl Chain {
         self.routes.is_empty().then(|| self.handlers.iter().map(address).collect())
     }
 
+    /// Whether it has the very same handlers as another one.
+    pub fn has_handlers_of(&self, other: &Chain) -> bool {
+        let same = |(one, other): (&Arc<dyn Handler>, &Arc<dyn Handler>)| Arc::ptr_eq(one, other);
+        self.handlers.len() == other.handlers.len()
+            && self.handlers.iter().zip(&*other.handlers).all(same)
+    }
+
     /// Pass a message through. The outputs come in the order of their branches; one failure in
     /// any branch is the failure of the whole run, and then nothing leaves. The observer is shown
     /// what came out of each hop: its handler's name and all the messages then on their way, those

@@ -148,7 +148,10 @@ impl Crew {
         for (place, channel) in successors {
             let before = places[place].replace(channel.clone());
             debug_assert!(before.as_ref().is_some_and(|b| Arc::ptr_eq(&b.queue, &channel.queue)));
-            retired.extend(before);
+            if let Some(before) = before {
+                before.mended.store(!before.chain.has_handlers_of(&channel.chain), Relaxed);
+                retired.push(before);
+            }
         }
         let mut new = Vec::with_capacity(added.len());
         let mut free = 0;
@@ -177,10 +180,13 @@ impl Crew {
         new
     }
 
-    /// Work no longer for a channel whose queue was closed and has ended.
-    pub fn vacate(&self, place: usize) {
+    /// Work no longer for the channels of these places, whose queues were closed and have ended.
+    pub fn vacate(&self, free: &[usize]) {
+        if free.is_empty() {
+            return;
+        }
         let mut places = self.roll.load().places.clone();
-        places[place] = None;
+        free.iter().for_each(|place| places[*place] = None);
         while places.last().is_some_and(Option::is_none) {
             places.pop();
         }

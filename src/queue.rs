@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use tokio::sync::Notify;
 
 use self::order::Busy;
-use crate::broker::single::Hold;
+use crate::broker::single;
 use crate::config::Overflow;
 use crate::message::{Delivery, Message};
 use crate::telemetry::{ChannelMetrics, DropReason};
@@ -28,7 +28,7 @@ pub struct Received {
     /// Where from, and when.
     pub delivery: Arc<Delivery>,
     /// The hold on it, where what becomes of it is written in one step with its being done.
-    pub entry: Option<Hold>,
+    pub entry: Option<single::Hold>,
     /// With `order_by`: a message is not begun while another one of this key is in hand. Set when it
     /// is put into the queue.
     pub order: u64,
@@ -159,13 +159,12 @@ struct Waiting {
     closed: bool,
     /// Messages that were let in ever.
     entered: u64,
-    /// The first so many of those may be taken; the others wait for other queues to have done what
-    /// came before them.
-    held_after: Option<u64>,
-    /// How many times they were told to wait.
-    holds: usize,
-    /// What is done when so many of those have been taken, and their turn is over.
-    marks: Vec<(u64, Passed)>,
+    /// What waits for other queues to have done what came before it.
+    holds: Vec<Hold>,
+    /// What is done when those before it are done with.
+    marks: Vec<Mark>,
+    /// Messages in hand have keys of other rules: no new turn until they are done with.
+    rekeyed: bool,
     /// Turns that were asked for and haven't ended.
     turns: usize,
     /// With `order_by`.
@@ -175,6 +174,20 @@ struct Waiting {
 /// What is done when messages have been done with.
 type Passed = Box<dyn FnOnce() + Send>;
 
+/// All but the first so many messages ever let in have to wait.
+struct Hold {
+    /// Of which exchange of channels.
+    exchange: u64,
+    after: u64,
+}
+
+/// The first so many messages ever let in.
+struct Mark {
+    exchange: u64,
+    before: u64,
+    passed: Passed,
+}
+
 impl Waiting {
     fn new(rules: Rules) -> Mutex<Self> {
         Mutex::new(Waiting {
@@ -183,9 +196,9 @@ impl Waiting {
             rules,
             closed: false,
             entered: 0,
-            held_after: None,
-            holds: 0,
+            holds: Vec::new(),
             marks: Vec::new(),
+            rekeyed: false,
             turns: 0,
             busy: Busy::default(),
         })
@@ -204,8 +217,8 @@ impl Waiting {
         self.busy.looked = self.messages.len().min(self.busy.looked);
         self.entered -= 1;
         let entered = self.entered;
-        self.held_after.iter_mut().for_each(|held| *held = entered.min(*held));
-        self.marks.iter_mut().for_each(|(mark, _)| *mark = entered.min(*mark));
+        self.holds.iter_mut().for_each(|hold| hold.after = entered.min(hold.after));
+        self.marks.iter_mut().for_each(|mark| mark.before = entered.min(mark.before));
         Some(newest)
     }
 
@@ -228,10 +241,24 @@ impl Waiting {
 
     /// How many messages may be taken: the first of those that wait.
     fn free(&self) -> usize {
-        match self.held_after {
+        match self.holds.iter().map(|hold| hold.after).min() {
             None => self.messages.len(),
-            Some(entered) => self.messages.len().min(entered.saturating_sub(self.left()) as usize),
+            Some(after) => self.messages.len().min(after.saturating_sub(self.left()) as usize),
         }
+    }
+
+    /// Which marks have been passed. One that was made later than a hold, and lies behind it, waits
+    /// for what the hold waits for.
+    fn passed(&mut self) -> Vec<Passed> {
+        let left = self.left();
+        let Waiting { marks, holds, .. } = self;
+        // Of several workers' turns some that began before may go on; these keep no order.
+        let is_passed = |mark: &mut Mark| {
+            let is_before =
+                |hold: &Hold| hold.exchange < mark.exchange && hold.after <= mark.before;
+            mark.before <= left && !holds.iter().any(is_before)
+        };
+        marks.extract_if(.., is_passed).map(|mark| mark.passed).collect()
     }
 
     /// Whether a turn would find something to do.
@@ -269,7 +296,13 @@ impl Queue {
             metrics,
             kept_by_source: false,
         });
-        lock(&budget.queues).push(Arc::downgrade(&queue));
+        let mut queues = lock(&budget.queues);
+        // Now and then, so that those of channels long gone don't gather.
+        if queues.len().is_power_of_two() {
+            queues.retain(|queue| queue.strong_count() > 0);
+        }
+        queues.push(Arc::downgrade(&queue));
+        drop(queues);
         queue
     }
 
@@ -296,6 +329,7 @@ impl Queue {
                 for message in &mut waiting.messages {
                     message.order = order_by.map_or(0, |by| order::key(by, &message.message));
                 }
+                waiting.rekeyed = waiting.turns > 0;
                 waiting.busy.looked = 0;
             }
             waiting.rules = rules;
@@ -390,20 +424,25 @@ impl Queue {
 
     /// Drop at least so many bytes, or all there is, because all queues together hold too much.
     fn shed(&self, bytes: usize) {
-        let mut waiting = lock(&self.waiting);
-        let before = waiting.bytes;
-        let mut dropped = 0;
-        while before - waiting.bytes < bytes {
-            let message = match waiting.rules.overflow {
-                Overflow::DropOldest => waiting.pop_oldest(),
-                Overflow::DropNewest => waiting.pop_newest(),
-            };
-            let Some(message) = message else { break };
-            waiting.bytes -= message.footprint();
-            dropped += 1;
-        }
-        self.settle(&waiting, before);
+        let (passed, dropped) = {
+            let mut waiting = lock(&self.waiting);
+            let before = waiting.bytes;
+            let mut dropped = 0;
+            while before - waiting.bytes < bytes {
+                let message = match waiting.rules.overflow {
+                    Overflow::DropOldest => waiting.pop_oldest(),
+                    Overflow::DropNewest => waiting.pop_newest(),
+                };
+                let Some(message) = message else { break };
+                waiting.bytes -= message.footprint();
+                dropped += 1;
+            }
+            self.settle(&waiting, before);
+            self.rest(&waiting);
+            (if waiting.turns == 0 { waiting.passed() } else { Vec::new() }, dropped)
+        };
         self.metrics.lost(DropReason::Memory, dropped);
+        passed.into_iter().for_each(|passed| passed());
     }
 
     /// Carry a change of `waiting.bytes` over to the budget and to the number read without lock.
@@ -418,7 +457,9 @@ impl Queue {
 
     /// Whether somebody is to be told, who is then counted.
     fn wants_turn(&self, waiting: &mut Waiting) -> bool {
-        let wants = waiting.has_work() && waiting.turns < waiting.rules.workers.most;
+        let wants = waiting.has_work()
+            && waiting.turns < waiting.rules.workers.most
+            && !(waiting.rekeyed && waiting.turns > 0);
         waiting.turns += usize::from(wants);
         wants
     }
@@ -454,15 +495,24 @@ impl Queue {
     pub fn end_turn(&self) -> bool {
         let (another, passed) = {
             let mut waiting = lock(&self.waiting);
-            let another = waiting.has_work() && waiting.turns <= waiting.rules.workers.most;
+            let may_go_on = waiting.turns <= waiting.rules.workers.most
+                && !(waiting.rekeyed && waiting.turns > 1);
+            let another = waiting.has_work() && may_go_on;
+            // This was the last with messages of the rules before, perhaps.
+            waiting.rekeyed &= waiting.turns > 1;
             waiting.turns -= usize::from(!another);
-            if waiting.is_ended() {
-                self.ended.notify_waiters();
-            }
-            (another, self.passed(&mut waiting))
+            self.rest(&waiting);
+            (another, waiting.passed())
         };
         passed.into_iter().for_each(|passed| passed());
         another
+    }
+
+    /// Tell whoever waits for the end, if this is it.
+    fn rest(&self, waiting: &Waiting) {
+        if waiting.is_ended() {
+            self.ended.notify_waiters();
+        }
     }
 
     /// Wait until the queue was closed and nothing of it waits or is in hand.
@@ -477,50 +527,36 @@ impl Queue {
     }
 
     /// Call this when everything that is in the queue now, or in hand, is done with: at once when
-    /// there is nothing.
-    pub fn when_passed(&self, passed: impl FnOnce() + Send + 'static) {
+    /// there is nothing. What is held back by an earlier exchange of channels is waited for too.
+    pub fn when_passed(&self, exchange: u64, passed: impl FnOnce() + Send + 'static) {
         let passed = {
             let mut waiting = lock(&self.waiting);
-            let mark = waiting.entered;
-            waiting.marks.push((mark, Box::new(passed)));
-            if waiting.turns == 0 { self.passed(&mut waiting) } else { Vec::new() }
+            let before = waiting.entered;
+            waiting.marks.push(Mark { exchange, before, passed: Box::new(passed) });
+            if waiting.turns == 0 { waiting.passed() } else { Vec::new() }
         };
         passed.into_iter().for_each(|passed| passed());
     }
 
-    /// Which marks have been passed.
-    fn passed(&self, waiting: &mut Waiting) -> Vec<Passed> {
-        let left = waiting.left();
-        let mut passed = Vec::new();
-        // Of several workers' turns some that began before may go on; these keep no order.
-        while waiting.marks.first().is_some_and(|(mark, _)| *mark <= left) {
-            passed.push(waiting.marks.remove(0).1);
-        }
-        passed
-    }
-
-    /// What comes from now on has to wait, until [`Self::release_held`] was called as often as this.
-    pub fn hold(&self) {
+    /// What comes from now on has to wait, until [`Self::release_held`] of the same exchange of channels.
+    pub fn hold(&self, exchange: u64) {
         let mut waiting = lock(&self.waiting);
-        let entered = waiting.entered;
-        waiting.holds += 1;
-        waiting.held_after.get_or_insert(entered);
+        let after = waiting.entered;
+        waiting.holds.push(Hold { exchange, after });
     }
 
-    /// What was held back may be taken, if this was the last that held it back.
-    pub fn release_held(&self) {
-        let turn = {
+    /// What was held back may be taken, as far as no other exchange holds it back.
+    pub fn release_held(&self, exchange: u64) {
+        let (turn, passed) = {
             let mut waiting = lock(&self.waiting);
-            waiting.holds -= 1;
-            if waiting.holds > 0 {
-                return;
-            }
-            waiting.held_after = None;
-            self.wants_turn(&mut waiting)
+            waiting.holds.retain(|hold| hold.exchange != exchange);
+            let passed = if waiting.turns == 0 { waiting.passed() } else { Vec::new() };
+            (self.wants_turn(&mut waiting), passed)
         };
         if turn {
             self.ready();
         }
+        passed.into_iter().for_each(|passed| passed());
     }
 
     fn move_some(self: &Arc<Self>, waiting: &mut Waiting, batch: &mut Batch) {
@@ -588,9 +624,7 @@ impl Queue {
         }
         let mut waiting = lock(&self.waiting);
         waiting.closed = true;
-        if waiting.is_ended() {
-            self.ended.notify_waiters();
-        }
+        self.rest(&waiting);
     }
 
     /// How many may take turns at it at a time.
@@ -620,6 +654,17 @@ impl Queue {
         messages
     }
 
+    /// Who waits for what [`Self::take_back`] took out goes on. Apart from that, because what is done
+    /// then may need the locks that its caller has.
+    pub fn let_pass(&self) {
+        let passed = {
+            let mut waiting = lock(&self.waiting);
+            self.rest(&waiting);
+            if waiting.turns == 0 { waiting.passed() } else { Vec::new() }
+        };
+        passed.into_iter().for_each(|passed| passed());
+    }
+
     /// Drop what still waits, as `shutdown`.
     pub fn abandon(&self) {
         let mut waiting = lock(&self.waiting);
@@ -631,9 +676,7 @@ impl Queue {
         waiting.closed = true;
         self.settle(&waiting, before);
         self.lost(left);
-        if waiting.is_ended() {
-            self.ended.notify_waiters();
-        }
+        self.rest(&waiting);
     }
 }
 

@@ -44,25 +44,32 @@ pub struct Watch {
 struct Folder {
     path: PathBuf,
     is_watched: bool,
+    /// Whether it was tried to watch it before.
+    is_known: bool,
     /// Whether the log has said that it can't be.
     told: bool,
 }
 
 impl Folder {
     fn new(path: &Path) -> Self {
-        Folder { path: path.to_owned(), is_watched: false, told: false }
+        Folder { path: path.to_owned(), is_watched: false, is_known: false, told: false }
     }
 
-    /// Try to watch it; whether that is new.
+    /// Try to watch it; whether that is so again, and something may have been missed.
     fn watch(&mut self, watcher: &mut RecommendedWatcher) -> bool {
         if self.is_watched {
             return false;
+        }
+        let was_known = std::mem::replace(&mut self.is_known, true);
+        if was_known {
+            // The one that was moved away would go on being watched.
+            let _ = watcher.unwatch(&self.path);
         }
         match watcher.watch(&self.path, RecursiveMode::NonRecursive) {
             Ok(()) => {
                 self.is_watched = true;
                 self.told = false;
-                return true;
+                return was_known;
             }
             Err(error) if !self.told => {
                 self.told = true;
@@ -223,13 +230,11 @@ impl Watch {
     /// Watch what isn't watched yet. What was not there before, and is now, has changed.
     fn look(&mut self) {
         let Some(watcher) = &mut self.watcher else { return };
-        let was_missed = self.plugins.told;
-        if self.plugins.watch(watcher) && was_missed {
+        if self.plugins.watch(watcher) {
             self.seen.marks().plugins.changed = Some(Instant::now());
         }
         if let Some(folder) = &mut self.config {
-            let was_missed = folder.told;
-            if folder.watch(watcher) && was_missed {
+            if folder.watch(watcher) {
                 self.seen.marks().config.changed = Some(Instant::now());
             }
         }
@@ -260,7 +265,11 @@ impl Seen {
                     if *path == config.path {
                         config.note(path, &event.kind, now);
                     }
-                    if matches!(event.kind, EventKind::Remove(_)) {
+                    // Also one that was moved away: another may be in its place.
+                    if matches!(
+                        event.kind,
+                        EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
+                    ) {
                         plugins.lost |= *path == plugins.path;
                         config.lost |= config.path.parent() == Some(&**path);
                     }
@@ -353,6 +362,14 @@ mod tests {
         fs::create_dir(&other).expect("made");
         watch.follow(&other);
         fs::write(other.join("c.wasm"), "x").expect("written");
+        assert_eq!(told(&mut watch).await, Changed::Plugins);
+        // Another one in its place.
+        let next = dir.path().join("next");
+        fs::create_dir(&next).expect("made");
+        fs::rename(&other, dir.path().join("before")).expect("moved away");
+        fs::rename(&next, &other).expect("moved there");
+        assert_eq!(told(&mut watch).await, Changed::Plugins);
+        fs::write(other.join("e.wasm"), "x").expect("written");
         assert_eq!(told(&mut watch).await, Changed::Plugins);
         fs::write(plugins.join("d.wasm"), "x").expect("written");
         nothing(&mut watch, "the folder before").await;

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -51,6 +52,8 @@ pub struct Channel {
     /// Another one goes on in this one's place, with the same queue: what is tried again is tried by
     /// that one.
     pub retired: CancellationToken,
+    /// And that one has other handlers.
+    pub mended: AtomicBool,
     /// Where others look on.
     pub tap: Arc<Tap>,
 }
@@ -109,10 +112,20 @@ struct Kept {
     looks: Vec<(usize, Look)>,
 }
 
+/// Why what came out was not handed over.
+enum NotHanded {
+    /// It can't be.
+    Unfit(AppendError),
+    /// The channel that goes on in this one's place handles it anew.
+    Retired,
+}
+
 /// A message is tried again.
 struct Again {
     /// After this.
     pause: Duration,
+    /// The handler has asked for that: sooner is of no use.
+    is_asked: bool,
     /// It has been tried so often here.
     tries: u32,
     /// When the first of these failed.
@@ -333,7 +346,7 @@ async fn advance<'c>(
 impl Channel {
     /// Whether messages are kept until they are done with.
     fn keeps_messages(&self) -> bool {
-        self.may_try_again() || self.graveyard.is_some()
+        self.may_try_again() || self.graveyard.is_some() || self.goes_abroad()
     }
 
     /// What is equal for the channels that may share a turn: those with the same handlers that write
@@ -343,6 +356,11 @@ impl Channel {
         let alone = self.finisher.is_some() || self.may_try_again();
         let handlers = self.chain.kind().filter(|_| !alone)?;
         Some((handlers, self.outputs.writers().map(|writer| writer.name().clone()).collect()))
+    }
+
+    /// Whether a stream's messages go to other Redises too: they wait for those.
+    fn goes_abroad(&self) -> bool {
+        self.finisher.is_some() && self.outputs.go_abroad()
     }
 
     /// Whether a message that fails may be tried again: then those behind it wait.
@@ -375,7 +393,11 @@ impl Channel {
         if kept.entry.is_none() && !self.outputs.has_room() {
             flush();
             *waited = true;
-            self.outputs.room().await;
+            tokio::select! {
+                () = self.outputs.room() => {}
+                // Its Redis is given up, perhaps: what is in hand is written all the same.
+                () = self.retired.cancelled() => {}
+            }
         }
         self.tried(transit, kept, 0, None, waited).await
     }
@@ -402,7 +424,16 @@ impl Channel {
                     }
                     return None;
                 }
-                Err(error) => self.not_appended(&error),
+                Err(NotHanded::Unfit(error)) => self.not_appended(&error),
+                Err(NotHanded::Retired) => {
+                    let failing = failing.unwrap_or_else(Instant::now);
+                    return Some(Again {
+                        pause: Duration::ZERO,
+                        is_asked: false,
+                        tries: before,
+                        failing,
+                    });
+                }
             },
             Err(failure) => failure.clone(),
         };
@@ -421,7 +452,8 @@ impl Channel {
         match pause {
             Some(pause) => {
                 self.say(&transit.delivery, &failure, "a message failed and is tried again");
-                Some(Again { pause, tries, failing })
+                let is_asked = matches!(failure.kind, FailureKind::Retry { after: Some(_) });
+                Some(Again { pause, is_asked, tries, failing })
             }
             None => {
                 kept.became = self.give_up(&transit.delivery, std::mem::take(kept), failure);
@@ -447,7 +479,7 @@ impl Channel {
             transit.delivery = Arc::new(next);
             flush();
             *waited = true;
-            match self.sleep(again.pause).await {
+            match self.sleep(again.pause, again.is_asked).await {
                 Woken::TimeIsUp => {}
                 Woken::StreamStops => {
                     kept.became = "given back";
@@ -482,10 +514,11 @@ impl Channel {
         self.chain.run_observed(delivery, message, observe).await
     }
 
-    /// Wait before the next try.
-    async fn sleep(&self, pause: Duration) -> Woken {
+    /// Wait before the next try. A pause that `is_asked` for is ended by other handlers only.
+    async fn sleep(&self, pause: Duration, is_asked: bool) -> Woken {
         const LOOK: Duration = Duration::from_millis(100);
         let until = Instant::now() + pause;
+        let mut stays = false;
         loop {
             if self.is_stopping_stream() {
                 return Woken::StreamStops;
@@ -495,11 +528,18 @@ impl Channel {
             let look = if self.finisher.is_some() { left.min(LOOK) } else { left };
             tokio::select! {
                 biased;
-                () = self.retired.cancelled() => return Woken::Retired,
+                () = self.retired.cancelled(), if !stays => {
+                    if !is_asked || self.mended.load(Relaxed) {
+                        return Woken::Retired;
+                    }
+                    stays = true;
+                    continue;
+                }
                 () = tokio::time::sleep(look) => {}
             }
             if look == left {
-                return Woken::TimeIsUp;
+                let is_retired = self.retired.is_cancelled();
+                return if is_retired { Woken::Retired } else { Woken::TimeIsUp };
             }
         }
     }
@@ -510,16 +550,21 @@ impl Channel {
         messages: &[Message],
         kept: &mut Kept,
         waited: &mut bool,
-    ) -> Result<(), AppendError> {
+    ) -> Result<(), NotHanded> {
         if kept.entry.is_none() {
-            return self.outputs.send(delivery, messages);
+            return self.outputs.send(delivery, messages).map_err(NotHanded::Unfit);
         }
-        let finish = self.outputs.finish(delivery, messages)?;
+        let finish = self.outputs.finish(delivery, messages).map_err(NotHanded::Unfit)?;
         if self.outputs.go_abroad() {
             *waited = true;
             // What was done before must not wait for a Redis that is perhaps away.
             self.flush();
-            self.outputs.send_abroad(delivery, messages).await;
+            tokio::select! {
+                biased;
+                () = self.outputs.send_abroad(delivery, messages) => {}
+                // Its Redis is given up, perhaps. Some of it may have arrived: at least once.
+                () = self.retired.cancelled() => return Err(NotHanded::Retired),
+            }
             reach(Step::FarWritten);
         }
         if let Some(entry) = kept.entry.take() {

@@ -108,6 +108,7 @@ impl Bench {
                 metrics: metrics.clone(),
                 failure_log: RateLimit::new(Duration::from_secs(1)),
                 retired: CancellationToken::new(),
+                mended: AtomicBool::new(false),
                 tap: hub.tap(&channel.name),
             })
         };

@@ -112,7 +112,12 @@ async fn until_stopped(
             signal = stop.next() => return signal,
             prepared = reload::prepare(running, host, trigger) => prepared,
         };
-        notify.reloaded(running.reload(prepared).await.err());
+        let outcome = tokio::select! {
+            biased;
+            signal = stop.next() => return signal,
+            outcome = running.reload(prepared) => outcome,
+        };
+        notify.reloaded(outcome.err());
         notify.ready();
         watch.follow(&running.config.plugin_dir);
         tokio::select! {

@@ -79,7 +79,7 @@ fn fitted(written: Config, running: &Running) -> (Config, Vec<String>) {
     let mut left = |key: String| {
         notes.push(format!("{key} has changed: that takes effect when handlerd is started again"));
     };
-    if written.redis != running.written.redis {
+    if written.redis != running.started.redis {
         left("[redis]".to_owned());
     }
     config.redis = running.config.redis.clone();
@@ -92,10 +92,10 @@ fn fitted(written: Config, running: &Running) -> (Config, Vec<String>) {
             running.connection(name).into_iter().for_each(|runs| *connection = runs.clone());
         }
     }
-    if written.log != running.written.log {
+    if written.log != running.started.log {
         left("[log]".to_owned());
     }
-    if written.http != running.written.http {
+    if written.http != running.started.http {
         left("[http]".to_owned());
     }
     (config, notes)

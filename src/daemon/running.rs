@@ -3,10 +3,10 @@
 //! A start is a reload of nothing. Messages see a reload as one moment: what came before it is in the
 //! old channels' queues, or already in those of the channels that go on as them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -35,7 +35,7 @@ use crate::policy;
 use crate::queue::{Budget, Queue, Received, Rules, Workers};
 use crate::service::{self, Stop};
 use crate::tap::Hub;
-use crate::telemetry::{Metrics, RateLimit};
+use crate::telemetry::{ChannelMetrics, Metrics, RateLimit};
 use crate::view::{self, Outline, View};
 use crate::worker;
 
@@ -48,8 +48,13 @@ const GIVE_BACK: Duration = Duration::from_secs(1);
 /// Pause before a task that panicked is started again.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
 
+/// How often it is looked whether a channel is still in use that another goes on as.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// What runs.
 pub(super) struct Running {
+    /// As it stood in the file at the start: what needs a restart is as it says.
+    pub(super) started: Config,
     /// As it stands in the file.
     pub(super) written: Config,
     /// As it runs.
@@ -66,16 +71,22 @@ pub(super) struct Running {
     consumer: Option<stream::consumer::Consumer>,
     heartbeats: Heartbeats,
     crew: Arc<Crew>,
+    /// How many times channels were exchanged.
+    exchanges: u64,
     /// The channels, in the order of the configuration.
     live: Vec<Live>,
     writers: BTreeMap<Arc<str>, Writer>,
     stop_writer: BTreeMap<Arc<str>, CancellationToken>,
+    /// The settings that each of them was made with.
+    opened: BTreeMap<Arc<str>, Connection>,
+    /// Those in whose place there is another one.
+    replaced: Vec<(Writer, CancellationToken)>,
     streams: Streams,
     singles: Singles,
     subscriber: Subscriber,
-    /// Channels that are no longer in the configuration, until nothing of them is left; each answers
-    /// its place.
-    leaving: JoinSet<usize>,
+    /// Channels that are no longer in the configuration, or as whom others go on, until nothing of
+    /// them is left; each answers the place that is free then.
+    leaving: JoinSet<Option<usize>>,
     stop_sources: CancellationToken,
     stop_crew: CancellationToken,
     stop_writers: CancellationToken,
@@ -83,6 +94,9 @@ pub(super) struct Running {
     hands: JoinSet<()>,
     writing: JoinSet<()>,
 }
+
+/// The counters of channels, by their names.
+type Counters = HashMap<Arc<str>, Arc<ChannelMetrics>>;
 
 /// A channel that runs.
 struct Live {
@@ -119,6 +133,7 @@ impl Running {
         let hands = std::thread::available_parallelism().map_or(1, usize::from);
         let source = Connector::new(&config.redis);
         let mut running = Running {
+            started: written.clone(),
             written: written.clone(),
             config: Config { channels: Vec::new(), ..config.clone() },
             handlers: Handlers::new(),
@@ -131,9 +146,12 @@ impl Running {
             consumer: None,
             heartbeats: heartbeats.clone(),
             crew: Crew::new(hands),
+            exchanges: 0,
             live: Vec::new(),
             writers: BTreeMap::new(),
             stop_writer: BTreeMap::new(),
+            opened: BTreeMap::new(),
+            replaced: Vec::new(),
             streams: Streams::new(heartbeats),
             singles: Singles::new(heartbeats),
             leaving: JoinSet::new(),
@@ -225,9 +243,10 @@ impl Running {
             single: live.single.is_some(),
         });
         let plan = plan(&sources.collect::<Vec<_>>(), &config.channels);
+        let counters = self.counters(&plan);
         let channels = config.channels.iter().zip(&plan.before);
         let mut next: Vec<Next> = channels
-            .map(|(channel, before)| self.next(&config, channel, *before, &handlers))
+            .map(|(channel, before)| self.next(&config, channel, *before, &handlers, &counters))
             .collect();
         let wanted = config.channels.iter().zip(&next);
         let wanted = wanted.filter(|(_, next)| next.stream.is_none());
@@ -245,6 +264,8 @@ impl Running {
             singles.into_iter().for_each(|single| self.singles.start(single, &self.source));
             self.singles.looked().await;
         }
+        let succeeded = next.iter().filter_map(|next| self.crew.channel(next.place?));
+        let succeeded = succeeded.map(|channel| Arc::downgrade(&channel)).collect();
         let (places, change) = self.switch(&plan, wanted.collect(), &mut next).await?;
 
         // In place of the old one, which would keep counters of channels that are gone.
@@ -269,12 +290,19 @@ impl Running {
         for gone in gone.into_iter().filter(|gone| !kept.contains(&gone.place)) {
             self.let_go(gone, change.clone());
         }
+        self.leaving.spawn(released(succeeded));
         self.budget.set_limit(queues_memory(&config));
         let counts = self.live.iter().map(|live| (live.name.clone(), live.queue.metrics().clone()));
         self.metrics.set_channels(counts.collect());
         (self.written, self.config, self.handlers) = (written, config, handlers);
         self.tidy_up();
         Some(what)
+    }
+
+    /// The counters of channels, by name, that no other channel goes on with.
+    fn counters(&self, plan: &Plan) -> Counters {
+        let gone = plan.gone(self.live.len()).into_iter().map(|old| &self.live[old]);
+        gone.map(|live| (live.name.clone(), live.queue.metrics().clone())).collect()
     }
 
     /// Build a channel, beside what runs.
@@ -284,7 +312,12 @@ impl Running {
         channel: &config::Channel,
         before: Option<usize>,
         handlers: &Handlers,
+        counters: &Counters,
     ) -> Next {
+        let counts_of = |before: Option<&Live>| match before {
+            Some(before) => before.queue.metrics().clone(),
+            None => counters.get(&channel.name).cloned().unwrap_or_default(),
+        };
         let workers = Workers { most: channel.workers, order_by: channel.order_by.clone() };
         if let config::Source::Stream(source) = &channel.source {
             let settings = self.stream_settings(config, channel, source);
@@ -298,7 +331,7 @@ impl Running {
                     (Some(place), queue, stream)
                 }
                 None => {
-                    let counts = self.metrics.channel(&channel.name);
+                    let counts = counts_of(before.map(|before| &self.live[before]));
                     let source =
                         stream::Source::new(self.source.clone(), settings.clone(), &counts);
                     let stream = Stream::new(source, settings, &self.stop_sources);
@@ -317,10 +350,7 @@ impl Running {
             };
         }
         let before = before.map(|before| &self.live[before]);
-        let counts = match before {
-            Some(before) => before.queue.metrics().clone(),
-            None => self.metrics.channel(&channel.name),
-        };
+        let counts = counts_of(before);
         let outputs = Outputs::new(channel, &self.writers, counts.clone());
         let (limit, overflow) = (channel.queue, channel.overflow);
         let queue = before.map_or_else(
@@ -371,6 +401,7 @@ impl Running {
             metrics: self.metrics.clone(),
             failure_log: RateLimit::new(FAILURE_LOG_PERIOD),
             retired: CancellationToken::new(),
+            mended: AtomicBool::new(false),
             tap: self.taps.tap(&channel.name),
         })
     }
@@ -428,7 +459,8 @@ impl Running {
             |next: &mut Next| Some((next.place?, next.channel.clone(), next.rules.take()?));
         let successors: Vec<_> = next.iter_mut().filter_map(succeed).collect();
 
-        let crew = self.crew.clone();
+        self.exchanges += 1;
+        let (crew, exchange) = (self.crew.clone(), self.exchanges);
         let (switched, has_switched) = oneshot::channel();
         let switch = move || {
             let adopt = |(place, channel, rules): (usize, Arc<worker::Channel>, Rules)| {
@@ -436,7 +468,7 @@ impl Running {
                 (place, channel)
             };
             let successors = successors.into_iter().map(adopt).collect();
-            held.into_iter().for_each(|(queue, before)| hold_back(&queue, before));
+            held.into_iter().for_each(|(queue, before)| hold_back(exchange, &queue, before));
             let _ = switched.send(crew.change(added, successors));
         };
         let change = self.subscriber.change(subscriptions, switch);
@@ -465,7 +497,7 @@ impl Running {
                 if let Some(single) = single {
                     single.end().await;
                 }
-                place
+                Some(place)
             });
             return;
         };
@@ -474,19 +506,25 @@ impl Running {
             queue.close();
             stream.ended.cancelled().await;
             queue.ended().await;
-            place
+            Some(place)
         });
     }
 
     /// Wait until something has ended that a reload had left over, and tidy up behind it.
     pub(super) async fn changed(&mut self) {
-        let Some(left) = self.leaving.join_next().await else {
+        let Some(first) = self.leaving.join_next().await else {
             return std::future::pending().await;
         };
-        match left {
-            Ok(place) => self.crew.vacate(place),
-            Err(error) => tracing::error!("a channel that ends was lost sight of: {error}"),
+        let mut free = Vec::new();
+        let mut next = Some(first);
+        while let Some(left) = next {
+            match left {
+                Ok(place) => free.extend(place),
+                Err(error) => tracing::error!("a channel that ends was lost sight of: {error}"),
+            }
+            next = self.leaving.try_join_next();
         }
+        self.crew.vacate(&free);
         self.streams.tend();
         self.tidy_up();
     }
@@ -494,14 +532,17 @@ impl Running {
     /// Begin to write to the connections that the channels of a configuration write to.
     fn open_writers(&mut self, config: &Config) {
         for name in connections(config) {
-            if self.writers.contains_key(name) {
+            let connection = config.connections.get(name).unwrap_or(&config.redis);
+            // Of one that went and came again with other settings, what ends may still use the first.
+            if self.opened.get(name) == Some(connection) {
                 continue;
             }
-            let connection = config.connections.get(name).unwrap_or(&config.redis);
             let writer = Writer::new(Connector::new(connection));
             let stop = self.stop_writers.child_token();
-            self.writers.insert(name.clone(), writer.clone());
-            self.stop_writer.insert(name.clone(), stop.clone());
+            self.opened.insert(name.clone(), connection.clone());
+            let before = self.writers.insert(name.clone(), writer.clone());
+            let stop_before = self.stop_writer.insert(name.clone(), stop.clone());
+            self.replaced.extend(before.zip(stop_before));
             let (metrics, what) = (self.metrics.clone(), format!("the writer of {name}"));
             let beats = self.heartbeats.clone();
             self.writing.spawn(keep_running(what.clone(), move || {
@@ -522,10 +563,29 @@ impl Running {
     /// End those that no channel writes by any more.
     fn close_writers(&mut self) {
         let needed: BTreeSet<&Arc<str>> = connections(&self.config).collect();
-        self.writers.retain(|name, _| needed.contains(name));
-        let closed = self.stop_writer.extract_if(.., |name, _| !needed.contains(name));
-        closed.for_each(|(_, stop)| stop.cancel());
+        let closed = self.writers.extract_if(.., |name, _| !needed.contains(name));
+        let mut closed: Vec<_> = closed
+            .filter_map(|(name, writer)| {
+                self.opened.remove(&name);
+                Some((writer, self.stop_writer.remove(&name)?))
+            })
+            .collect();
+        closed.append(&mut self.replaced);
         while self.writing.try_join_next().is_some() {}
+        for (writer, stop) in closed {
+            stop.cancel();
+            let limit = self.config.drain_timeout;
+            self.writing.spawn(async move {
+                if tokio::time::timeout(limit, writer.idle()).await.is_err() {
+                    tracing::warn!(
+                        connection = &**writer.name(),
+                        "no channel writes to it any more, and it doesn't answer: what waits for it is \
+                         counted as lost"
+                    );
+                    writer.abandon();
+                }
+            });
+        }
     }
 
     /// What a reload changes, in words.
@@ -677,16 +737,27 @@ fn queues_memory(config: &Config) -> usize {
 }
 
 /// What comes into this queue from now on waits until all that is in those now is done with.
-fn hold_back(queue: &Arc<Queue>, before: Vec<Arc<Queue>>) {
-    queue.hold();
+fn hold_back(exchange: u64, queue: &Arc<Queue>, before: Vec<Arc<Queue>>) {
+    queue.hold(exchange);
     let left = Arc::new(AtomicUsize::new(before.len()));
     for before in before {
         let (queue, left) = (queue.clone(), left.clone());
-        before.when_passed(move || {
+        before.when_passed(exchange, move || {
             if left.fetch_sub(1, SeqCst) == 1 {
-                queue.release_held();
+                queue.release_held(exchange);
             }
         });
+    }
+}
+
+/// Wait until no turn of these channels goes on.
+async fn released(mut channels: Vec<Weak<worker::Channel>>) -> Option<usize> {
+    loop {
+        channels.retain(|channel| channel.strong_count() > 0);
+        if channels.is_empty() {
+            return None;
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

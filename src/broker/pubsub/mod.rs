@@ -309,8 +309,8 @@ impl Supervisor {
         // Nothing more can come over it: what was leaving has left.
         self.plan.roster.lose_all(ended.since);
         self.plan.intake.cut();
+        self.plan.settle(Instant::now());
         if self.changes.under_way() {
-            self.plan.settle(Instant::now());
             self.changes.done();
         }
         ended

@@ -165,7 +165,8 @@ impl Lane {
     fn wait_for_passing(self: &Arc<Self>, cut: Option<u64>) {
         let Some(term) = cut else { return };
         let lane = self.clone();
-        self.queue.when_passed(move || {
+        // Of no exchange of channels: what is in the queue is waited for, and nothing else.
+        self.queue.when_passed(0, move || {
             let mut state = lane.state();
             if state.term == term
                 && let Role::Leaving { passed } = &mut state.role
@@ -452,6 +453,7 @@ impl Lane {
             again.chain(later.into_iter().map(|(_, later)| later)).for_each(|m| state.hold(m));
             state.trim();
         }
+        self.queue.let_pass();
         self.resign("another daemon handles its messages now");
     }
 
