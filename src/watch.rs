@@ -233,10 +233,10 @@ impl Watch {
         if self.plugins.watch(watcher) {
             self.seen.marks().plugins.changed = Some(Instant::now());
         }
-        if let Some(folder) = &mut self.config {
-            if folder.watch(watcher) {
-                self.seen.marks().config.changed = Some(Instant::now());
-            }
+        if let Some(folder) = &mut self.config
+            && folder.watch(watcher)
+        {
+            self.seen.marks().config.changed = Some(Instant::now());
         }
     }
 }

@@ -265,6 +265,11 @@ fn a_changed_plugin_is_taken_by_itself_and_a_broken_one_is_not() {
     fs::remove_file(daemon.plugin("changing")).expect("it is removed");
     daemon.daemon.wait_log(&["WARN", "changing.wasm is gone", "handler changing goes on"]);
     assert!(passed(&redis, &out, "fourth").contains("Received"));
+    // Nor is another configuration held up by that.
+    daemon.write(&PLAIN.replace("\"in\"", "[\"in\", \"more\"]"));
+    assert!(daemon.reload().contains("reloaded"));
+    redis.wait_subscribed("more", 1);
+    assert!(passed(&redis, &out, "fifth").contains("Received"));
     assert_eq!(daemon.daemon.stop().number("lost"), 0);
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,8 +33,14 @@ const LARGEST_FILE: u64 = 64 << 20;
 pub(super) const LONGEST_NAME: usize = 200;
 
 /// Read and parse a file.
-pub(super) fn load(file: &Path, environment: &Environment) -> Result<Loaded, ConfigErrors> {
-    parse(read_file(file)?, file, environment)
+///
+/// The plugin files of `kept` count as there, wherever they are.
+pub(super) fn load(
+    file: &Path,
+    environment: &Environment,
+    kept: &[PathBuf],
+) -> Result<Loaded, ConfigErrors> {
+    parse(read_file(file)?, file, environment, kept)
 }
 
 /// The text of the file.
@@ -90,13 +96,14 @@ pub(super) fn parse(
     text: String,
     file: &Path,
     environment: &Environment,
+    kept: &[PathBuf],
 ) -> Result<Loaded, ConfigErrors> {
     let source = Source::new(file, text);
     let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let folder = absolute.parent().unwrap_or(Path::new("/"));
     let (reader, root) = Reader::parse(&source, environment, folder);
     let root = Table::root(&reader, root.get_ref());
-    let config = read(&reader, &root, file);
+    let config = read(&reader, &root, file, kept);
     let errors = reader.errors();
     let found = reader.into_found();
     if errors > 0 {
@@ -107,13 +114,13 @@ pub(super) fn parse(
     Ok(Loaded { config, warnings })
 }
 
-fn read(reader: &Reader<'_>, root: &Table<'_, '_>, file: &Path) -> Config {
+fn read(reader: &Reader<'_>, root: &Table<'_, '_>, file: &Path, kept: &[PathBuf]) -> Config {
     let redis = match root.get("redis") {
         Some(value) => Connection::read(&value, "redis", file),
         None => Connection::absent(reader),
     };
     let connections = read_connections(root, file);
-    let plugins = Plugins::read(reader, root.get("plugins").as_ref());
+    let plugins = Plugins::read(reader, root.get("plugins").as_ref(), kept);
     let handler_tables = named(root, "handlers");
     let handlers =
         handler_tables.iter().map(|value| (value.key.into(), Handler::read(value, &plugins)));

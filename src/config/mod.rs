@@ -129,12 +129,20 @@ impl Config {
         Config::load_with(file, &Environment::of_process())
     }
 
+    /// Read a file again: plugin files that are in use count as there, also when they are gone.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_again(file: &Path, in_use: &[PathBuf]) -> Result<Loaded, ConfigErrors> {
+        load::load(file, &Environment::of_process(), in_use)
+    }
+
     /// Read a file, with another environment.
     ///
     /// # Errors
     /// As [`Config::load`].
     pub fn load_with(file: &Path, environment: &Environment) -> Result<Loaded, ConfigErrors> {
-        load::load(file, environment)
+        load::load(file, environment, &[])
     }
 
     /// Read a text as if it stood in `file`, which need not exist; an empty one gives the defaults.
@@ -146,6 +154,6 @@ impl Config {
         file: &Path,
         environment: &Environment,
     ) -> Result<Loaded, ConfigErrors> {
-        load::parse(text.to_owned(), file, environment)
+        load::parse(text.to_owned(), file, environment, &[])
     }
 }

@@ -16,11 +16,13 @@ pub(super) struct Plugins {
     pub dir: PathBuf,
     /// NAME of every NAME.wasm directly in it, or why it can't be read.
     names: Result<BTreeSet<String>, std::io::Error>,
+    /// Files that count as there.
+    kept: Vec<PathBuf>,
 }
 
 impl Plugins {
     /// Read `[plugins]`, which may be absent, and look into the folder.
-    pub fn read(reader: &Reader<'_>, value: Option<&Value<'_, '_>>) -> Self {
+    pub fn read(reader: &Reader<'_>, value: Option<&Value<'_, '_>>, kept: &[PathBuf]) -> Self {
         let table = value.and_then(|value| value.table(Keys::Plugins));
         let written = table.and_then(|table| table.get("dir"));
         let path = written.as_ref().map(Value::path);
@@ -32,7 +34,7 @@ impl Plugins {
             let message = format!("the plugin folder {} {}", dir.display(), unreadable(error));
             written.error(message, Some(help));
         }
-        Plugins { dir, names }
+        Plugins { dir, names, kept: kept.to_vec() }
     }
 
     /// Where the file of a plugin of this name is, or would be.
@@ -43,6 +45,7 @@ impl Plugins {
     /// Whether the folder has a plugin of this name.
     pub fn has(&self, name: &str) -> bool {
         self.names.as_ref().is_ok_and(|names| names.contains(name))
+            || self.kept.contains(&self.file(name))
     }
 
     /// Names of the plugins in the folder.
@@ -76,7 +79,7 @@ impl Plugins {
         let text = value.text()?;
         let path = value.path()?;
         let file = if text.value.contains('/') { path } else { self.dir.join(&text.value) };
-        if file.is_file() {
+        if file.is_file() || self.kept.contains(&file) {
             return Some(file);
         }
         let stem = text.value.trim_end_matches(EXTENSION);

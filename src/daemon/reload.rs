@@ -36,7 +36,7 @@ pub(super) async fn prepare(
 ) -> Result<Option<Prepared>, Refused> {
     let written = match changed {
         Changed::Plugins => running.written.clone(),
-        Changed::Config => read(running.written.clone()).await?,
+        Changed::Config => read(&running.written).await?,
     };
     let (config, mut notes) = fitted(written.clone(), running);
     let Reloaded { handlers, orphans } =
@@ -47,7 +47,7 @@ pub(super) async fn prepare(
     notes.extend(orphans.iter().map(|name| {
         let file = config.handlers[name].plugin.display();
         format!(
-            "the plugin file {file} is gone; handler {name} goes on with what it was, until handlerd \\
+            "the plugin file {file} is gone; handler {name} goes on with what it was, until handlerd \
              is started again"
         )
     }));
@@ -61,8 +61,10 @@ fn same(some: &Handlers, others: &Handlers) -> bool {
 }
 
 /// Read the file again.
-async fn read(before: Config) -> Result<Config, Refused> {
-    let reading = tokio::task::spawn_blocking(move || Config::load(&before.file)).await;
+async fn read(before: &Config) -> Result<Config, Refused> {
+    let file = before.file.clone();
+    let in_use: Vec<_> = before.handlers.values().map(|handler| handler.plugin.clone()).collect();
+    let reading = tokio::task::spawn_blocking(move || Config::load_again(&file, &in_use)).await;
     let loaded =
         reading.map_err(|e| Refused(format!("reading the configuration ended early: {e}")))?;
     let loaded = loaded.map_err(|errors| Refused(errors.render(false)))?;

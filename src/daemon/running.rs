@@ -631,6 +631,8 @@ impl Running {
     pub(super) async fn drain(mut self, stop: &mut Stop) -> Ended {
         let started = Instant::now();
         let limit = self.config.drain_timeout;
+        // What was given back at reloads has been taken up again.
+        let given_back = self.metrics.totals().pending;
         self.stop_sources.cancel();
         let last = if self.streams.is_empty() { Duration::ZERO } else { GIVE_BACK.min(limit / 4) };
         let (drained, at_once) = tokio::select! {
@@ -673,6 +675,7 @@ impl Running {
         }
         tracing::debug!("drained in {:?}", started.elapsed());
         let mut totals = self.metrics.totals();
+        totals.pending -= given_back.min(totals.pending);
         totals.pending += self.streams.left() as u64;
         Ended { drained, totals }
     }

@@ -11,6 +11,7 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ struct Inner {
     watchdog: Option<Duration>,
     /// Why the last reload failed.
     reload_failed: Mutex<Option<String>>,
+    /// The end has begun: that is the status from then on.
+    stops: AtomicBool,
 }
 
 impl Notify {
@@ -50,7 +53,12 @@ impl Notify {
             opened.map_err(refused).ok()
         });
         let watchdog = socket.as_ref().and_then(|_| sd_notify::watchdog_enabled());
-        Notify(Arc::new(Inner { socket, watchdog, reload_failed: Mutex::default() }))
+        Notify(Arc::new(Inner {
+            socket,
+            watchdog,
+            reload_failed: Mutex::default(),
+            stops: AtomicBool::new(false),
+        }))
     }
 
     /// How often the watchdog is to be fed: at half of the time after which systemd would act.
@@ -84,12 +92,16 @@ impl Notify {
     /// The end begins, and may take this time and a little more, whatever the unit says.
     pub fn stopping(&self, drain_timeout: Duration) {
         let status = "stopping: what was taken is finished";
+        self.0.stops.store(true, Relaxed);
         let more = extension(drain_timeout.saturating_add(STOP_MARGIN));
         self.must_send(&[NotifyState::Stopping, NotifyState::Status(status), more]);
     }
 
     /// How things go, in words.
     pub fn status(&self, text: &str) {
+        if self.0.stops.load(Relaxed) {
+            return;
+        }
         let text = &text[..text.floor_char_boundary(LONGEST_STATUS)];
         self.send(&[NotifyState::Status(text)]);
     }
@@ -203,7 +215,12 @@ mod tests {
 
     fn over(address: &OsStr) -> Notify {
         let socket = Some(Socket::open(address).expect("an address"));
-        Notify(Arc::new(Inner { socket, watchdog: None, reload_failed: Mutex::default() }))
+        Notify(Arc::new(Inner {
+            socket,
+            watchdog: None,
+            reload_failed: Mutex::default(),
+            stops: AtomicBool::new(false),
+        }))
     }
 
     fn received(socket: &UnixDatagram) -> String {

@@ -462,7 +462,7 @@ impl Reader {
 
     async fn give_back(&mut self, conn: &mut Conn, ids: &[EntryId]) -> Result<u64, Trouble> {
         let settings = &self.lane.settings;
-        let idle = settings.claim_idle.as_millis().to_string();
+        let idle = GIVEN_BACK.as_millis().to_string();
         let ids: Vec<String> = ids.iter().map(EntryId::to_string).collect();
         let mut arguments =
             vec![settings.group.as_bytes(), settings.consumer.as_bytes(), idle.as_bytes()];
@@ -472,6 +472,10 @@ impl Reader {
         self.scripts.call(conn, Script::Release, &keys, &arguments, ANSWER, given).await
     }
 }
+
+/// For so long nobody has worked at what was given back: longer than any `claim_idle`, also one of a
+/// later configuration, so that it is taken up before what came after it.
+const GIVEN_BACK: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// An entry that was delivered the first time.
 fn take_new(lane: &Arc<Lane>, entry: Node<'_>) -> Option<Taken> {
