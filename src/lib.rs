@@ -6,7 +6,8 @@
 //!                                                  +--> failure --> policy: again, or dead_letter, or counted
 //! ```
 //! One direction, one queue, one owner for each step. Data is handed on, never shared. An entry of a
-//! stream is held by `broker::stream` until its outputs and its acknowledgement are written in one step.
+//! stream is held by `broker::stream` until its outputs and its acknowledgement are written in one step;
+//! a message of a channel that is single is held by `broker::single` alike.
 //!
 //! | module | owns | may use |
 //! | --- | --- | --- |
@@ -18,9 +19,9 @@
 //! | `telemetry` | counters, reasons, where the log goes | `chain` (failure kinds), `config`, `status` |
 //! | `policy` | whether and when a failed message is tried again | `chain` (failure kinds), `config` |
 //! | `dead_letter` | the format of what was given up | `message`, `chain`, `telemetry` |
-//! | `queue` | what waits, in what order, and what is dropped | `message`, `config`, `telemetry`, `broker::stream` (an entry in hand) |
+//! | `queue` | what waits, in what order, and what is dropped | `message`, `config`, `telemetry`, `broker::single` (a message in hand that is finished in one step) |
 //! | `plugin` | wasmtime, all of it | `message`, `chain`, `config`, `timing` |
-//! | `broker` | Redis, all of it: `pubsub` and `stream` read, `writer` and `stream` write; `dead`, `past`, `probe`, `shell` are for verbs | `message`, `dead_letter`, `config`, `telemetry`, and `pubsub` alone `queue` |
+//! | `broker` | Redis, all of it: `pubsub` and `stream` read, `single` decides who handles, `writer`, `stream` and `single` write; `dead`, `past`, `probe`, `shell` are for verbs | `message`, `dead_letter`, `config`, `telemetry`, and `pubsub` and `single` alone `queue` |
 //! | `output`, `worker` | a message's way behind the queue | `chain`, `policy`, `dead_letter`, `queue`, `broker::writer`, `broker::stream` |
 //! | `tap` | looking on at a channel's messages | `message`, `chain` |
 //! | `crew` | who works when, and when what is written goes out | `worker`, `broker::writer` |

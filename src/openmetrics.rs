@@ -40,6 +40,7 @@ impl Collector for Scrape {
         let outline = self.0.outline();
         page.messages(&outline)?;
         page.streams(&outline)?;
+        page.singles(&outline)?;
         page.handlers(&self.0, &outline)?;
         page.redis(&self.0)?;
         page.daemon(&self.0)
@@ -212,6 +213,30 @@ impl Page<'_> {
             About("handlerd_stream_troubles", "Tries to read or to finish that failed."),
             None,
             troubles,
+        )
+    }
+
+    fn singles(&mut self, outline: &Outline) -> fmt::Result {
+        let singles = || outline.channels.iter().filter(|channel| channel.is_single);
+        self.gauges(
+            About(
+                "handlerd_single_leader",
+                "1 while this daemon handles the messages of a channel with `single`, 0 while it stands by.",
+            ),
+            None,
+            singles().map(|channel| {
+                (of(channel), u32::from(channel.metrics().single.is_leader()))
+            }),
+        )?;
+        self.of_channels(
+            About("handlerd_takeovers", "Times that this daemon began to handle them."),
+            singles(),
+            |metrics| metrics.single.takeovers.get(),
+        )?;
+        self.of_channels(
+            About("handlerd_takeover_gaps", "Of these, times that messages before may be missing."),
+            singles(),
+            |metrics| metrics.single.gaps.get(),
         )
     }
 

@@ -34,8 +34,8 @@ const LAST_PAUSE: Duration = Duration::from_secs(5);
 pub struct Outputs {
     sinks: Vec<Sink>,
     routes: Routes,
-    /// The writer of routes and dead letters; none where there are none, and of a stream, for which
-    /// that is written with the acknowledgement.
+    /// The writer of routes and dead letters; none where there are none, and where that is written in
+    /// one step with the message's being done.
     route_writer: Option<Writer>,
     /// Each writer once, whatever number of outputs share it.
     writers: Vec<Writer>,
@@ -87,7 +87,7 @@ struct Append {
 impl Outputs {
     /// The connections that need a writer for a channel's outputs and routes.
     pub fn connections(channel: &Channel) -> impl Iterator<Item = &str> {
-        let is_stream = matches!(channel.source, Source::Stream(_));
+        let in_one_step = channel.is_finished();
         let targets = channel.outputs.iter().filter_map(|output| match output {
             Output::Publish(target) | Output::Append(target) | Output::Push(target) => {
                 Some(&*target.connection)
@@ -95,8 +95,8 @@ impl Outputs {
             Output::Log => None,
         });
         let own = !channel.routes.is_empty() || channel.dead_letter.is_some();
-        // What a stream's channel writes to its own Redis goes with the acknowledgement.
-        targets.chain(own.then_some(OWN)).filter(move |name| !is_stream || *name != OWN)
+        // What such a channel writes to its own Redis goes with the note that the message is done.
+        targets.chain(own.then_some(OWN)).filter(move |name| !in_one_step || *name != OWN)
     }
 
     /// For one channel. `writers` has every connection of [`Self::connections`].

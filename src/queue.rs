@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use tokio::sync::Notify;
 
 use self::order::Busy;
-use crate::broker::stream::Entry;
+use crate::broker::single;
 use crate::config::Overflow;
 use crate::message::{Delivery, Message};
 use crate::telemetry::{ChannelMetrics, DropReason};
@@ -27,8 +27,8 @@ pub struct Received {
     pub message: Message,
     /// Where from, and when.
     pub delivery: Arc<Delivery>,
-    /// The hold on it, where it is an entry of a stream: it comes again unless it is finished.
-    pub entry: Option<Entry>,
+    /// The hold on it, where what becomes of it is written in one step with its being done.
+    pub entry: Option<single::Hold>,
     /// With `order_by`: a message is not begun while another one of this key is in hand. Set when it
     /// is put into the queue.
     pub order: u64,
@@ -641,6 +641,28 @@ impl Queue {
         if !self.kept_by_source {
             self.metrics.lost(DropReason::Shutdown, messages);
         }
+    }
+
+    /// Take out all that waits, in order: it isn't ours to handle any more.
+    pub fn take_back(&self) -> Vec<Received> {
+        let mut waiting = lock(&self.waiting);
+        let before = waiting.bytes;
+        let messages = std::mem::take(&mut waiting.messages).into();
+        waiting.busy.looked = 0;
+        waiting.bytes = 0;
+        self.settle(&waiting, before);
+        messages
+    }
+
+    /// Who waits for what [`Self::take_back`] took out goes on. Apart from that, because what is done
+    /// then may need the locks that its caller has.
+    pub fn let_pass(&self) {
+        let passed = {
+            let mut waiting = lock(&self.waiting);
+            self.rest(&waiting);
+            if waiting.turns == 0 { waiting.passed() } else { Vec::new() }
+        };
+        passed.into_iter().for_each(|passed| passed());
     }
 
     /// Drop what still waits, as `shutdown`.

@@ -100,6 +100,19 @@ pub struct Channel {
     pub gap_ms: u64,
     /// Where the source is a stream.
     pub stream: Option<Stream>,
+    /// With `single = true`.
+    pub single: Option<Single>,
+}
+
+/// Of a channel that one daemon at a time handles.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Single {
+    /// Whether this daemon does; else it stands by.
+    pub leads: bool,
+    /// Times that it began to.
+    pub takeovers: u64,
+    /// Of these, times that messages before may be missing.
+    pub gaps: u64,
 }
 
 /// Of a stream source.

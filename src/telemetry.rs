@@ -17,7 +17,8 @@ mod channel;
 pub mod log;
 
 pub use channel::{
-    ChannelMetrics, Count, Delivered, Flag, OutputKind, StreamMetrics, StreamTrouble, Unsubscribed,
+    ChannelMetrics, Count, Delivered, Flag, OutputKind, SingleMetrics, StreamMetrics,
+    StreamTrouble, Unsubscribed,
 };
 
 /// Why a message was dropped, or what was sent of it is unsure. The words are the values of the metric label `reason`.

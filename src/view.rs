@@ -61,6 +61,8 @@ pub struct Channel {
     limit: usize,
     writers: Vec<Writer>,
     stream: Option<stream::Source>,
+    /// Whether one daemon at a time handles its messages.
+    pub is_single: bool,
 }
 
 /// A handler that runs.
@@ -208,6 +210,7 @@ impl Channel {
             limit: stream.map_or(config.queue, stream::Source::hold),
             writers: running.outputs.writers().cloned().collect(),
             stream: stream.cloned(),
+            is_single: config.single,
         }
     }
 
@@ -251,8 +254,9 @@ impl Channel {
         if !unsubscribed.is_empty() {
             missing.push(format!("channel {name}: not subscribed to {}", listed(&unsubscribed)));
         }
-        for (stream, trouble) in self.metrics().stream.troubles() {
-            missing.push(format!("channel {name}: stream {}: {}", quoted(&stream), trouble.text));
+        let what = if self.is_stream() { "stream" } else { "lease" };
+        for (key, trouble) in self.metrics().stream.troubles() {
+            missing.push(format!("channel {name}: {what} {}: {}", quoted(&key), trouble.text));
         }
         for writer in self.writers.iter().filter(|writer| writer.is_away()) {
             let connection = writer.name();
@@ -292,6 +296,11 @@ impl Channel {
                 in_hand: source.in_hand() as u64,
                 claimed: metrics.stream.claimed.get(),
                 redelivered: metrics.stream.redelivered.get(),
+            }),
+            single: self.is_single.then(|| status::Single {
+                leads: metrics.single.is_leader(),
+                takeovers: metrics.single.takeovers.get(),
+                gaps: metrics.single.gaps.get(),
             }),
         }
     }

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::stream::{AppendError, Entry, Finish, Finisher, Unfit, UnfitKind};
+use crate::broker::single::Hold;
+use crate::broker::stream::{AppendError, Finish, Finisher, Unfit, UnfitKind};
 use crate::chain::{Chain, Convoy, Failure, FailureKind, Outcome, Transit};
 use crate::dead_letter::{Blame, DeadLetter};
 use crate::failpoint::{Step, reach};
@@ -103,7 +104,7 @@ pub struct Desk {
 struct Kept {
     /// As it came, where it may be tried again or become a dead letter.
     original: Option<Message>,
-    entry: Option<Entry>,
+    entry: Option<Hold>,
     order: u64,
     /// What became of it, in a word.
     became: &'static str,
@@ -410,11 +411,11 @@ impl Channel {
         failing: Option<Instant>,
         waited: &mut bool,
     ) -> Option<Again> {
+        // What is written in one step with its being done is handled when that is written.
+        let handled = u64::from(kept.entry.is_none());
         let failure = match &transit.outcome {
             Ok(messages) => match self.hand_over(&transit.delivery, messages, kept, waited).await {
                 Ok(()) => {
-                    // A stream's is handled when it is finished.
-                    let handled = u64::from(self.finisher.is_none());
                     self.queue.metrics().handled.add(handled);
                     kept.became = "handled";
                     for (_, look) in &kept.looks {
@@ -622,7 +623,7 @@ impl Channel {
         "a dead letter"
     }
 
-    fn bury(&self, graveyard: &Graveyard, letter: DeadLetter, entry: Option<Entry>) {
+    fn bury(&self, graveyard: &Graveyard, letter: DeadLetter, entry: Option<Hold>) {
         let Graveyard { stream, maxlen } = graveyard;
         let Some(entry) = entry else {
             self.outputs.bury(stream, *maxlen, letter);
@@ -664,7 +665,7 @@ impl Channel {
                 let mut letter =
                     DeadLetter::new(message, &delivery, self.outputs.payload_field(), blame, now());
                 letter.headers = headers;
-                self.bury(graveyard, letter, Some(entry));
+                self.bury(graveyard, letter, Some(entry.into()));
             }
             None => {
                 let reason = match kind {

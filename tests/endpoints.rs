@@ -183,7 +183,9 @@ fn a_redis_that_is_away_is_not_ready_and_nevertheless_healthy() {
         assert_eq!(fetch(port, "/healthz").code, 200);
         let seen = status(port);
         assert!(!seen.ready && seen.redis.iter().all(|redis| !redis.connected), "{seen:#?}");
-        assert_eq!(seen.not_ready, lines);
+        // The stream's first try to connect may have failed in between, which its sentence tells.
+        assert_eq!(seen.not_ready.len(), 3, "{seen:#?}");
+        assert_eq!(seen.not_ready[..2], lines[..2]);
         let page = Page::fetch(port);
         assert_eq!(page.sum("handlerd_redis_connected"), 0.0);
         redis.restart();

@@ -239,6 +239,7 @@ async fn everything_works(config: &Config, redis: &Redis, far: &Redis) {
             table: channel.name.clone(),
             max_payload: channel.max_payload,
             queue: queue.clone(),
+            single: None,
         })
         .collect();
     let source = Connector::new(&config.redis);
@@ -583,4 +584,50 @@ async fn keys_that_are_not_in_one_slot_of_a_cluster_are_told() {
                 dead_letter = '{orders}.dead'";
     let report = probed(&streams(&redis, near)).await;
     assert!(report.is_good(), "{report}");
+}
+
+#[test]
+fn the_printed_line_is_enough_for_channels_that_are_single() {
+    let redis = Redis::start();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let dir = support::Handlerd::folder();
+    std::fs::write(dir.path().join("password"), "PASSWORD").expect("a file is written");
+    let channel = "[channels.jobs]\nsubscribe = \"in\"\nappend = \"out\"\npublish = \"said\"\n\
+                   maxlen = 100\nsingle = true\n";
+    let file = dir.path().join("config.toml");
+    let whole = |redis: &str| {
+        let config = format!("[redis]\n{redis}\n{channel}");
+        std::fs::write(&file, &config).expect("a file is written");
+        config
+    };
+    let probe = || {
+        let config = Config::load(&file).unwrap_or_else(|errors| panic!("{errors}")).config;
+        let report = runtime.block_on(probed(&config));
+        assert_eq!(problems(&report), Vec::<String>::new(), "{report}");
+        report
+    };
+    whole(&url(&redis));
+    let acl = probe().connections.swap_remove(0).acl;
+    assert_eq!(redis.run::<u64>(&["DBSIZE"]), 0, "nothing is left behind");
+    assert_eq!(type_in(&redis, &acl), "OK", "{acl}");
+    let config = whole(&with_password(&redis, dir.path()));
+    probe();
+    redis.run::<()>(&["ACL", "LOG", "RESET"]);
+
+    let mut first = support::Handlerd::start_in(dir, &config, &[]);
+    first.wait_log(&["handles its messages now"]);
+    let said = Watcher::subscribe(&redis, &["said"]);
+    redis.client().publish("in", "1");
+    said.wait_texts(1);
+    assert_eq!(redis.run::<u64>(&["XLEN", "out"]), 1);
+    let stopped = first.stop();
+    assert_eq!((stopped.code, stopped.number("lost")), (0, 0), "{}", stopped.last);
+    assert_eq!(redis.run::<redis::Value>(&["ACL", "LOG"]), redis::Value::Array(Vec::new()));
+    // Without one of these rights it is said.
+    redis.run::<()>(&["ACL", "SETUSER", "handlerd", "-hincrby"]);
+    let config = Config::load(&first.dir().join("config.toml")).expect("it is right").config;
+    let report = runtime.block_on(probed(&config));
+    let problems = problems(&report);
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("HINCRBY \"handlerd:single:jobs:at\""), "{problems:?}");
 }

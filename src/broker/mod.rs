@@ -13,5 +13,6 @@ pub mod probe;
 pub mod pubsub;
 pub mod resp;
 pub mod shell;
+pub mod single;
 pub mod stream;
 pub mod writer;

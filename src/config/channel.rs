@@ -11,6 +11,7 @@ mod names;
 mod order;
 mod outputs;
 mod read;
+mod single;
 mod stream;
 
 pub use failure::Retries;
@@ -27,6 +28,8 @@ pub struct Channel {
     pub name: Arc<str>,
     /// Where its messages come from.
     pub source: Source,
+    /// `single`: of several daemons that subscribe to the same, one at a time handles what comes.
+    pub single: bool,
     /// Names in [`super::Config::handlers`], in order. May be empty.
     pub handlers: Vec<Arc<str>>,
     /// Where what leaves the chain goes. May be empty where there are routes.
@@ -57,6 +60,13 @@ pub struct Channel {
     pub dead_letter: Option<Arc<str>>,
     /// `dead_letter_maxlen`: about how many entries that stream is kept at. `None` keeps all.
     pub dead_letter_maxlen: Option<u64>,
+}
+
+impl Channel {
+    /// Whether what is made of a message is written in one step with the note that it is done.
+    pub fn is_finished(&self) -> bool {
+        self.single || matches!(self.source, Source::Stream(_))
+    }
 }
 
 /// Where a channel's messages come from.

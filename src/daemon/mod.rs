@@ -9,7 +9,7 @@
 //! run: wait for a signal, a changed file              this file
 //!   reload: read and build anew, beside the old       reload.rs
 //!     handlers: plugins, chains                       handlers.rs; unused.rs: those that nobody uses
-//!   running: exchange channels, start, drain          running.rs; streams.rs: those that start and end
+//!   running: exchange channels, start, drain          running.rs; streams.rs, singles.rs: those that start and end
 //!     plan: who goes on as whom                       plan.rs
 //! ```
 
@@ -29,6 +29,7 @@ mod handlers;
 mod plan;
 mod reload;
 mod running;
+mod singles;
 mod streams;
 mod unused;
 

@@ -33,10 +33,27 @@ enum Name {
     Pattern(Arc<str>),
     /// Key and group.
     Stream(Arc<str>, Arc<str>),
+    /// Of a channel that is single: its table, whether these are patterns, and the names. Its messages
+    /// are counted together with other daemons that have the same, so with any other it is another.
+    Single(Arc<str>, bool, Vec<Arc<str>>),
 }
 
-fn names(source: &Source) -> BTreeSet<Name> {
+/// A channel, as far as it is told from others.
+pub(super) struct Known {
+    pub(super) name: Arc<str>,
+    pub(super) source: Source,
+    pub(super) single: bool,
+}
+
+fn names(name: &Arc<str>, source: &Source, single: bool) -> BTreeSet<Name> {
+    let one = |pattern, names: &[Arc<str>]| {
+        let mut names = names.to_vec();
+        names.sort_unstable();
+        [Name::Single(name.clone(), pattern, names)].into()
+    };
     match source {
+        Source::Subscribe(names) if single => one(false, names),
+        Source::Pattern(names) if single => one(true, names),
         Source::Subscribe(names) => names.iter().cloned().map(Name::Channel).collect(),
         Source::Pattern(names) => names.iter().cloned().map(Name::Pattern).collect(),
         Source::Stream(stream) => {
@@ -48,9 +65,11 @@ fn names(source: &Source) -> BTreeSet<Name> {
 
 /// Pair the channels: those of one name that have something in common, then those that have the same
 /// source, then those that have something in common.
-pub(super) fn plan(old: &[(Arc<str>, Source)], new: &[Channel]) -> Plan {
-    let old_names: Vec<BTreeSet<Name>> = old.iter().map(|(_, source)| names(source)).collect();
-    let new_names: Vec<BTreeSet<Name>> = new.iter().map(|new| names(&new.source)).collect();
+pub(super) fn plan(old: &[Known], new: &[Channel]) -> Plan {
+    let old_names: Vec<BTreeSet<Name>> =
+        old.iter().map(|old| names(&old.name, &old.source, old.single)).collect();
+    let new_names: Vec<BTreeSet<Name>> =
+        new.iter().map(|new| names(&new.name, &new.source, new.single)).collect();
     let mut wanted_by: BTreeMap<&Name, Vec<usize>> = BTreeMap::new();
     for (index, names) in old_names.iter().enumerate() {
         names.iter().for_each(|name| wanted_by.entry(name).or_default().push(index));
@@ -61,7 +80,7 @@ pub(super) fn plan(old: &[(Arc<str>, Source)], new: &[Channel]) -> Plan {
     };
 
     let mut pairs = Pairs { before: vec![None; new.len()], after: vec![None; old.len()] };
-    pairs.find(&related, |at, other| old[other].0 == new[at].name);
+    pairs.find(&related, |at, other| old[other].name == new[at].name);
     pairs.find(&related, |at, other| old_names[other] == new_names[at]);
     pairs.find(&related, |_, _| true);
     let Pairs { before, after } = pairs;
@@ -126,7 +145,8 @@ mod tests {
     }
 
     fn planned(old: &[(&str, &str)], new: &[(&str, &str)]) -> Plan {
-        let old = channels(old).into_iter().map(|channel| (channel.name, channel.source));
+        let known = |Channel { name, source, single, .. }| Known { name, source, single };
+        let old = channels(old).into_iter().map(known);
         plan(&old.collect::<Vec<_>>(), &channels(new))
     }
 
@@ -174,6 +194,19 @@ mod tests {
         assert_eq!(plan.before, [Some(0)]);
         assert_eq!(plan.gone(2), [1]);
         assert_eq!(behind(&plan), [vec![1]]);
+    }
+
+    #[test]
+    fn a_channel_that_is_single_goes_on_as_exactly_that() {
+        let single = |source: &'static str| ("a", source);
+        let a = single("subscribe = [\"x\", \"y\"]\nsingle = true");
+        let other = single("subscribe = [\"y\", \"x\"]\nsingle = true");
+        assert_eq!(planned(&[a], &[other]).before, [Some(0)]);
+        for changed in ["subscribe = \"x\"\nsingle = true", "subscribe = [\"x\", \"y\"]"] {
+            assert_eq!(planned(&[a], &[single(changed)]).before, [None], "{changed}");
+            assert_eq!(planned(&[single(changed)], &[a]).before, [None], "{changed}");
+        }
+        assert_eq!(planned(&[a], &[("b", a.1)]).before, [None]);
     }
 
     #[test]

@@ -16,11 +16,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::Ended;
 use super::handlers::{Handlers, chain};
-use super::plan::{Plan, plan};
+use super::plan::{Known, Plan, plan};
 use super::reload::{Prepared, Refused};
+use super::singles::{Single, Singles};
 use super::streams::{Stream, Streams};
 use crate::broker::connection::Connector;
 use crate::broker::pubsub::{Change, Subscriber, Subscription};
+use crate::broker::single::Lane;
 use crate::broker::stream::{self, Taken};
 use crate::broker::writer::Writer;
 use crate::config::{self, Config, Connection};
@@ -80,6 +82,7 @@ pub(super) struct Running {
     /// Those in whose place there is another one.
     replaced: Vec<(Writer, CancellationToken)>,
     streams: Streams,
+    singles: Singles,
     subscriber: Subscriber,
     /// Channels that are no longer in the configuration, or as whom others go on, until nothing of
     /// them is left; each answers the place that is free then.
@@ -102,6 +105,7 @@ struct Live {
     place: usize,
     queue: Arc<Queue>,
     stream: Option<Stream>,
+    single: Option<Single>,
 }
 
 /// A channel that is to run.
@@ -112,6 +116,7 @@ struct Next {
     /// That its queue goes by from then on.
     rules: Option<Rules>,
     stream: Option<Stream>,
+    single: Option<Single>,
 }
 
 impl Running {
@@ -148,6 +153,7 @@ impl Running {
             opened: BTreeMap::new(),
             replaced: Vec::new(),
             streams: Streams::new(heartbeats),
+            singles: Singles::new(heartbeats),
             leaving: JoinSet::new(),
             stop_sources: CancellationToken::new(),
             stop_crew: CancellationToken::new(),
@@ -231,7 +237,11 @@ impl Running {
         notes: Vec<String>,
     ) -> Option<String> {
         self.open_writers(&config);
-        let sources = self.live.iter().map(|live| (live.name.clone(), live.source.clone()));
+        let sources = self.live.iter().map(|live| Known {
+            name: live.name.clone(),
+            source: live.source.clone(),
+            single: live.single.is_some(),
+        });
         let plan = plan(&sources.collect::<Vec<_>>(), &config.channels);
         let counters = self.counters(&plan);
         let channels = config.channels.iter().zip(&plan.before);
@@ -245,8 +255,15 @@ impl Running {
             table: channel.name.clone(),
             max_payload: channel.max_payload,
             queue: next.channel.queue.clone(),
+            single: next.single.as_ref().map(|single| single.lane.clone()),
         });
         let what = self.difference(&plan, &config, &handlers);
+        let singles = next.iter().filter(|next| next.place.is_none());
+        let singles: Vec<Single> = singles.filter_map(|next| next.single.clone()).collect();
+        if !singles.is_empty() {
+            singles.into_iter().for_each(|single| self.singles.start(single, &self.source));
+            self.singles.looked().await;
+        }
         let succeeded = next.iter().filter_map(|next| self.crew.channel(next.place?));
         let succeeded = succeeded.map(|channel| Arc::downgrade(&channel)).collect();
         let (places, change) = self.switch(&plan, wanted.collect(), &mut next).await?;
@@ -265,6 +282,7 @@ impl Running {
                 place: *place,
                 queue: next.channel.queue.clone(),
                 stream: next.stream,
+                single: next.single,
             }
         });
         let live = live.collect();
@@ -328,6 +346,7 @@ impl Running {
                 place,
                 rules: Some(Rules::of_stream(workers)),
                 stream: Some(stream),
+                single: None,
             };
         }
         let before = before.map(|before| &self.live[before]);
@@ -343,8 +362,19 @@ impl Running {
         );
         let rules = Rules { workers, limit, overflow, output_away: outputs.away() };
         let place = before.map(|before| before.place);
+        let kept = before.and_then(|before| before.single.clone());
+        let single = channel.single.then(|| match kept {
+            Some(single) => {
+                single.lane.set_hold(limit);
+                single
+            }
+            None => {
+                let lane = Lane::new(&channel.name, &channel.source, limit, queue.clone());
+                Single::new(lane, &self.stop_sources)
+            }
+        });
         let built = self.channel(config, channel, handlers, queue, outputs, None);
-        Next { channel: built, place, rules: Some(rules), stream: None }
+        Next { channel: built, place, rules: Some(rules), stream: None, single }
     }
 
     fn channel(
@@ -458,12 +488,15 @@ impl Running {
     /// A channel is no longer in the configuration: what came for it is handled, what is a stream's
     /// is given back, and then its place is free.
     fn let_go(&mut self, gone: Live, change: Change) {
-        let Live { place, queue, stream, .. } = gone;
+        let Live { place, queue, stream, single, .. } = gone;
         let Some(stream) = stream else {
             self.leaving.spawn(async move {
                 change.done().await;
                 queue.close();
                 queue.ended().await;
+                if let Some(single) = single {
+                    single.end().await;
+                }
                 Some(place)
             });
             return;
@@ -633,6 +666,7 @@ impl Running {
             self.streams.shutdown().await;
             self.subscription.shutdown().await;
             self.hands.shutdown().await;
+            self.singles.shutdown().await;
             self.writing.shutdown().await;
             self.crew.dissolved().await;
             self.crew.abandon();
@@ -657,6 +691,7 @@ impl Running {
         self.crew.idle().await;
         self.stop_crew.cancel();
         joined(&mut self.hands).await;
+        self.singles.end().await;
         for writer in self.writers.values() {
             writer.idle().await;
         }
@@ -753,7 +788,7 @@ fn take(channel: &worker::Channel, taken: Vec<Taken>) {
         match taken {
             Taken::Message(message, delivery, entry) => {
                 let delivery = named(delivery, channel);
-                messages.push(Received { message, delivery, entry: Some(entry), order: 0 });
+                messages.push(Received { message, delivery, entry: Some(entry.into()), order: 0 });
             }
             Taken::Unfit(unfit) => channel.unfit(unfit),
         }
@@ -779,7 +814,7 @@ pub(super) async fn keep_running<F: Future<Output = ()>>(name: String, start: im
 
 /// Wait for all of these tasks. One that couldn't even be started again is not waited for, and the
 /// rest drains.
-async fn joined(tasks: &mut JoinSet<()>) {
+pub(super) async fn joined(tasks: &mut JoinSet<()>) {
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!("a task was lost: {error}");

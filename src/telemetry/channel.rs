@@ -180,6 +180,31 @@ impl StreamMetrics {
     }
 }
 
+/// What is counted of a channel that is single.
+#[derive(Debug, Default)]
+pub struct SingleMetrics {
+    leads: AtomicBool,
+    /// Times that this daemon began to handle the channel's messages.
+    pub takeovers: Count,
+    /// Times that it did so and messages before may be missing: no daemon that could go on had been
+    /// subscribed all the time.
+    pub gaps: Count,
+}
+
+impl SingleMetrics {
+    /// Whether this daemon handles the channel's messages; else it stands by.
+    pub fn is_leader(&self) -> bool {
+        self.leads.load(Relaxed)
+    }
+
+    /// It does from now on, or doesn't.
+    pub fn leads(&self, leads: bool) {
+        if !self.leads.swap(leads, Relaxed) && leads {
+            self.takeovers.add(1);
+        }
+    }
+}
+
 /// The names and patterns of a pub/sub channel that are not subscribed on the present connection.
 /// Empty: everything that is published for the channel comes. Kept by the subscription.
 #[derive(Debug, Default)]
@@ -189,6 +214,16 @@ impl Unsubscribed {
     /// Whether every name is subscribed.
     pub fn is_empty(&self) -> bool {
         lock(&self.0).is_empty()
+    }
+
+    /// Whether every name is, except perhaps this one.
+    pub fn is_only(&self, name: &str) -> bool {
+        lock(&self.0).iter().all(|missing| **missing == *name)
+    }
+
+    /// Whether this one isn't.
+    pub fn has(&self, name: &str) -> bool {
+        lock(&self.0).contains(name)
     }
 
     /// The names that aren't, in order.
@@ -229,6 +264,8 @@ pub struct ChannelMetrics {
     pub unsubscribed: Unsubscribed,
     /// Of a stream source.
     pub stream: StreamMetrics,
+    /// Of a channel with `single = true`.
+    pub single: SingleMetrics,
     dropped: [Count; DropReason::ALL.len()],
     /// How many of those the log has told of.
     told: [AtomicU64; DropReason::ALL.len()],

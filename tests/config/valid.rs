@@ -198,6 +198,7 @@ fn channels_are_read_in_the_order_of_the_file() {
     let log_only = channel(&config, "log-only");
     assert_eq!(log_only.source, Source::Subscribe(names(&["a", "b"])));
     assert_eq!(log_only.outputs, [Output::Log]);
+    assert!(log_only.single && !rooms.single);
     assert_eq!(log_only.queue, 4096);
     assert!(log_only.max_payload < 4096, "a message that fits `max_payload` fits the queue");
 }

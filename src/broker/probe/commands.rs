@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use crate::broker::single::PREFIX;
+
 /// No script has it; what it may do is judged nevertheless.
 pub const NO_SCRIPT: &str = "0000000000000000000000000000000000000000";
 
@@ -34,6 +36,14 @@ pub enum Verb {
     Evaluate,
     Get,
     Set,
+    Remove,
+    Expire,
+    Left,
+    HashGet,
+    HashSet,
+    HashSetNew,
+    HashCount,
+    Time,
 }
 
 impl Verb {
@@ -63,6 +73,14 @@ impl Verb {
             Verb::Evaluate => &["EVALSHA"],
             Verb::Get => &["GET"],
             Verb::Set => &["SET"],
+            Verb::Remove => &["DEL"],
+            Verb::Expire => &["PEXPIRE"],
+            Verb::Left => &["PTTL"],
+            Verb::HashGet => &["HGET"],
+            Verb::HashSet => &["HSET"],
+            Verb::HashSetNew => &["HSETNX"],
+            Verb::HashCount => &["HINCRBY"],
+            Verb::Time => &["TIME"],
         }
     }
 
@@ -96,6 +114,7 @@ impl Command {
         let arguments = self.arguments.iter().map(String::as_str);
         match self.verb {
             Verb::Load => parts.push("return 0"),
+            Verb::Time => {}
             Verb::Evaluate => parts.extend([NO_SCRIPT, "1", &self.name]),
             Verb::Read => {
                 parts.push("GROUP");
@@ -112,7 +131,7 @@ impl Command {
 
     /// Whether the daemon does without where it is refused.
     pub fn is_optional(&self) -> bool {
-        matches!(self.verb, Verb::Get | Verb::Set)
+        matches!(self.verb, Verb::Get | Verb::Set) && !self.name.starts_with(PREFIX)
     }
 }
 
@@ -151,6 +170,26 @@ impl<'a> Reading<'a> {
         }
         commands
     }
+}
+
+/// What the scripts of a channel that is single do with its lease and its hash.
+pub fn of_single() -> ([Rehearsal<'static>; 6], [Rehearsal<'static>; 5]) {
+    let of_lease = [
+        (Verb::Get, vec![]),
+        (Verb::Set, vec![""]),
+        (Verb::Remove, vec![]),
+        (Verb::Expire, vec!["1"]),
+        (Verb::Left, vec![]),
+        (Verb::Evaluate, vec![]),
+    ];
+    let of_state = [
+        (Verb::HashGet, vec!["at"]),
+        (Verb::HashSet, vec!["at", ""]),
+        (Verb::HashSetNew, vec!["life", ""]),
+        (Verb::HashCount, vec!["mark", "1"]),
+        (Verb::Evaluate, vec![]),
+    ];
+    (of_lease, of_state)
 }
 
 /// How a Redis channel or a key is written to.
@@ -205,14 +244,18 @@ impl Writing {
 mod tests {
     use super::*;
 
-    /// The scripts that the stream source sends.
-    const SCRIPTS: [&str; 6] = [
+    /// The scripts that the stream source sends, and those of channels that are single.
+    const SCRIPTS: [&str; 10] = [
         include_str!("../stream/finish.lua"),
         include_str!("../stream/claim.lua"),
         include_str!("../stream/renew.lua"),
         include_str!("../stream/release.lua"),
         include_str!("../stream/forget.lua"),
         include_str!("../stream/look.lua"),
+        include_str!("../single/lease.lua"),
+        include_str!("../single/mark.lua"),
+        include_str!("../single/release.lua"),
+        include_str!("../single/finish.lua"),
     ];
 
     /// The words in quotes at the beginning of each call's arguments.
@@ -228,7 +271,9 @@ mod tests {
     #[test]
     fn what_the_scripts_call_is_rehearsed() {
         let reading = Reading { group: "g", consumer: "c", delete: true };
-        let mut verbs: Vec<Verb> = vec![Verb::Get, Verb::Set];
+        let mut verbs: Vec<Verb> = vec![Verb::Get, Verb::Set, Verb::Time];
+        let (of_lease, of_state) = of_single();
+        verbs.extend(of_lease.iter().chain(&of_state).map(|(verb, _)| *verb));
         verbs.extend(reading.commands().iter().map(|(verb, _)| *verb));
         for by in [By::Publish, By::Append { maxlen: Some(1) }, By::Push] {
             let writing = Writing { by, in_one_step: true };

@@ -211,7 +211,7 @@ fn refusal(command: &Command, answer: &str) -> String {
         );
     }
     let name = match verb {
-        Verb::Load => String::new(),
+        Verb::Load | Verb::Time => String::new(),
         _ => format!(" \"{}\"", printable(name.as_bytes(), SHOWN)),
     };
     let example = if *example { " (an example of what comes)" } else { "" };

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::Arc;
 
-use super::commands::{By, Command, Reading, Verb, Writing};
+use super::commands::{By, Command, Reading, Verb, Writing, of_single};
+use crate::broker::single;
 use crate::broker::stream::cursor_name;
 use crate::config::pattern::Pattern;
 use crate::config::{
@@ -73,6 +74,9 @@ impl Needs {
         for channel in &config.channels {
             if *connection.name == *SOURCES {
                 needs.source(channel);
+                if channel.single {
+                    needs.lease(channel);
+                }
                 needs.routes(channel);
                 if let Some(stream) = &channel.dead_letter {
                     let by = By::Append { maxlen: channel.dead_letter_maxlen };
@@ -156,6 +160,26 @@ impl Needs {
                 }
             }
         }
+    }
+
+    /// The lease of a channel that is single, its hash and its marks.
+    fn lease(&mut self, channel: &Channel) {
+        let (lease, state) = (single::lease_key(&channel.name), single::state_key(&channel.name));
+        let (of_lease, of_state) = of_single();
+        for (key, commands) in [(&lease, &of_lease[..]), (&state, &of_state)] {
+            for (verb, arguments) in commands {
+                self.need(*verb, key, How::FIXED, channel, arguments);
+            }
+            self.permit(Kind::Key, &literal(key));
+        }
+        for verb in [Verb::Time, Verb::Load] {
+            self.need(verb, "", How::FIXED, channel, &[]);
+        }
+        let marks = single::mark_channel(&channel.name);
+        self.need(Verb::Subscribe, &marks, How::FIXED, channel, &[]);
+        self.need(Verb::Publish, &marks, How::FIXED, channel, &[""]);
+        self.rights.insert("+unsubscribe".to_owned());
+        self.permit(Kind::Channel, &literal(&marks));
     }
 
     fn read(&mut self, key: &Arc<str>, stream: &StreamSource, channel: &Channel) {

@@ -76,6 +76,11 @@ impl Intake {
         self.state = State::Between;
     }
 
+    /// The connection has ended: channels that are single miss messages.
+    pub(super) fn cut(&self) {
+        self.router.cut();
+    }
+
     /// Other queues from now on, between two messages; `moved` tells the new ids of the names. A
     /// message that is half here goes where its name goes now.
     pub(super) fn reroute(&mut self, router: Router, moved: &[Option<NameId>]) {

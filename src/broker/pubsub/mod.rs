@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::backoff;
 use super::connection::{Connector, Link};
+use super::single::Lane;
 use crate::config::Source;
 use crate::heartbeat::Beat;
 use crate::queue::Queue;
@@ -68,6 +69,18 @@ pub struct Subscription {
     pub max_payload: usize,
     /// Where its messages go.
     pub queue: Arc<Queue>,
+    /// With `single = true`: what they go through before that.
+    pub single: Option<Arc<Lane>>,
+}
+
+impl Subscription {
+    /// Its names and patterns, each with whether it is a pattern. One that is single has its marks as
+    /// a further name.
+    fn names(&self) -> impl Iterator<Item = (bool, &Arc<str>)> {
+        let (pattern, texts) = roster::texts(&self.source);
+        let mark = self.single.iter().map(|lane| (false, lane.mark_channel()));
+        texts.iter().map(move |text| (pattern, text)).chain(mark)
+    }
 }
 
 /// All pub/sub channels of one Redis: what they subscribe to, and how to change that.
@@ -89,9 +102,9 @@ impl Subscriber {
         subscriptions: Vec<Subscription>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        for Subscription { source, queue, .. } in &subscriptions {
-            let (_, names) = roster::texts(source);
-            queue.metrics().unsubscribed.replace(names.iter().cloned());
+        for subscription in &subscriptions {
+            let names = subscription.names().map(|(_, name)| name.clone());
+            subscription.queue.metrics().unsubscribed.replace(names);
         }
         let wanted = Wanted::new(0, subscriptions, Box::new(|| {}));
         Subscriber {
@@ -295,6 +308,7 @@ impl Supervisor {
         }
         // Nothing more can come over it: what was leaving has left.
         self.plan.roster.lose_all(ended.since);
+        self.plan.intake.cut();
         self.plan.settle(Instant::now());
         if self.changes.under_way() {
             self.changes.done();

@@ -46,8 +46,16 @@ impl Plan {
     pub(super) fn begin(&mut self, wanted: Arc<[Subscription]>, now: Instant) -> Moved {
         let mut names = FxHashSet::default();
         for subscription in &*wanted {
-            let (pattern, texts) = texts(&subscription.source);
-            names.extend(texts.iter().map(|text| (pattern, &**text)));
+            names.extend(subscription.names().map(|(pattern, text)| (pattern, &**text)));
+        }
+        // One that is single counts all that comes, or nothing.
+        for lane in self.wanted.iter().filter_map(|old| old.single.as_ref()) {
+            let stays = |new: &Subscription| {
+                new.single.as_ref().is_some_and(|other| Arc::ptr_eq(lane, other))
+            };
+            if !wanted.iter().any(stays) {
+                lane.close();
+            }
         }
         let mut subscriptions = wanted.to_vec();
         subscriptions.extend(self.wanted.iter().filter_map(|old| left_of(old, &names)));
@@ -103,7 +111,8 @@ fn left_of(old: &Subscription, wanted: &FxHashSet<(bool, &str)>) -> Option<Subsc
     let (pattern, texts) = texts(&old.source);
     let left: Vec<Arc<str>> =
         texts.iter().filter(|text| !wanted.contains(&(pattern, &***text))).cloned().collect();
-    if left.is_empty() {
+    let mark = old.single.iter().any(|lane| !wanted.contains(&(false, &**lane.mark_channel())));
+    if left.is_empty() && !mark {
         return None;
     }
     let source = if pattern { Source::Pattern(left) } else { Source::Subscribe(left) };

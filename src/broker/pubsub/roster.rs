@@ -132,9 +132,8 @@ impl Roster {
         };
         let mut ids = FxHashMap::default();
         for (index, subscription) in parties.subscriptions.iter().enumerate() {
-            let (pattern, texts) = texts(&subscription.source);
             let mut missing = Vec::new();
-            for text in texts {
+            for (pattern, text) in subscription.names() {
                 let id = *ids
                     .entry((pattern, text.clone()))
                     .or_insert_with(|| roster.add(pattern, text, known(pattern, text)));

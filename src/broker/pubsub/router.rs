@@ -11,6 +11,7 @@ use rustc_hash::{FxBuildHasher, FxHasher};
 
 use super::Subscription;
 use super::roster::{NameId, Roster};
+use crate::broker::single::Lane;
 use crate::message::{Delivery, Message};
 use crate::queue::{Queue, Received};
 use crate::telemetry::DropReason;
@@ -52,6 +53,8 @@ struct Route {
 
 struct Target {
     sink: usize,
+    /// These are the marks of a channel that is single.
+    marks: bool,
     pattern: Option<Arc<str>>,
     /// Of the message before: the same for all messages of one Redis channel in one read.
     delivery: Arc<Delivery>,
@@ -62,11 +65,15 @@ struct Sink {
     table: Arc<str>,
     max_payload: usize,
     queue: Arc<Queue>,
+    single: Option<Arc<Lane>>,
     batch: Vec<Received>,
 }
 
 impl Sink {
     fn lost(&self, reason: DropReason) {
+        if self.single.as_ref().is_some_and(|lane| !lane.passes()) {
+            return;
+        }
         let metrics = self.queue.metrics();
         metrics.received.add(1);
         metrics.lost(reason, 1);
@@ -85,8 +92,10 @@ impl Router {
             let of = |index: &usize| &subscriptions[*index];
             let target = |index: &usize| {
                 let pattern = name.pattern.then(|| name.text.clone());
+                let lane = of(index).single.as_ref().filter(|_| !name.pattern);
                 Target {
                     sink: *index,
+                    marks: lane.is_some_and(|lane| *lane.mark_channel() == name.text),
                     delivery: Arc::new(Delivery {
                         table: of(index).table.clone(),
                         redis_channel: name.text.clone(),
@@ -100,14 +109,16 @@ impl Router {
             };
             routes.push(Route {
                 name: name.text.clone(),
-                limit: name.wanted_by.iter().map(|i| of(i).max_payload).max().unwrap_or(0),
+                limit: name.wanted_by.iter().map(|i| limit(of(i))).max().unwrap_or(0),
                 targets: name.wanted_by.iter().map(target).collect(),
             });
         }
+        subscriptions.iter().filter_map(|s| s.single.as_ref()).for_each(|lane| lane.attach());
         let sink = |s: Subscription| Sink {
             table: s.table,
             max_payload: s.max_payload,
             queue: s.queue,
+            single: s.single,
             batch: Vec::new(),
         };
         Router {
@@ -165,7 +176,9 @@ impl Router {
         for target in others {
             let sink = &mut self.sinks[target.sink];
             // Looked at before the copy is made.
-            if payload.len() > sink.max_payload {
+            if target.marks {
+                sink.single.iter().for_each(|lane| lane.heard(&payload));
+            } else if payload.len() > sink.max_payload {
                 sink.lost(DropReason::TooLarge);
             } else {
                 put(
@@ -180,7 +193,9 @@ impl Router {
             }
         }
         let sink = &mut self.sinks[last.sink];
-        if payload.len() > sink.max_payload {
+        if last.marks {
+            sink.single.iter().for_each(|lane| lane.heard(&payload));
+        } else if payload.len() > sink.max_payload {
             sink.lost(DropReason::TooLarge);
         } else {
             put(sink, last, channel, payload, now, &mut self.touched, &mut self.spare);
@@ -189,22 +204,37 @@ impl Router {
 
     /// Count a message as lost for every channel that wanted it.
     pub(super) fn lost(&self, id: NameId, reason: DropReason) {
-        for target in &self.routes[id].targets {
+        for target in self.routes[id].targets.iter().filter(|target| !target.marks) {
             self.sinks[target.sink].lost(reason);
         }
+    }
+
+    /// The connection has ended: who must have all messages has to know.
+    pub(super) fn cut(&self) {
+        self.sinks.iter().filter_map(|sink| sink.single.as_ref()).for_each(Lane::cut);
     }
 
     /// Push what this read brought, once for each queue.
     pub(super) fn flush(&mut self) {
         for index in self.touched.drain(..) {
             let sink = &mut self.sinks[index];
-            sink.queue.push(&mut sink.batch);
+            match &sink.single {
+                Some(lane) => lane.push(&mut sink.batch),
+                None => sink.queue.push(&mut sink.batch),
+            }
             let batch = std::mem::take(&mut sink.batch);
             if self.spare.len() < SPARE && batch.capacity() <= SPARE_CAPACITY {
                 self.spare.push(batch);
             }
         }
     }
+}
+
+/// Bytes of the largest payload of a channel that is of use. A mark always is.
+fn limit(subscription: &Subscription) -> usize {
+    const MARK: usize = 256;
+    let least = if subscription.single.is_some() { MARK } else { 0 };
+    subscription.max_payload.max(least)
 }
 
 fn put(
@@ -216,6 +246,15 @@ fn put(
     touched: &mut Vec<usize>,
     spare: &mut Vec<Vec<Received>>,
 ) {
+    let entry = match &sink.single {
+        // A pattern brings the marks too.
+        Some(_) if target.pattern.is_some() && Lane::is_own(channel) => return,
+        Some(lane) => match lane.arrives() {
+            Some(hold) => Some(hold),
+            None => return,
+        },
+        None => None,
+    };
     let last = &target.delivery;
     if last.received_at != now || !Arc::ptr_eq(&last.redis_channel, channel) {
         target.delivery = Arc::new(Delivery {
@@ -236,7 +275,7 @@ fn put(
     sink.batch.push(Received {
         message: Message { payload, ..Message::default() },
         delivery: target.delivery.clone(),
-        entry: None,
+        entry,
         order: 0,
     });
 }

@@ -15,28 +15,28 @@ use crate::broker::resp::{self, FrameReader, Node};
 
 /// How long an answer may take, beside the time that a read waits by itself. What was asked may be
 /// asked again without harm, so a slow Redis costs work and nothing else.
-pub(super) const ANSWER: Duration = Duration::from_secs(2);
+pub(in crate::broker) const ANSWER: Duration = Duration::from_secs(2);
 
 /// Bytes that an answer may have. A batch of entries, each as large as Redis takes it, would have
 /// more; batches become smaller as entries become larger.
 const LONGEST_ANSWER: usize = 1 << 30;
 
 /// An open connection.
-pub(super) struct Conn {
+pub(in crate::broker) struct Conn {
     stream: Stream,
     reader: FrameReader,
     out: Vec<u8>,
 }
 
 impl Conn {
-    pub(super) async fn open(connector: &Connector) -> Result<Self, Trouble> {
+    pub(in crate::broker) async fn open(connector: &Connector) -> Result<Self, Trouble> {
         let link = connector.connect().await?;
         let reader = FrameReader::with_limit(LONGEST_ANSWER);
         Ok(Conn { stream: link.stream, reader, out: Vec::new() })
     }
 
     /// Ask, and read the answer by `read`. An error that Redis answers is trouble.
-    pub(super) async fn ask<T>(
+    pub(in crate::broker) async fn ask<T>(
         &mut self,
         command: &[&[u8]],
         limit: Duration,
@@ -60,7 +60,7 @@ impl Conn {
     }
 
     /// The same for a command that `write` puts on the wire itself.
-    pub(super) async fn ask_raw<T>(
+    pub(in crate::broker) async fn ask_raw<T>(
         &mut self,
         write: impl FnOnce(&mut Vec<u8>),
         limit: Duration,

@@ -93,7 +93,7 @@ fn is_id(text: &str) -> bool {
 }
 
 /// From the random keys of a hash map.
-fn random() -> String {
+pub(in crate::broker) fn random() -> String {
     format!("{:016x}", RandomState::new().build_hasher().finish())
 }
 

@@ -71,7 +71,7 @@ impl Finish {
     }
 
     /// Whether it is counted as handled.
-    pub(super) fn is_handled(&self) -> bool {
+    pub(in crate::broker) fn is_handled(&self) -> bool {
         self.handled
     }
 
@@ -129,14 +129,19 @@ impl Finish {
     }
 
     /// Bytes that are to be written, and a little for each output.
-    pub(super) fn size(&self) -> usize {
+    pub(in crate::broker) fn size(&self) -> usize {
         const EACH: usize = 64;
         EACH + self.size + EACH * self.writes.len()
     }
 
     /// What its outputs are, dead letters left out.
     pub(super) fn outputs(&self) -> impl Iterator<Item = OutputKind> {
-        self.writes.iter().filter_map(|write| match write {
+        self.writes().flatten()
+    }
+
+    /// What is written, in order; `None` for a dead letter.
+    pub(in crate::broker) fn writes(&self) -> impl Iterator<Item = Option<OutputKind>> {
+        self.writes.iter().map(|write| match write {
             Write::Append { .. } => Some(OutputKind::Append),
             Write::Push { .. } => Some(OutputKind::Push),
             Write::Publish { .. } => Some(OutputKind::Publish),
@@ -175,7 +180,7 @@ pub(super) struct Call<'a> {
 
 /// The arguments of a call, made of entries one by one. Kept, to keep its memory.
 #[derive(Default)]
-pub(super) struct Arguments {
+pub(in crate::broker) struct Arguments {
     entries: Vec<u8>,
     /// Parts in `entries`.
     parts: usize,
@@ -210,7 +215,7 @@ impl Said {
 }
 
 impl Arguments {
-    pub(super) fn clear(&mut self) {
+    pub(in crate::broker) fn clear(&mut self) {
         const KEEP: usize = 1 << 20;
         self.entries.clear();
         self.entries.shrink_to(KEEP);
@@ -247,6 +252,23 @@ impl Arguments {
         let publish = |write: &&Write| matches!(write, Write::Publish { .. });
         finish.writes.iter().filter(|write| !publish(write)).for_each(|write| self.write(write));
         finish.writes.iter().filter(publish).for_each(|write| self.write(write));
+    }
+
+    /// Add what is written for a message that isn't an entry, as it is, for `single/finish.lua`.
+    pub(in crate::broker) fn add_plain(&mut self, finish: &Finish) {
+        finish.writes.iter().for_each(|write| self.write(write));
+    }
+
+    /// Parts that say what was added by [`Self::add_plain`].
+    pub(in crate::broker) fn plain_parts(&self) -> usize {
+        1 + self.keys.len() + self.parts
+    }
+
+    /// Append those parts: how many keys, these, and the writes.
+    pub(in crate::broker) fn put_plain(&self, out: &mut Vec<u8>) {
+        bulk(out, self.keys.len().to_string().as_bytes());
+        self.keys.iter().for_each(|key| bulk(out, key.as_bytes()));
+        out.extend_from_slice(&self.entries);
     }
 
     fn write(&mut self, write: &Write) {

@@ -54,6 +54,12 @@ pub use lane::Outcome;
 pub use settings::{Settings, Start, WhenDone};
 pub use trouble::State;
 
+pub(super) use conn::{ANSWER, Conn};
+pub(super) use consumer::random;
+pub(super) use finish::Arguments;
+pub(super) use script::{Script, Scripts};
+pub(super) use trouble::{Journal, Trouble};
+
 pub(super) use group::cursor_name;
 use lane::Lane;
 pub(super) use nodes::named;

@@ -8,13 +8,17 @@ use crate::broker::resp::{Node, bulk};
 
 /// A script, by the name it stands in the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Script {
+pub(in crate::broker) enum Script {
     Finish,
     Claim,
     Renew,
     Release,
     Forget,
     Look,
+    SingleLease,
+    SingleMark,
+    SingleRelease,
+    SingleFinish,
 }
 
 impl Script {
@@ -26,19 +30,23 @@ impl Script {
             Script::Release => include_str!("release.lua"),
             Script::Forget => include_str!("forget.lua"),
             Script::Look => include_str!("look.lua"),
+            Script::SingleLease => include_str!("../single/lease.lua"),
+            Script::SingleMark => include_str!("../single/mark.lua"),
+            Script::SingleRelease => include_str!("../single/release.lua"),
+            Script::SingleFinish => include_str!("../single/finish.lua"),
         }
     }
 }
 
 /// What Redis calls the scripts it has been told.
 #[derive(Default)]
-pub(super) struct Scripts {
-    known: [Option<Vec<u8>>; 6],
+pub(in crate::broker) struct Scripts {
+    known: [Option<Vec<u8>>; 10],
 }
 
 impl Scripts {
     /// Run one; `write` appends all that follows the script's name in the command, of `parts` parts.
-    pub(super) async fn run<T>(
+    pub(in crate::broker) async fn run<T>(
         &mut self,
         conn: &mut Conn,
         script: Script,
@@ -74,7 +82,7 @@ impl Scripts {
     }
 
     /// Run one with these keys and arguments.
-    pub(super) async fn call<T>(
+    pub(in crate::broker) async fn call<T>(
         &mut self,
         conn: &mut Conn,
         script: Script,

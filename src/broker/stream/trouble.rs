@@ -155,7 +155,7 @@ impl State {
     }
 
     /// Whether another connection may find another Redis, or this one as it was before.
-    pub(super) fn wants_new_connection(self) -> bool {
+    pub(in crate::broker) fn wants_new_connection(self) -> bool {
         matches!(
             self,
             State::RedisAway
@@ -179,12 +179,12 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    pub(super) fn new(state: State, text: impl Into<String>) -> Self {
+    pub(in crate::broker) fn new(state: State, text: impl Into<String>) -> Self {
         Trouble { state, text: text.into() }
     }
 
     /// Redis's error.
-    pub(super) fn refused(text: &[u8]) -> Self {
+    pub(in crate::broker) fn refused(text: &[u8]) -> Self {
         let text = printable(text, SHOWN);
         Trouble { state: State::of(&text), text }
     }
@@ -220,7 +220,9 @@ impl From<ConnectError> for Trouble {
 }
 
 /// What one task goes through: says and counts each state, and knows how long to wait.
-pub(super) struct Journal {
+pub(in crate::broker) struct Journal {
+    /// "stream" or "lease".
+    what: &'static str,
     table: Arc<str>,
     key: Arc<str>,
     /// "read" or "finish".
@@ -234,13 +236,14 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    pub(super) fn new(
+    pub(in crate::broker) fn new(
         table: &Arc<str>,
         key: &Arc<str>,
         doing: &'static str,
         metrics: &Arc<ChannelMetrics>,
     ) -> Self {
         Journal {
+            what: "stream",
             table: table.clone(),
             key: key.clone(),
             doing,
@@ -249,6 +252,16 @@ impl Journal {
             now: None,
             works: true,
         }
+    }
+
+    /// Of a channel that is single.
+    pub(in crate::broker) fn of_lease(
+        table: &Arc<str>,
+        lease: &Arc<str>,
+        metrics: &Arc<ChannelMetrics>,
+    ) -> Self {
+        let doing = "keep the lease and finish messages";
+        Journal { what: "lease", ..Journal::new(table, lease, doing, metrics) }
     }
 
     /// It is yet to be seen whether it works.
@@ -264,7 +277,7 @@ impl Journal {
     }
 
     /// There is trouble; answers how long to wait before the next try.
-    pub(super) fn trouble(&mut self, trouble: Trouble) -> Duration {
+    pub(in crate::broker) fn trouble(&mut self, trouble: Trouble) -> Duration {
         self.metrics.stream.state(trouble.state.as_str());
         let away = trouble.state == State::RedisAway;
         self.tell(away, format!("can't {}: {trouble}", self.doing));
@@ -277,12 +290,12 @@ impl Journal {
         let due = said.is_none_or(|said| now - said >= SAY_AGAIN);
         if due {
             let (table, state, doing) = (&*self.table, trouble.state.as_str(), self.doing);
-            let stream = printable(self.key.as_bytes(), SHOWN);
+            let (what, stream) = (self.what, printable(self.key.as_bytes(), SHOWN));
             tracing::warn!(
                 channel = table,
                 stream,
                 state,
-                "stream {stream}: can't {doing}: {trouble}; it is tried until it works"
+                "{what} {stream}: can't {doing}: {trouble}; it is tried until it works"
             );
         }
         self.now = Some((trouble, since, if due { now } else { said.unwrap_or(now) }));
@@ -290,19 +303,19 @@ impl Journal {
     }
 
     /// It works.
-    pub(super) fn fine(&mut self) {
+    pub(in crate::broker) fn fine(&mut self) {
         if !std::mem::replace(&mut self.works, true) {
             self.metrics.stream.trouble(&self.key, self.doing, None);
         }
         let Some((trouble, since, _)) = self.now.take() else { return };
         self.pauses = backoff(FIRST_PAUSE, LAST_PAUSE);
         let (table, doing) = (&*self.table, self.doing);
-        let stream = printable(self.key.as_bytes(), SHOWN);
+        let (what, stream) = (self.what, printable(self.key.as_bytes(), SHOWN));
         tracing::info!(
             channel = table,
             stream,
             state = trouble.state.as_str(),
-            "stream {stream}: can {doing} again after {:.1} s",
+            "{what} {stream}: can {doing} again after {:.1} s",
             since.elapsed().as_secs_f32()
         );
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::names::read_names;
-use super::{Channel, Overflow, Retries, Routes, Source, failure, order, outputs, stream};
+use super::{Channel, Overflow, Retries, Routes, Source, failure, order, outputs, single, stream};
 use crate::config::connection::Connection;
 use crate::config::handler::Handler;
 use crate::config::keys::Table as Keys;
@@ -73,6 +73,7 @@ pub(in crate::config) fn read(
     let mut channel = Channel {
         name: name.clone(),
         source: Source::Subscribe(vec![name]),
+        single: false,
         handlers: Vec::new(),
         outputs: Vec::new(),
         maxlen: None,
@@ -108,6 +109,7 @@ pub(in crate::config) fn read(
     if let Some(place) = failure::read(&table, &mut channel, context.embedded) {
         places.dead_letter = place;
     }
+    channel.single = single::read(&table, &channel, context.embedded);
     check_purpose(&table, &channel, value);
     places.is_sound = value.reader.errors() == errors;
     (channel, places)

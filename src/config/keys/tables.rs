@@ -207,6 +207,13 @@ pub(super) const CHANNEL: &[Key] = &[
     .default("\"payload\"")
     .needs("stream"),
     Key::new(
+        "single",
+        Kind::Boolean,
+        "true: of daemons with the same NAME one handles what comes, others stand by",
+    )
+    .default("false")
+    .excludes(&["stream"]),
+    Key::new(
         "handlers",
         Kind::List,
         "each one's outputs are the next one's inputs. Names of [handlers.NAME] or of plugins",

@@ -34,7 +34,13 @@ impl Bench {
                 Box::new(|| false),
             );
             queues.push(queue.clone());
-            subscriptions.push(Subscription { source, table: "t".into(), max_payload, queue });
+            subscriptions.push(Subscription {
+                source,
+                table: "t".into(),
+                max_payload,
+                queue,
+                single: None,
+            });
         }
         let plan = Plan::new(subscriptions.into(), Instant::now());
         Bench { intake: plan.intake, reader: FrameReader::default(), queues }

@@ -186,7 +186,7 @@ impl Channel {
     /// What it wants, with this source.
     pub(super) fn wants(&self, source: Source, max_payload: usize) -> Subscription {
         let (table, queue) = (self.table.clone(), self.queue.clone());
-        Subscription { source, table, max_payload, queue }
+        Subscription { source, table, max_payload, queue, single: None }
     }
 
     /// Everything that waits in it, as text; nothing more may come into it.

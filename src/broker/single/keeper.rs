@@ -1,0 +1,255 @@
+//! The task behind a channel that is single: takes and renews the lease, publishes marks, finishes what
+//! is in line, and hears how far another has come. One thing at a time, on a connection of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::select;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::lane::Lane;
+use super::lease_key;
+use super::state::Item;
+use super::wire::{Finished, LEASE, Lease, Wire};
+use crate::broker::connection::Connector;
+use crate::broker::stream::{Journal, Trouble};
+use crate::heartbeat::Beat;
+use crate::telemetry::{DropReason, OutputKind, RateLimit};
+
+/// How often the lease is renewed, and a standby hears how far all is done.
+const EVERY: Duration = Duration::from_millis(400);
+
+/// How often it is looked whether all names are subscribed to, while they aren't.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A daemon that has given the lease back because its subscription ended leaves it to others for so
+/// long: they have heard what it hasn't.
+const MODESTY: Duration = Duration::from_millis(500);
+
+/// Messages and bytes of outputs in one script. Redis does nothing else meanwhile.
+const CALL_ITEMS: usize = 1_000;
+const CALL_BYTES: usize = 1 << 20;
+
+/// What Redis refuses is logged this often at most.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
+/// Do all that a channel needs which is single, until `stop`, and as long as this daemon leads until
+/// `done` says that nothing more will be put in line: then the lease is given back.
+pub async fn run(
+    lane: Arc<Lane>,
+    connector: Connector,
+    beat: Beat,
+    stop: CancellationToken,
+    done: CancellationToken,
+) {
+    let name: Arc<str> = lease_key(&lane.name).into();
+    let journal = Journal::of_lease(&lane.name, &name, lane.metrics());
+    let keeper = Keeper {
+        lane,
+        connector,
+        beat,
+        stop,
+        done,
+        journal,
+        wire: None,
+        due: Instant::now(),
+        modest_until: Instant::now(),
+        flight: Vec::new(),
+        place: String::new(),
+        said_refused: RateLimit::new(SAY_EVERY),
+    };
+    keeper.run().await;
+}
+
+struct Keeper {
+    lane: Arc<Lane>,
+    connector: Connector,
+    beat: Beat,
+    stop: CancellationToken,
+    done: CancellationToken,
+    journal: Journal,
+    wire: Option<Wire>,
+    /// When the lease is looked at next.
+    due: Instant,
+    modest_until: Instant,
+    /// What was sent, or is to be, as one batch; kept until its answer has come.
+    flight: Vec<Item>,
+    /// Of the last of these.
+    place: String,
+    said_refused: RateLimit,
+}
+
+impl Drop for Keeper {
+    /// One that is started again after a panic finds out whether this was written.
+    fn drop(&mut self) {
+        self.lane.put_back(&mut self.flight);
+        self.lane.metrics().stream.forget(&lease_key(&self.lane.name));
+    }
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        loop {
+            self.beat.answer();
+            self.lane.look();
+            if self.has_ended() {
+                return;
+            }
+            match self.step().await {
+                Ok(true) => self.journal.fine(),
+                Ok(false) => {
+                    self.journal.fine();
+                    self.wait().await;
+                }
+                Err(trouble) => {
+                    if trouble.state.wants_new_connection() {
+                        self.wire = None;
+                    }
+                    let pause = self.journal.trouble(trouble);
+                    select! {
+                        () = sleep(pause) => {}
+                        () = self.stop.cancelled(), if !self.lane.has_lease() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// A standby ends at once. Who leads ends when it has given the lease back.
+    fn has_ended(&self) -> bool {
+        self.stop.is_cancelled() && !self.lane.has_lease()
+    }
+
+    async fn wait(&self) {
+        let (stopped, done) = (self.stop.is_cancelled(), self.done.is_cancelled());
+        select! {
+            () = self.lane.woken() => {}
+            () = sleep_until(self.due) => {}
+            () = self.beat.asked() => {}
+            () = self.stop.cancelled(), if !stopped => {}
+            () = self.done.cancelled(), if !done => {}
+        }
+    }
+
+    /// Do what is to be done next; `false` when there is nothing.
+    async fn step(&mut self) -> Result<bool, Trouble> {
+        let wire = match &mut self.wire {
+            Some(wire) => wire,
+            none => {
+                let opened = self.beat.during(Wire::open(&self.connector, &self.lane));
+                none.insert(opened.await?)
+            }
+        };
+        if self.lane.wants_mark() {
+            let mark = wire.mark().await?;
+            self.lane.marked(mark);
+            self.due = Instant::now();
+            return Ok(true);
+        }
+        let is_idle = self.flight.is_empty() && !self.lane.is_busy();
+        if is_idle && self.lane.has_lease() && (self.lane.may_release() || self.done.is_cancelled())
+        {
+            wire.release().await?;
+            self.lane.released();
+            self.modest_until = Instant::now() + MODESTY;
+            self.due = Instant::now() + LOOK;
+            return Ok(true);
+        }
+        let is_free = self.lane.take_free() && !self.lane.has_lease();
+        if is_free || Instant::now() >= self.due {
+            self.look_at_lease().await?;
+            return Ok(true);
+        }
+        if !self.lane.has_lease() {
+            return Ok(false);
+        }
+        if self.flight.is_empty() {
+            self.lane.take_line(&mut self.flight, CALL_ITEMS, CALL_BYTES);
+            let Some(last) = self.flight.last() else { return Ok(false) };
+            let place = last.place.clone();
+            self.place = place.unwrap_or_else(|| self.lane.place(last.number));
+        }
+        match wire.finish(&self.flight, &self.place).await? {
+            Finished::Written { refused, why } => self.written(&refused, &why),
+            // Perhaps it is nobody's: then it can be had again.
+            Finished::NotOurs => self.look_at_lease().await?,
+        }
+        Ok(true)
+    }
+
+    async fn look_at_lease(&mut self) -> Result<(), Trouble> {
+        let Some(wire) = &mut self.wire else { return Ok(()) };
+        let has_lease = self.lane.has_lease();
+        let may_lead = self.lane.may_lead() && !self.stop.is_cancelled();
+        let wanted = has_lease || (may_lead && Instant::now() >= self.modest_until);
+        let is_idle = has_lease && self.flight.is_empty() && self.lane.is_caught_up();
+        let Lease { is_ours, left, place, age } = wire.lease(wanted, is_idle).await?;
+        let is_known = || {
+            let place = place.as_deref();
+            self.lane.is_known(place) || place.is_some_and(|place| place == self.place)
+        };
+        match (has_lease, is_ours) {
+            (true, true) if self.lane.is_taking() || is_known() => {}
+            // Another had it meanwhile.
+            (true, _) => {
+                self.lane.demote(&mut self.flight);
+                self.place.clear();
+                if is_ours {
+                    self.lane.take(place, age);
+                }
+            }
+            (false, true) => self.lane.take(place, age),
+            (false, false) => self.lane.follow(place.as_deref()),
+        }
+        // Not before the lease can be had, and not long after.
+        let pause = match left {
+            _ if is_ours => EVERY,
+            Some(left) => (left + Duration::from_millis(1)).min(EVERY),
+            None if may_lead => LOOK.max(self.modest_until - Instant::now()),
+            None => LOOK,
+        };
+        debug_assert!(pause < LEASE);
+        self.due = Instant::now() + pause;
+        Ok(())
+    }
+
+    fn written(&mut self, refused: &[usize], why: &[u8]) {
+        let metrics = self.lane.metrics();
+        let mut is_refused = refused.iter().copied().peekable();
+        let mut delivered = [0u64; OutputKind::ALL.len()];
+        let (mut handled, mut dead_letters) = (0, 0);
+        let writes = self.flight.iter().flat_map(|item| item.finish.writes());
+        for (place, write) in writes.enumerate() {
+            match write {
+                _ if is_refused.next_if_eq(&place).is_some() => {}
+                Some(by) => delivered[by as usize] += 1,
+                None => dead_letters += 1,
+            }
+        }
+        for item in &self.flight {
+            handled += u64::from(item.finish.is_handled());
+        }
+        metrics.handled.add(handled);
+        metrics.dead_letters.add(dead_letters);
+        for by in OutputKind::ALL {
+            metrics.delivered.add(by, delivered[by as usize]);
+        }
+        let refused = refused.len() as u64;
+        if refused > 0 {
+            metrics.lost(DropReason::Refused, refused);
+            if let Some(held_back) = self.said_refused.admit() {
+                let channel = &*self.lane.name;
+                let why = Trouble::refused(why);
+                tracing::warn!(
+                    channel,
+                    held_back,
+                    "{refused} outputs of channel {channel} were refused: {why}"
+                );
+            }
+        }
+        if let Some(last) = self.flight.drain(..).next_back() {
+            self.lane.finished(std::mem::take(&mut self.place), last.number);
+        }
+    }
+}

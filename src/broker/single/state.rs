@@ -1,0 +1,170 @@
+//! What a lane knows, and each change of it: what is held, what is in line, which part is played.
+//!
+//! Always under the lane's lock. Asks nothing and tells nobody.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::place::Mark;
+use super::ticket::Hold;
+use super::track::Track;
+use crate::broker::stream::Finish;
+use crate::queue::Received;
+
+pub(super) struct State {
+    pub(super) track: Track,
+    pub(super) role: Role,
+    /// How often this daemon began or ceased to lead.
+    pub(super) term: u64,
+    pub(super) held: VecDeque<(u64, Received)>,
+    pub(super) held_bytes: usize,
+    pub(super) hold_most: usize,
+    /// The number of the last message for which there was no room, though it may not be done.
+    pub(super) hole: Option<u64>,
+    /// All up to this number are done with.
+    pub(super) done: u64,
+    pub(super) out: VecDeque<Item>,
+    pub(super) out_bytes: usize,
+    pub(super) wants_mark: bool,
+    /// Whether it was said that nothing is missing for going on.
+    pub(super) is_ready: bool,
+    /// Whether the keeper knows how far others are.
+    pub(super) has_looked: bool,
+    /// Somebody has given the lease back.
+    pub(super) is_free: bool,
+    /// Whether the subscription knows of this.
+    pub(super) is_attached: bool,
+    /// Nothing is to come any more.
+    pub(super) is_closed: bool,
+}
+
+/// The part that this daemon plays.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Standby,
+    /// The lease is ours; where to go on isn't known yet.
+    Taking {
+        place: Option<String>,
+        /// How long ago that was stored.
+        age: Duration,
+        /// What was published after we had the lease: all behind this is ours in any case.
+        barrier: Option<Mark>,
+    },
+    Leading,
+    /// What was handed on is still finished, and then the lease is given back.
+    Leaving {
+        passed: bool,
+    },
+    /// The lease is given back as it was got: it never became known where to go on.
+    Quitting,
+}
+
+/// A message that is to be finished.
+pub(super) struct Item {
+    pub(super) number: u64,
+    pub(super) finish: Finish,
+    /// What to call it, where that isn't what its number says.
+    pub(super) place: Option<String>,
+}
+
+impl State {
+    pub(super) fn new(track: Track, hold_most: usize) -> Self {
+        State {
+            track,
+            hold_most,
+            role: Role::Standby,
+            term: 0,
+            held: VecDeque::new(),
+            held_bytes: 0,
+            hole: None,
+            done: 0,
+            out: VecDeque::new(),
+            out_bytes: 0,
+            wants_mark: false,
+            is_ready: false,
+            has_looked: false,
+            is_free: false,
+            is_attached: false,
+            is_closed: false,
+        }
+    }
+
+    /// Whether what is in line is ours to be written.
+    pub(super) fn writes(&self) -> bool {
+        matches!(self.role, Role::Leading | Role::Leaving { .. })
+    }
+
+    pub(super) fn become_standby(&mut self) {
+        self.term += 1;
+        self.role = Role::Standby;
+        self.is_ready = false;
+    }
+
+    pub(super) fn put_back(&mut self, flight: &mut Vec<Item>) {
+        for item in flight.drain(..).rev() {
+            self.out_bytes += item.finish.size();
+            self.out.push_front(item);
+        }
+    }
+
+    pub(super) fn hold(&mut self, message: Received) {
+        let Some(number) = number(&message).filter(|number| *number > self.done) else { return };
+        self.held_bytes += message.footprint();
+        self.held.push_back((number, message));
+    }
+
+    /// Hold no more than may be.
+    pub(super) fn trim(&mut self) {
+        while self.held_bytes > self.hold_most {
+            let Some((number, message)) = self.held.pop_front() else { break };
+            self.held_bytes -= message.footprint();
+            self.hole = Some(number);
+        }
+    }
+
+    /// How many are held, and in line, up to this number.
+    pub(super) fn up_to(&self, number: u64) -> (u64, u64) {
+        let held = self.held.iter().take_while(|(held, _)| *held <= number).count();
+        let in_line = self.out.iter().take_while(|item| item.number <= number).count();
+        (held as u64, in_line as u64)
+    }
+
+    /// All up to this number is done with.
+    pub(super) fn forget(&mut self, number: u64) {
+        self.done = self.done.max(number);
+        while let Some((_, message)) = self.held.pop_front_if(|(held, _)| *held <= number) {
+            self.held_bytes -= message.footprint();
+        }
+        while let Some(item) = self.out.pop_front_if(|item| item.number <= number) {
+            self.out_bytes -= item.finish.size();
+        }
+        self.track.forget(number);
+    }
+
+    /// What comes from now on isn't all. Answers the term that is to end when what was handed on is
+    /// done with.
+    pub(super) fn cut(&mut self) -> Option<u64> {
+        self.track.close();
+        self.wants_mark = false;
+        self.is_ready = false;
+        match self.role {
+            Role::Leading => {
+                self.role = Role::Leaving { passed: false };
+                Some(self.term)
+            }
+            Role::Taking { .. } => {
+                self.role = Role::Quitting;
+                None
+            }
+            Role::Standby | Role::Leaving { .. } | Role::Quitting => None,
+        }
+    }
+}
+
+/// Which message it is.
+pub(super) fn number(message: &Received) -> Option<u64> {
+    match &message.entry {
+        Some(Hold::Ticket(ticket)) => Some(ticket.number),
+        _ => None,
+    }
+}

@@ -1,0 +1,526 @@
+//! `single = true`: of several daemons one handles what comes; another goes on where it ended, however
+//! it ended, without losing a message or handling one twice, as long as one was subscribed.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use support::endpoints::{Page, fetch};
+use support::redis_server::free_port;
+use support::{Client, Handlerd, Redis, wait_for, wait_until};
+
+const CHANNEL: &str = r#"
+    [channels.orders]
+    subscribe = "in"
+    handlers = []
+    append = "out"
+    single = true
+"#;
+
+/// What a daemon says of itself.
+const STANDS_BY: &str = "this daemon stands by";
+const LEADS: &str = "this daemon handles its messages now";
+const OTHER: &str = "another daemon handles its messages now";
+const LEAVES: &str = "this daemon leaves its messages to others";
+
+/// A Redis with a user for each daemon, so that its connections can be told from the others'.
+fn redis() -> Redis {
+    Redis::with(
+        "user a on nopass ~* &* +@all\nuser b on nopass ~* &* +@all\nuser c on nopass ~* &* +@all",
+    )
+}
+
+fn daemon(redis: &Redis, user: &str) -> Handlerd {
+    daemon_with(redis, user, CHANNEL)
+}
+
+fn daemon_with(redis: &Redis, user: &str, channels: &str) -> Handlerd {
+    Handlerd::start_at(&url(redis, user), channels)
+}
+
+fn url(redis: &Redis, user: &str) -> String {
+    format!("redis://{user}:any@127.0.0.1:{}", redis.port())
+}
+
+fn times(daemon: &Handlerd, what: &str) -> usize {
+    daemon.log_lines(&[what]).len()
+}
+
+/// Wait until it has said so once more than `before`.
+#[track_caller]
+fn wait_again(daemon: &mut Handlerd, what: &str, before: usize) {
+    wait_until(&format!("a further line: {what}"), || {
+        assert!(daemon.runs(), "handlerd ended");
+        times(daemon, what) > before
+    });
+}
+
+/// Publishes the numbers from 0 on, five thousand a second.
+struct Publisher {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    thread: JoinHandle<()>,
+}
+
+impl Publisher {
+    fn start(redis: &Redis) -> Publisher {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut client = redis.client();
+        let (told, count) = (stop.clone(), Arc::new(AtomicU64::new(0)));
+        let sent_so_far = count.clone();
+        let thread = std::thread::spawn(move || {
+            let (began, mut sent) = (Instant::now(), 0);
+            while !told.load(SeqCst) {
+                let due = began.elapsed().as_millis() as u64 * 5;
+                client.publish_all("in", (sent..due.max(sent)).map(|n| n.to_string()));
+                sent = due.max(sent);
+                count.store(sent, SeqCst);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Publisher { stop, sent: sent_so_far, thread }
+    }
+
+    /// Answers how many there were.
+    fn stop(self) -> u64 {
+        self.stop.store(true, SeqCst);
+        self.thread.join().expect("the publisher");
+        self.sent.load(SeqCst)
+    }
+}
+
+/// What was handled, in order, and when, in Redis's milliseconds.
+fn handled(client: &mut Client) -> Vec<(u64, u64)> {
+    let entries: Vec<(String, Vec<(String, String)>)> = client.run(&["XRANGE", "out", "-", "+"]);
+    let number = |text: &str| text.parse().expect("a number");
+    let read = |(id, fields): (String, Vec<(String, String)>)| {
+        let ms = id.split('-').next().unwrap_or_default();
+        (number(&fields[0].1), number(ms))
+    };
+    entries.into_iter().map(read).collect()
+}
+
+/// Each of these once, in order.
+#[track_caller]
+fn each_once(client: &mut Client, sent: u64) -> Vec<(u64, u64)> {
+    wait_for("all messages", || {
+        let length: u64 = client.run(&["XLEN", "out"]);
+        let last: Vec<(String, Vec<(String, String)>)> =
+            client.run(&["XREVRANGE", "out", "+", "-", "COUNT", "1"]);
+        let is_last = last.first().is_some_and(|(_, f)| f[0].1 == (sent - 1).to_string());
+        (is_last || length >= sent).then_some(())
+    });
+    let handled = handled(client);
+    let numbers: Vec<u64> = handled.iter().map(|(number, _)| *number).collect();
+    let mut sorted = numbers.clone();
+    sorted.sort_unstable();
+    sorted.dedup();
+    let (lost, doubled) = (sent as usize - sorted.len(), numbers.len() - sorted.len());
+    assert_eq!((lost, doubled), (0, 0), "of {sent} lost and doubled");
+    assert!(numbers.is_sorted(), "not in order");
+    handled
+}
+
+fn redis_ms(client: &mut Client) -> u64 {
+    let (seconds, micros): (u64, u64) = client.run(&["TIME"]);
+    seconds * 1000 + micros / 1000
+}
+
+/// In which ways a leader ceases to be one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    /// SIGKILL.
+    Kill,
+    /// SIGSTOP until another leads, then SIGCONT.
+    Freeze,
+    /// SIGTERM.
+    Stop,
+    /// CLIENT KILL of all its connections.
+    Disconnect,
+    /// CLIENT KILL of its subscription only.
+    Deafen,
+}
+
+/// Two daemons, of which the first leads.
+struct Pair {
+    redis: Redis,
+    leader: (&'static str, Handlerd),
+    standby: (&'static str, Handlerd),
+}
+
+impl Pair {
+    fn start() -> Pair {
+        Pair::start_with(CHANNEL)
+    }
+
+    fn start_with(channels: &str) -> Pair {
+        let redis = redis();
+        let mut leader = daemon_with(&redis, "a", channels);
+        leader.wait_log(&[LEADS]);
+        let mut standby = daemon_with(&redis, "b", channels);
+        standby.wait_log(&[STANDS_BY]);
+        Pair { redis, leader: ("a", leader), standby: ("b", standby) }
+    }
+
+    /// Let it happen to the leader, and have the two ready again, with parts changed.
+    fn suffer(&mut self, fault: Fault) -> u64 {
+        let mut client = self.redis.client();
+        let Pair { redis, leader: (user, leader), standby: (_, standby) } = self;
+        let takes_over = times(standby, LEADS);
+        let before: Vec<usize> = [OTHER, LEAVES, STANDS_BY].map(|what| times(leader, what)).into();
+        let at = redis_ms(&mut client);
+        match fault {
+            Fault::Kill => leader.signal(Signal::KILL),
+            Fault::Freeze => leader.signal(Signal::STOP),
+            Fault::Stop => leader.signal(Signal::TERM),
+            Fault::Disconnect => drop(client.run::<u64>(&["CLIENT", "KILL", "USER", user])),
+            Fault::Deafen => {
+                let list: String = client.run(&["CLIENT", "LIST", "TYPE", "pubsub"]);
+                let own = list.lines().find(|line| line.contains(&format!("user={user} ")));
+                let id = own.and_then(|line| line.split([' ', '=']).nth(1)).expect("its id");
+                client.run::<u64>(&["CLIENT", "KILL", "ID", id]);
+            }
+        }
+        wait_again(standby, LEADS, takes_over);
+        match fault {
+            Fault::Kill | Fault::Stop => {
+                let stopped = leader.wait_end();
+                if fault == Fault::Stop {
+                    assert_eq!(stopped.code, 0, "{}", stopped.last);
+                    assert_eq!(stopped.number("lost"), 0, "{}", stopped.last);
+                }
+                *leader = daemon(redis, user);
+                leader.wait_log(&[STANDS_BY]);
+            }
+            Fault::Freeze => {
+                leader.signal(Signal::CONT);
+                wait_again(leader, OTHER, before[0]);
+                wait_again(leader, STANDS_BY, before[2]);
+            }
+            Fault::Disconnect | Fault::Deafen => {
+                wait_again(leader, LEAVES, before[1]);
+                wait_again(leader, STANDS_BY, before[2]);
+            }
+        }
+        std::mem::swap(&mut self.leader, &mut self.standby);
+        at
+    }
+
+    /// Under five thousand messages a second, so many times. Answers for each the longest time without
+    /// a message handled, in milliseconds.
+    fn suffer_all(mut self, faults: &[Fault]) -> Vec<u64> {
+        let publisher = Publisher::start(&self.redis);
+        let mut client = self.redis.client();
+        let faults_at: Vec<u64> = faults
+            .iter()
+            .map(|fault| {
+                let length: u64 = client.run(&["XLEN", "out"]);
+                wait_until("messages to flow", || {
+                    client.run::<u64>(&["XLEN", "out"]) >= length + 1_000
+                });
+                self.suffer(*fault)
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(100));
+        let sent = publisher.stop();
+        let handled = each_once(&mut client, sent);
+        for daemon in [&self.leader.1, &self.standby.1] {
+            assert_eq!(daemon.log_lines(&["may be missing"]), [""; 0]);
+            assert_eq!(daemon.log_lines(&["had no room"]), [""; 0]);
+        }
+        let pause = |(i, at): (usize, &u64)| {
+            let next = faults_at.get(i + 1).copied().unwrap_or(u64::MAX);
+            let between = handled.windows(2).filter(|two| (*at..next).contains(&two[1].1));
+            let longest = between.max_by_key(|two| two[1].1 - two[0].1).expect("messages");
+            longest[1].1 - longest[0].1
+        };
+        faults_at.iter().enumerate().map(pause).collect()
+    }
+}
+
+#[test]
+fn one_handles_what_comes_and_the_other_holds_it() {
+    let mut pair = Pair::start();
+    let mut client = pair.redis.client();
+    client.publish_all("in", (0..5_000).map(|n| n.to_string()));
+    each_once(&mut client, 5_000);
+    let stopped = pair.standby.1.stop();
+    assert_eq!((stopped.code, stopped.number("handled")), (0, 0), "{}", stopped.last);
+    let stopped = pair.leader.1.stop();
+    assert_eq!((stopped.code, stopped.number("handled")), (0, 5_000), "{}", stopped.last);
+    assert_eq!(stopped.number("delivered"), 5_000, "{}", stopped.last);
+    assert_eq!(stopped.number("lost"), 0, "{}", stopped.last);
+    assert_eq!(client.run::<u64>(&["EXISTS", "handlerd:single:orders"]), 0);
+}
+
+#[test]
+fn a_leader_that_is_killed_is_replaced() {
+    Pair::start().suffer_all(&[Fault::Kill; 3]);
+}
+
+#[test]
+fn a_leader_that_stood_still_writes_nothing_when_it_wakes() {
+    Pair::start().suffer_all(&[Fault::Freeze; 3]);
+}
+
+#[test]
+fn a_leader_that_stops_hands_over_at_once() {
+    let pauses = Pair::start().suffer_all(&[Fault::Stop; 5]);
+    assert!(pauses.iter().all(|pause| *pause < 1_000), "{pauses:?}");
+}
+
+#[test]
+fn a_leader_that_is_cut_off_leaves_it_to_who_heard_everything() {
+    Pair::start().suffer_all(&[Fault::Disconnect, Fault::Deafen, Fault::Disconnect, Fault::Deafen]);
+}
+
+/// What is measured: fifty takeovers, ten of each kind.
+#[test]
+#[ignore = "takes minutes: cargo test --test single -- --ignored --nocapture"]
+fn fifty_takeovers() {
+    let kinds = [Fault::Kill, Fault::Freeze, Fault::Stop, Fault::Disconnect, Fault::Deafen];
+    let faults: Vec<Fault> = kinds.into_iter().cycle().take(50).collect();
+    let pauses = Pair::start().suffer_all(&faults);
+    for kind in kinds {
+        let of_kind = faults.iter().zip(&pauses).filter(|(fault, _)| **fault == kind);
+        let mut of_kind: Vec<u64> = of_kind.map(|(_, pause)| *pause).collect();
+        of_kind.sort_unstable();
+        println!(
+            "{kind:?}: median {} ms, worst {} ms of {}",
+            of_kind[of_kind.len() / 2],
+            of_kind.last().expect("some"),
+            of_kind.len()
+        );
+    }
+}
+
+#[test]
+fn of_three_there_is_always_one() {
+    let redis = redis();
+    let mut daemons: Vec<Handlerd> = ["a", "b", "c"]
+        .map(|user| {
+            let mut daemon = daemon(&redis, user);
+            daemon.wait_log(&[if user == "a" { LEADS } else { STANDS_BY }]);
+            daemon
+        })
+        .into();
+    let publisher = Publisher::start(&redis);
+    let mut client = redis.client();
+    for left in (1..3).rev() {
+        wait_until("messages to flow", || client.run::<u64>(&["XLEN", "out"]) >= 1_000);
+        let leader = daemons.iter().position(|d| times(d, LEADS) > 0).expect("a leader");
+        daemons.remove(leader);
+        assert_eq!(daemons.len(), left);
+        wait_until("another leader", || daemons.iter().any(|daemon| times(daemon, LEADS) > 0));
+    }
+    let sent = publisher.stop();
+    each_once(&mut client, sent);
+}
+
+#[test]
+fn what_nobody_heard_is_a_gap_and_nothing_is_doubled() {
+    let redis = redis();
+    let mut first = daemon(&redis, "a");
+    first.wait_log(&[LEADS]);
+    let mut client = redis.client();
+    client.publish_all("in", (0..1_000).map(|n| n.to_string()));
+    each_once(&mut client, 1_000);
+    first.signal(Signal::KILL);
+    first.wait_end();
+    assert_eq!(client.publish("in", "1000"), 0);
+    let mut second = daemon(&redis, "b");
+    second.wait_log(&[LEADS]);
+    second.wait_log(&["may be missing"]);
+    client.publish_all("in", (1_001..2_000).map(|n| n.to_string()));
+    wait_until("the rest", || client.run::<u64>(&["XLEN", "out"]) >= 1_999);
+    let expected: Vec<u64> = (0..2_000).filter(|number| *number != 1_000).collect();
+    let numbers: Vec<u64> = handled(&mut client).into_iter().map(|(number, _)| number).collect();
+    assert_eq!(numbers, expected);
+    assert_eq!(second.stop().code, 0);
+}
+
+/// A handler that fails where it is told to, a dead letter for each, and an output that is refused.
+const FAILING: &str = r#"
+    [channels.orders]
+    subscribe = "in"
+    handlers = ["misbehave"]
+    append = ["out", "no-stream"]
+    dead_letter = "dead"
+    single = true
+"#;
+
+#[test]
+fn a_dead_letter_is_part_of_the_step_and_a_refused_output_is_counted() {
+    let mut pair = Pair::start_with(FAILING);
+    let mut client = pair.redis.client();
+    client.run::<String>(&["SET", "no-stream", "a string"]);
+    for round in 0..3 {
+        client.publish_all("in", ["fine a", "trap", "fine b"].map(|text| text.to_owned()));
+        let lengths = [2 * (round + 1), round + 1];
+        wait_until("three messages to be handled", || {
+            ["out", "dead"].map(|key| client.run::<u64>(&["XLEN", key])) == lengths
+        });
+        wait_until("the standby to know it", || pair.standby.1.log_lines(&[STANDS_BY]).len() == 1);
+    }
+    assert_eq!(pair.standby.1.stop().number("dead"), 0);
+    let stopped = pair.leader.1.stop();
+    assert_eq!((stopped.code, stopped.number("received")), (0, 9), "{}", stopped.last);
+    assert_eq!(stopped.number("delivered"), 6, "{}", stopped.last);
+    assert_eq!(stopped.number("refused"), 6, "{}", stopped.last);
+    assert!(stopped.last.contains("3 dead letters"), "{}", stopped.last);
+}
+
+#[test]
+fn who_leads_is_to_be_seen_and_each_output_is_counted_by_its_kind() {
+    const ORDERS: (&str, &str) = ("channel", "orders");
+    let redis = redis();
+    let mut client = redis.client();
+    client.run::<String>(&["SET", "list", "a string"]);
+    let channels =
+        FAILING.replace("single = true", "push = \"list\"\npublish = \"p\"\nsingle = true");
+    let start = |user: &str| {
+        let port = free_port();
+        let http = format!("{channels}\n[http]\nlisten = \"127.0.0.1:{port}\"\n");
+        (daemon_with(&redis, user, &http), port)
+    };
+    let (mut leader, leaders) = start("a");
+    leader.wait_log(&[LEADS]);
+    let (mut standby, standbys) = start("b");
+    standby.wait_log(&[STANDS_BY]);
+    client.publish_all("in", ["fine a", "trap", "fine b"].map(|text| text.to_owned()));
+    wait_until("three messages to be handled", || {
+        let page = Page::fetch(leaders);
+        let delivered = |kind| {
+            page.value("handlerd_messages_delivered_total", &[ORDERS, ("output", kind)]) as u64
+        };
+        page.sum("handlerd_dead_letters_total") == 1.0
+            && page.value("handlerd_messages_handled_total", &[ORDERS]) == 2.0
+            && ["append", "push", "publish"].map(delivered) == [4, 0, 2]
+            && page.value("handlerd_messages_dropped_total", &[ORDERS, ("reason", "refused")])
+                == 2.0
+    });
+    let leads = |port| {
+        let page = Page::fetch(port);
+        let value = |name| page.value(name, &[ORDERS]) as u64;
+        ["handlerd_single_leader", "handlerd_takeovers_total", "handlerd_takeover_gaps_total"]
+            .map(value)
+    };
+    assert_eq!((leads(leaders), leads(standbys)), ([1, 1, 0], [0, 0, 0]));
+    assert_eq!(Page::fetch(standbys).sum("handlerd_messages_handled_total"), 0.0);
+    assert!(fetch(standbys, "/status").body.contains("\"leads\": false"));
+    leader.signal(Signal::KILL);
+    standby.wait_log(&[LEADS]);
+    assert_eq!(leads(standbys), [1, 1, 0]);
+    assert_eq!(fetch(standbys, "/readyz").code, 200);
+    assert_eq!(standby.stop().code, 0);
+}
+
+#[test]
+fn what_waits_for_its_next_try_is_not_passed_by_what_comes_behind_it() {
+    let channels = FAILING.replace("single = true", "retry_for = \"2s\"\nsingle = true");
+    let channels = channels.replace("dead_letter =", "retries = \"forever\"\ndead_letter =");
+    let mut pair = Pair::start_with(&channels);
+    let mut client = pair.redis.client();
+    client.publish_all("in", ["fine a", "retry it", "fine b"].map(|text| text.to_owned()));
+    wait_until("the first message", || client.run::<u64>(&["XLEN", "out"]) == 1);
+    pair.leader.1.signal(Signal::KILL);
+    let standby = &mut pair.standby.1;
+    standby.wait_log(&[LEADS]);
+    wait_until("all messages", || client.run::<u64>(&["XLEN", "out"]) == 2);
+    assert_eq!(client.run::<u64>(&["XLEN", "dead"]), 1);
+    let [dead, last] = ["dead", "out"].map(|key| -> String {
+        let entries: Vec<(String, Vec<(String, String)>)> = client.run(&["XRANGE", key, "-", "+"]);
+        entries.last().expect("an entry").0.clone()
+    });
+    assert!(dead <= last, "{dead} {last}");
+    let stopped = standby.stop();
+    assert_eq!((stopped.code, stopped.number("handled")), (0, 1), "{}", stopped.last);
+    assert!(stopped.last.contains("1 dead letter"), "{}", stopped.last);
+}
+
+#[test]
+fn what_a_standby_has_no_room_for_is_counted_when_it_takes_over() {
+    let slow = r#"
+        [channels.orders]
+        subscribe = "in"
+        handlers = []
+        append = "out"
+        queue = "16KiB"
+        max_payload = "1KiB"
+        single = true
+    "#;
+    let mut pair = Pair::start_with(slow);
+    let mut client = pair.redis.client();
+    client.publish("in", "0");
+    each_once(&mut client, 1);
+    pair.leader.1.signal(Signal::STOP);
+    client.publish_all("in", (1..=1_000).map(|n| n.to_string()));
+    pair.standby.1.wait_log(&[LEADS]);
+    pair.standby.1.wait_log(&["had no room"]);
+    wait_until("the last message", || {
+        handled(&mut client).last().is_some_and(|(number, _)| *number == 1_000)
+    });
+    let numbers: Vec<u64> = handled(&mut client).into_iter().map(|(number, _)| number).collect();
+    let stopped = pair.standby.1.stop();
+    assert_eq!(stopped.number("overflow") + numbers.len() as u64, 1_001, "{}", stopped.last);
+    assert_eq!(stopped.number("received"), 1_000, "{}", stopped.last);
+    assert!(numbers.len() > 10 && numbers.is_sorted(), "{numbers:?}");
+}
+
+#[test]
+fn a_channel_becomes_single_and_ceases_to_be_without_losing_a_message() {
+    let redis = redis();
+    let plain = CHANNEL.replace("single = true", "");
+    let mut daemon = daemon_with(&redis, "a", &plain);
+    redis.wait_subscribed("in", 1);
+    daemon.wait_log(&["INFO", "runs"]);
+    let config = daemon.dir().join("config.toml");
+    let publisher = Publisher::start(&redis);
+    let mut client = redis.client();
+    for (round, channels) in [CHANNEL, &plain].into_iter().enumerate() {
+        let length: u64 = client.run(&["XLEN", "out"]);
+        wait_until("messages to flow", || client.run::<u64>(&["XLEN", "out"]) > length + 500);
+        let head = format!("[redis]\nurl = \"{}\"\n", url(&redis, "a"));
+        std::fs::write(&config, format!("{head}{channels}")).expect("it is written");
+        daemon.signal(Signal::HUP);
+        wait_until("the reload", || times(&daemon, "reloaded: ") > round);
+        wait_until("the lease", || {
+            client.run::<u64>(&["EXISTS", "handlerd:single:orders"]) == u64::from(round != 1)
+        });
+    }
+    let length: u64 = client.run(&["XLEN", "out"]);
+    wait_until("messages to flow", || client.run::<u64>(&["XLEN", "out"]) > length + 500);
+    let sent = publisher.stop();
+    wait_until("all messages", || client.run::<u64>(&["XLEN", "out"]) >= sent);
+    let mut numbers: Vec<u64> = handled(&mut client).into_iter().map(|(n, _)| n).collect();
+    // Across the exchange the order is not kept.
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..sent).collect::<Vec<u64>>());
+    let stopped = daemon.stop();
+    assert_eq!((stopped.code, stopped.number("lost")), (0, 0), "{}", stopped.last);
+}
+
+#[test]
+fn a_redis_that_lost_its_data_is_begun_with_anew() {
+    let Pair { mut redis, leader: (_, mut leader), standby: (_, mut standby) } = Pair::start();
+    redis.client().publish_all("in", (0..1_000).map(|n| n.to_string()));
+    each_once(&mut redis.client(), 1_000);
+    let (led, led_too) = (times(&leader, LEADS), times(&standby, LEADS));
+    let ready = |daemon: &Handlerd| times(daemon, STANDS_BY);
+    let before = ready(&leader) + ready(&standby);
+    redis.kill();
+    redis.restart();
+    wait_until("one to lead again", || {
+        times(&leader, LEADS) > led || times(&standby, LEADS) > led_too
+    });
+    wait_until("the other to stand by", || ready(&leader) + ready(&standby) > before);
+    redis.client().publish_all("in", (0..1_000).map(|n| n.to_string()));
+    each_once(&mut redis.client(), 1_000);
+    let (one, other) = (leader.stop(), standby.stop());
+    assert_eq!((one.code, other.code), (0, 0));
+    assert_eq!(one.number("handled") + other.number("handled"), 2_000, "{one:?}\n{other:?}");
+}
