@@ -96,9 +96,9 @@ fn installed_as_it_is_written_the_unit_is_right() {
             std::fs::copy(entry.path(), of_system.join(entry.file_name())).expect("a copy");
         }
     }
-    // The system's own program that ExecReload calls.
+    // The shell that ExecReload calls.
     std::fs::create_dir(dir.path().join("bin")).expect("a folder");
-    std::fs::copy("/bin/sh", dir.path().join("bin/kill")).expect("a copy");
+    std::fs::copy("/bin/sh", dir.path().join("bin/sh")).expect("a copy");
     let there = format!("--root={}", dir.path().display());
     std::fs::copy(root().join("systemd/handlerd@.service"), units.join("handlerd@.service"))
         .expect("a copy");
