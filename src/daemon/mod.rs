@@ -9,8 +9,9 @@
 //! run: wait for a signal, a changed file              this file
 //!   reload: read and build anew, beside the old       reload.rs
 //!     handlers: plugins, chains                       handlers.rs; unused.rs: those that nobody uses
-//!   running: exchange channels, start, drain          running.rs; streams.rs, singles.rs: those that start and end
+//!   running: exchange channels, start, drain          running.rs
 //!     plan: who goes on as whom                       plan.rs
+//!     streams, singles, writers: what starts and ends by itself; memory: who may hold how much
 //! ```
 
 use std::fmt;
@@ -26,12 +27,14 @@ use crate::telemetry::{DropLog, Totals};
 use crate::watch::{Changed, Watch};
 
 mod handlers;
+mod memory;
 mod plan;
 mod reload;
 mod running;
 mod singles;
 mod streams;
 mod unused;
+mod writers;
 
 pub use handlers::{HandlerError, Handlers, chain, load_handlers};
 use running::Running;

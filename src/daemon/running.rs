@@ -16,23 +16,24 @@ use tokio_util::sync::CancellationToken;
 
 use super::Ended;
 use super::handlers::{Handlers, chain};
+use super::memory::{hold, queues_memory};
 use super::plan::{Known, Plan, plan};
 use super::reload::{Prepared, Refused};
 use super::singles::{Single, Singles};
-use super::streams::{Stream, Streams};
+use super::streams::{Stream, Streams, sink};
+use super::writers::Writers;
 use crate::broker::connection::Connector;
 use crate::broker::pubsub::{Change, Subscriber, Subscription};
 use crate::broker::single::Lane;
-use crate::broker::stream::{self, Taken};
+use crate::broker::stream;
 use crate::broker::writer::Writer;
 use crate::config::{self, Config, Connection};
 use crate::crew::Crew;
 use crate::heartbeat::Heartbeats;
-use crate::message::Delivery;
 use crate::output::Outputs;
 use crate::plugin::PluginHandler;
 use crate::policy;
-use crate::queue::{Budget, Queue, Received, Rules, Workers};
+use crate::queue::{Budget, Queue, Rules, Workers};
 use crate::service::{self, Stop};
 use crate::tap::Hub;
 use crate::telemetry::{ChannelMetrics, Metrics, RateLimit};
@@ -75,12 +76,7 @@ pub(super) struct Running {
     exchanges: u64,
     /// The channels, in the order of the configuration.
     live: Vec<Live>,
-    writers: BTreeMap<Arc<str>, Writer>,
-    stop_writer: BTreeMap<Arc<str>, CancellationToken>,
-    /// The settings that each of them was made with.
-    opened: BTreeMap<Arc<str>, Connection>,
-    /// Those in whose place there is another one.
-    replaced: Vec<(Writer, CancellationToken)>,
+    writers: Writers,
     streams: Streams,
     singles: Singles,
     subscriber: Subscriber,
@@ -89,10 +85,8 @@ pub(super) struct Running {
     leaving: JoinSet<Option<usize>>,
     stop_sources: CancellationToken,
     stop_crew: CancellationToken,
-    stop_writers: CancellationToken,
     subscription: JoinSet<()>,
     hands: JoinSet<()>,
-    writing: JoinSet<()>,
 }
 
 /// The counters of channels, by their names.
@@ -139,7 +133,7 @@ impl Running {
             handlers: Handlers::new(),
             budget: Budget::new(queues_memory(&config)),
             subscriber: Subscriber::new(source.clone(), Vec::new(), metrics.clone()),
-            metrics,
+            metrics: metrics.clone(),
             view,
             taps: Arc::default(),
             source,
@@ -148,19 +142,14 @@ impl Running {
             crew: Crew::new(hands),
             exchanges: 0,
             live: Vec::new(),
-            writers: BTreeMap::new(),
-            stop_writer: BTreeMap::new(),
-            opened: BTreeMap::new(),
-            replaced: Vec::new(),
+            writers: Writers::new(heartbeats, &metrics),
             streams: Streams::new(heartbeats),
             singles: Singles::new(heartbeats),
             leaving: JoinSet::new(),
             stop_sources: CancellationToken::new(),
             stop_crew: CancellationToken::new(),
-            stop_writers: CancellationToken::new(),
             subscription: JoinSet::new(),
             hands: JoinSet::new(),
-            writing: JoinSet::new(),
         };
         for hand in 1..=hands {
             let (crew, stop) = (running.crew.clone(), running.stop_crew.clone());
@@ -200,7 +189,7 @@ impl Running {
                 self.metrics.reloaded(false, first.strip_prefix("error: ").unwrap_or(first));
                 why.lines().for_each(|line| tracing::error!("{line}"));
                 tracing::error!("the reload was refused: everything goes on as it was");
-                return Err(why.lines().next().unwrap_or_default().to_owned());
+                return Err(first.to_owned());
             }
         };
         let Prepared { written, config, handlers, notes } = prepared;
@@ -236,7 +225,8 @@ impl Running {
         handlers: Handlers,
         notes: Vec<String>,
     ) -> Option<String> {
-        self.open_writers(&config);
+        self.writers.open(&config);
+        let writers = self.writers.by_name();
         let sources = self.live.iter().map(|live| Known {
             name: live.name.clone(),
             source: live.source.clone(),
@@ -246,7 +236,9 @@ impl Running {
         let counters = self.counters(&plan);
         let channels = config.channels.iter().zip(&plan.before);
         let mut next: Vec<Next> = channels
-            .map(|(channel, before)| self.next(&config, channel, *before, &handlers, &counters))
+            .map(|(channel, before)| {
+                self.next(&config, channel, *before, &handlers, &counters, &writers)
+            })
             .collect();
         let wanted = config.channels.iter().zip(&next);
         let wanted = wanted.filter(|(_, next)| next.stream.is_none());
@@ -313,6 +305,7 @@ impl Running {
         before: Option<usize>,
         handlers: &Handlers,
         counters: &Counters,
+        writers: &BTreeMap<Arc<str>, Writer>,
     ) -> Next {
         let counts_of = |before: Option<&Live>| match before {
             Some(before) => before.queue.metrics().clone(),
@@ -338,7 +331,7 @@ impl Running {
                     (None, Queue::of_stream(workers.clone(), counts), stream)
                 }
             };
-            let outputs = Outputs::new(channel, &self.writers, queue.metrics().clone());
+            let outputs = Outputs::new(channel, writers, queue.metrics().clone());
             let finisher = Some(stream.source.finisher());
             let built = self.channel(config, channel, handlers, queue, outputs, finisher);
             return Next {
@@ -351,7 +344,7 @@ impl Running {
         }
         let before = before.map(|before| &self.live[before]);
         let counts = counts_of(before);
-        let outputs = Outputs::new(channel, &self.writers, counts.clone());
+        let outputs = Outputs::new(channel, writers, counts.clone());
         let (limit, overflow) = (channel.queue, channel.overflow);
         let queue = before.map_or_else(
             || {
@@ -529,63 +522,13 @@ impl Running {
         self.tidy_up();
     }
 
-    /// Begin to write to the connections that the channels of a configuration write to.
-    fn open_writers(&mut self, config: &Config) {
-        for name in connections(config) {
-            let connection = config.connections.get(name).unwrap_or(&config.redis);
-            // Of one that went and came again with other settings, what ends may still use the first.
-            if self.opened.get(name) == Some(connection) {
-                continue;
-            }
-            let writer = Writer::new(Connector::new(connection));
-            let stop = self.stop_writers.child_token();
-            self.opened.insert(name.clone(), connection.clone());
-            let before = self.writers.insert(name.clone(), writer.clone());
-            let stop_before = self.stop_writer.insert(name.clone(), stop.clone());
-            self.replaced.extend(before.zip(stop_before));
-            let (metrics, what) = (self.metrics.clone(), format!("the writer of {name}"));
-            let beats = self.heartbeats.clone();
-            self.writing.spawn(keep_running(what.clone(), move || {
-                writer.clone().run(metrics.clone(), beats.register(&*what), stop.clone())
-            }));
-        }
-    }
-
     /// Unless something is left that may still need it: let go of what no channel uses any more.
     fn tidy_up(&mut self) {
         if !self.leaving.is_empty() {
             return;
         }
-        self.close_writers();
+        self.writers.close_unused(&self.config, self.config.drain_timeout);
         self.metrics.retain_handlers(|name| self.handlers.contains_key(name));
-    }
-
-    /// End those that no channel writes by any more.
-    fn close_writers(&mut self) {
-        let needed: BTreeSet<&Arc<str>> = connections(&self.config).collect();
-        let closed = self.writers.extract_if(.., |name, _| !needed.contains(name));
-        let mut closed: Vec<_> = closed
-            .filter_map(|(name, writer)| {
-                self.opened.remove(&name);
-                Some((writer, self.stop_writer.remove(&name)?))
-            })
-            .collect();
-        closed.append(&mut self.replaced);
-        while self.writing.try_join_next().is_some() {}
-        for (writer, stop) in closed {
-            stop.cancel();
-            let limit = self.config.drain_timeout;
-            self.writing.spawn(async move {
-                if tokio::time::timeout(limit, writer.idle()).await.is_err() {
-                    tracing::warn!(
-                        connection = &**writer.name(),
-                        "no channel writes to it any more, and it doesn't answer: what waits for it is \
-                         counted as lost"
-                    );
-                    writer.abandon();
-                }
-            });
-        }
     }
 
     /// What a reload changes, in words.
@@ -667,11 +610,11 @@ impl Running {
             self.subscription.shutdown().await;
             self.hands.shutdown().await;
             self.singles.shutdown().await;
-            self.writing.shutdown().await;
+            self.writers.shutdown().await;
             self.crew.dissolved().await;
             self.crew.abandon();
             self.streams.abandon();
-            self.writers.values().for_each(Writer::abandon);
+            self.writers.abandon();
         }
         tracing::debug!("drained in {:?}", started.elapsed());
         let mut totals = self.metrics.totals();
@@ -692,11 +635,7 @@ impl Running {
         self.stop_crew.cancel();
         joined(&mut self.hands).await;
         self.singles.end().await;
-        for writer in self.writers.values() {
-            writer.idle().await;
-        }
-        self.stop_writers.cancel();
-        joined(&mut self.writing).await;
+        self.writers.finish().await;
     }
 }
 
@@ -727,18 +666,6 @@ fn outline(config: &Config, next: &[Next], handlers: &Handlers, warnings: Vec<St
     }
 }
 
-/// Bytes that a stream's channel may have in hand: its share, if all channels had the same.
-fn hold(config: &Config, channel: &config::Channel) -> usize {
-    channel.queue.min(config.memory / config.channels.len().max(1))
-}
-
-/// Bytes that the queues of all pub/sub channels together may hold: what streams don't.
-fn queues_memory(config: &Config) -> usize {
-    let is_stream = |c: &&config::Channel| matches!(c.source, config::Source::Stream(_));
-    let streams = config.channels.iter().filter(is_stream);
-    config.memory - streams.map(|channel| hold(config, channel)).sum::<usize>()
-}
-
 /// What comes into this queue from now on waits until all that is in those now is done with.
 fn hold_back(exchange: u64, queue: &Arc<Queue>, before: Vec<Arc<Queue>>) {
     queue.hold(exchange);
@@ -764,46 +691,6 @@ async fn released(mut channels: Vec<Weak<worker::Channel>>) -> Option<usize> {
     }
 }
 
-/// The names of the connections that a configuration's channels write to by a writer.
-fn connections(config: &Config) -> impl Iterator<Item = &Arc<str>> {
-    let names = config.channels.iter().flat_map(Outputs::connections);
-    names.map(|name| &config.connections.get(name).unwrap_or(&config.redis).name)
-}
-
-/// Hands on what a stream's source brings, to whoever is at this place then.
-fn sink(crew: &Arc<Crew>, place: usize) -> Arc<dyn stream::Sink> {
-    let crew = crew.clone();
-    Arc::new(move |taken: Vec<Taken>| {
-        // It is there until the source has ended.
-        if let Some(channel) = crew.channel(place) {
-            take(&channel, taken);
-        }
-    })
-}
-
-/// Entries that a stream's source hands on.
-fn take(channel: &worker::Channel, taken: Vec<Taken>) {
-    let mut messages = Vec::with_capacity(taken.len());
-    for taken in taken {
-        match taken {
-            Taken::Message(message, delivery, entry) => {
-                let delivery = named(delivery, channel);
-                messages.push(Received { message, delivery, entry: Some(entry.into()), order: 0 });
-            }
-            Taken::Unfit(unfit) => channel.unfit(unfit),
-        }
-    }
-    channel.queue.push(&mut messages);
-}
-
-/// A stream is read on under the name that its channel had; a message has that of now.
-fn named(delivery: Arc<Delivery>, channel: &worker::Channel) -> Arc<Delivery> {
-    if delivery.table == channel.name {
-        return delivery;
-    }
-    Arc::new(Delivery { table: channel.name.clone(), ..(*delivery).clone() })
-}
-
 /// Run a task to its end; one that panics is named in the log and started again.
 pub(super) async fn keep_running<F: Future<Output = ()>>(name: String, start: impl Fn() -> F) {
     while AssertUnwindSafe(start()).catch_unwind().await.is_err() {
@@ -821,6 +708,3 @@ pub(super) async fn joined(tasks: &mut JoinSet<()>) {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -6,9 +6,13 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::running::keep_running;
-use crate::broker::stream::{Settings, Sink, Source};
+use super::running::{joined, keep_running};
+use crate::broker::stream::{Settings, Sink, Source, Taken};
+use crate::crew::Crew;
 use crate::heartbeat::Heartbeats;
+use crate::message::Delivery;
+use crate::queue::Received;
+use crate::worker;
 
 /// A stream source of a channel.
 #[derive(Clone)]
@@ -118,11 +122,45 @@ impl Streams {
 
     /// Wait until all have ended.
     pub(super) async fn ended(&mut self) {
-        while self.tasks.join_next().await.is_some() {}
+        joined(&mut self.tasks).await;
     }
 
     /// End all tasks at once.
     pub(super) async fn shutdown(&mut self) {
         self.tasks.shutdown().await;
     }
+}
+
+/// Hands on what a stream's source brings, to whoever is at this place then.
+pub(super) fn sink(crew: &Arc<Crew>, place: usize) -> Arc<dyn Sink> {
+    let crew = crew.clone();
+    Arc::new(move |taken: Vec<Taken>| {
+        // It is there until the source has ended.
+        if let Some(channel) = crew.channel(place) {
+            take(&channel, taken);
+        }
+    })
+}
+
+/// Entries that a stream's source hands on.
+fn take(channel: &worker::Channel, taken: Vec<Taken>) {
+    let mut messages = Vec::with_capacity(taken.len());
+    for taken in taken {
+        match taken {
+            Taken::Message(message, delivery, entry) => {
+                let delivery = named(delivery, channel);
+                messages.push(Received { message, delivery, entry: Some(entry.into()), order: 0 });
+            }
+            Taken::Unfit(unfit) => channel.unfit(unfit),
+        }
+    }
+    channel.queue.push(&mut messages);
+}
+
+/// A stream is read on under the name that its channel had; a message has that of now.
+fn named(delivery: Arc<Delivery>, channel: &worker::Channel) -> Arc<Delivery> {
+    if delivery.table == channel.name {
+        return delivery;
+    }
+    Arc::new(Delivery { table: channel.name.clone(), ..(*delivery).clone() })
 }
