@@ -1,22 +1,22 @@
-//! Everything that runs: its tasks, how its channels are exchanged, and how it is drained.
+//! Everything that runs: its tasks, and how its channels are exchanged (`build`: new ones beside the
+//! old; `difference`: what that changes, in words) and drained (`drain`).
 //!
 //! A start is a reload of nothing. Messages see a reload as one moment: what came before it is in the
 //! old channels' queues, or already in those of the channels that go on as them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::Ended;
-use super::handlers::{Handlers, chain};
-use super::memory::{hold, queues_memory};
+use super::handlers::Handlers;
+use super::memory::queues_memory;
 use super::plan::{Known, Plan, plan};
 use super::reload::{Prepared, Refused};
 use super::singles::{Single, Singles};
@@ -24,27 +24,23 @@ use super::streams::{Stream, Streams, sink};
 use super::writers::Writers;
 use crate::broker::connection::Connector;
 use crate::broker::pubsub::{Change, Subscriber, Subscription};
-use crate::broker::single::Lane;
 use crate::broker::stream;
-use crate::broker::writer::Writer;
 use crate::config::{self, Config, Connection};
 use crate::crew::Crew;
 use crate::heartbeat::Heartbeats;
-use crate::output::Outputs;
 use crate::plugin::PluginHandler;
-use crate::policy;
-use crate::queue::{Budget, Queue, Rules, Workers};
-use crate::service::{self, Stop};
+use crate::queue::{Budget, Queue, Rules};
+use crate::service;
 use crate::tap::Hub;
-use crate::telemetry::{ChannelMetrics, Metrics, RateLimit};
+use crate::telemetry::Metrics;
 use crate::view::{self, Outline, View};
 use crate::worker;
 
-/// A channel's failing handler is logged this often at most.
-const FAILURE_LOG_PERIOD: Duration = Duration::from_secs(1);
+mod build;
+mod difference;
+mod drain;
 
-/// Time that is kept of `drain_timeout` for giving entries back to their streams.
-const GIVE_BACK: Duration = Duration::from_secs(1);
+use build::Next;
 
 /// Pause before a task that panicked is started again.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
@@ -89,26 +85,12 @@ pub(super) struct Running {
     hands: JoinSet<()>,
 }
 
-/// The counters of channels, by their names.
-type Counters = HashMap<Arc<str>, Arc<ChannelMetrics>>;
-
 /// A channel that runs.
 struct Live {
     name: Arc<str>,
     source: config::Source,
     place: usize,
     queue: Arc<Queue>,
-    stream: Option<Stream>,
-    single: Option<Single>,
-}
-
-/// A channel that is to run.
-struct Next {
-    channel: Arc<worker::Channel>,
-    /// The place of the channel that it goes on as.
-    place: Option<usize>,
-    /// That its queue goes by from then on.
-    rules: Option<Rules>,
     stream: Option<Stream>,
     single: Option<Single>,
 }
@@ -226,20 +208,13 @@ impl Running {
         notes: Vec<String>,
     ) -> Option<String> {
         self.writers.open(&config);
-        let writers = self.writers.by_name();
         let sources = self.live.iter().map(|live| Known {
             name: live.name.clone(),
             source: live.source.clone(),
             single: live.single.is_some(),
         });
         let plan = plan(&sources.collect::<Vec<_>>(), &config.channels);
-        let counters = self.counters(&plan);
-        let channels = config.channels.iter().zip(&plan.before);
-        let mut next: Vec<Next> = channels
-            .map(|(channel, before)| {
-                self.next(&config, channel, *before, &handlers, &counters, &writers)
-            })
-            .collect();
+        let mut next = self.build(&config, &plan, &handlers);
         let wanted = config.channels.iter().zip(&next);
         let wanted = wanted.filter(|(_, next)| next.stream.is_none());
         let wanted = wanted.map(|(channel, next)| Subscription {
@@ -289,145 +264,6 @@ impl Running {
         (self.written, self.config, self.handlers) = (written, config, handlers);
         self.tidy_up();
         Some(what)
-    }
-
-    /// The counters of channels, by name, that no other channel goes on with.
-    fn counters(&self, plan: &Plan) -> Counters {
-        let gone = plan.gone(self.live.len()).into_iter().map(|old| &self.live[old]);
-        gone.map(|live| (live.name.clone(), live.queue.metrics().clone())).collect()
-    }
-
-    /// Build a channel, beside what runs.
-    fn next(
-        &mut self,
-        config: &Config,
-        channel: &config::Channel,
-        before: Option<usize>,
-        handlers: &Handlers,
-        counters: &Counters,
-        writers: &BTreeMap<Arc<str>, Writer>,
-    ) -> Next {
-        let counts_of = |before: Option<&Live>| match before {
-            Some(before) => before.queue.metrics().clone(),
-            None => counters.get(&channel.name).cloned().unwrap_or_default(),
-        };
-        let workers = Workers { most: channel.workers, order_by: channel.order_by.clone() };
-        if let config::Source::Stream(source) = &channel.source {
-            let settings = self.stream_settings(config, channel, source);
-            let kept = before.and_then(|before| {
-                let Live { place, queue, stream, .. } = &self.live[before];
-                Some((*place, queue.clone(), stream.clone().filter(|s| s.does(&settings))?))
-            });
-            let (place, queue, stream) = match kept {
-                Some((place, queue, stream)) => {
-                    stream.source.set_hold(hold(config, channel));
-                    (Some(place), queue, stream)
-                }
-                None => {
-                    let counts = counts_of(before.map(|before| &self.live[before]));
-                    let source =
-                        stream::Source::new(self.source.clone(), settings.clone(), &counts);
-                    let stream = Stream::new(source, settings, &self.stop_sources);
-                    (None, Queue::of_stream(workers.clone(), counts), stream)
-                }
-            };
-            let outputs = Outputs::new(channel, writers, queue.metrics().clone());
-            let finisher = Some(stream.source.finisher());
-            let built = self.channel(config, channel, handlers, queue, outputs, finisher);
-            return Next {
-                channel: built,
-                place,
-                rules: Some(Rules::of_stream(workers)),
-                stream: Some(stream),
-                single: None,
-            };
-        }
-        let before = before.map(|before| &self.live[before]);
-        let counts = counts_of(before);
-        let outputs = Outputs::new(channel, writers, counts.clone());
-        let (limit, overflow) = (channel.queue, channel.overflow);
-        let queue = before.map_or_else(
-            || {
-                let workers = workers.clone();
-                Queue::new(workers, limit, overflow, &self.budget, counts, outputs.away())
-            },
-            |before| before.queue.clone(),
-        );
-        let rules = Rules { workers, limit, overflow, output_away: outputs.away() };
-        let place = before.map(|before| before.place);
-        let kept = before.and_then(|before| before.single.clone());
-        let single = channel.single.then(|| match kept {
-            Some(single) => {
-                single.lane.set_hold(limit);
-                single
-            }
-            None => {
-                let lane = Lane::new(&channel.name, &channel.source, limit, queue.clone());
-                Single::new(lane, &self.stop_sources)
-            }
-        });
-        let built = self.channel(config, channel, handlers, queue, outputs, None);
-        Next { channel: built, place, rules: Some(rules), stream: None, single }
-    }
-
-    fn channel(
-        &self,
-        config: &Config,
-        channel: &config::Channel,
-        handlers: &Handlers,
-        queue: Arc<Queue>,
-        outputs: Outputs,
-        finisher: Option<stream::Finisher>,
-    ) -> Arc<worker::Channel> {
-        let maxlen = channel.dead_letter_maxlen;
-        Arc::new(worker::Channel {
-            name: channel.name.clone(),
-            queue,
-            chain: chain(config, channel, handlers),
-            outputs,
-            finisher,
-            policy: policy::Settings { retries: channel.retries, retry_for: channel.retry_for },
-            graveyard: channel
-                .dead_letter
-                .clone()
-                .map(|stream| worker::Graveyard { stream, maxlen }),
-            metrics: self.metrics.clone(),
-            failure_log: RateLimit::new(FAILURE_LOG_PERIOD),
-            retired: CancellationToken::new(),
-            mended: AtomicBool::new(false),
-            tap: self.taps.tap(&channel.name),
-        })
-    }
-
-    fn stream_settings(
-        &mut self,
-        config: &Config,
-        channel: &config::Channel,
-        source: &config::StreamSource,
-    ) -> stream::Settings {
-        let consumer = match &source.consumer {
-            Some(name) => name.clone(),
-            None => self
-                .consumer
-                .get_or_insert_with(stream::consumer::Consumer::of_instance)
-                .name()
-                .clone(),
-        };
-        stream::Settings {
-            table: channel.name.clone(),
-            keys: source.keys.clone(),
-            group: source.group.clone(),
-            start: source.start,
-            consumer,
-            batch: source.batch,
-            claim_idle: source.claim_idle,
-            max_deliveries: source.max_deliveries,
-            when_done: source.when_done,
-            payload_field: source.payload_field.clone(),
-            max_payload: channel.max_payload,
-            hold: hold(config, channel),
-            forget: stream::Settings::FORGET,
-        }
     }
 
     /// Exchange the channels at the moment when the subscription's messages begin to go to the new
@@ -529,124 +365,6 @@ impl Running {
         }
         self.writers.close_unused(&self.config, self.config.drain_timeout);
         self.metrics.retain_handlers(|name| self.handlers.contains_key(name));
-    }
-
-    /// What a reload changes, in words.
-    fn difference(&self, plan: &Plan, config: &Config, handlers: &Handlers) -> String {
-        let names = |live: &Live| live.name.clone();
-        let gone: Vec<Arc<str>> =
-            plan.gone(self.live.len()).into_iter().map(|old| names(&self.live[old])).collect();
-        let (mut new, mut renamed) = (Vec::new(), Vec::new());
-        for (channel, before) in config.channels.iter().zip(&plan.before) {
-            match before.map(|before| &self.live[before].name) {
-                None => new.push(channel.name.clone()),
-                Some(before) if *before != channel.name => {
-                    renamed.push(format!("{before} to {}", channel.name).into());
-                }
-                Some(_) => {}
-            }
-        }
-        let is_new = |(name, handler): (&Arc<str>, &Arc<_>)| {
-            let before = self.handlers.get(name);
-            before.is_none_or(|before| !Arc::ptr_eq(before, handler)).then(|| name.clone())
-        };
-        let changed = handlers.iter().filter_map(is_new).collect();
-        let parts = [
-            ("new channels", new),
-            ("ended", gone),
-            ("renamed", renamed),
-            ("new or changed handlers", changed),
-        ];
-        let said = parts.into_iter().filter(|(_, names)| !names.is_empty());
-        let said: Vec<String> =
-            said.map(|(what, names)| format!("{what} {}", listed(&names))).collect();
-        let total = config.channels.len();
-        let channels =
-            if total == 1 { "1 channel".to_owned() } else { format!("{total} channels") };
-        match said.is_empty() {
-            true => channels,
-            false => format!("{channels}; {}", said.join("; ")),
-        }
-    }
-
-    /// Stop the sources only: the rest drains as its input ends. A second signal, or the end of
-    /// the time, ends it at once, and what is left is counted.
-    pub(super) async fn drain(mut self, stop: &mut Stop) -> Ended {
-        let started = Instant::now();
-        let limit = self.config.drain_timeout;
-        // What was given back at reloads has been taken up again.
-        let given_back = self.metrics.totals().pending;
-        self.stop_sources.cancel();
-        let last = if self.streams.is_empty() { Duration::ZERO } else { GIVE_BACK.min(limit / 4) };
-        let (drained, at_once) = tokio::select! {
-            () = self.finish() => (true, false),
-            () = tokio::time::sleep(limit.saturating_sub(last)) => {
-                tracing::warn!("drain_timeout ({}) is up", humantime::format_duration(limit));
-                (false, false)
-            }
-            signal = stop.next() => {
-                tracing::warn!("{signal} again: stopping at once");
-                (false, true)
-            }
-        };
-        if !drained && !at_once {
-            // What could not be finished goes back to its streams: that delivery doesn't count.
-            self.crew.abandon();
-            self.stop_crew.cancel();
-            self.streams.abandon();
-            let given_back = async {
-                while self.streams.left() > 0 {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-            };
-            tokio::select! {
-                () = given_back => {}
-                () = tokio::time::sleep(last) => {}
-                _ = stop.next() => {}
-            }
-        }
-        if !drained {
-            self.streams.shutdown().await;
-            self.subscription.shutdown().await;
-            self.hands.shutdown().await;
-            self.singles.shutdown().await;
-            self.writers.shutdown().await;
-            self.crew.dissolved().await;
-            self.crew.abandon();
-            self.streams.abandon();
-            self.writers.abandon();
-        }
-        tracing::debug!("drained in {:?}", started.elapsed());
-        let mut totals = self.metrics.totals();
-        totals.pending -= given_back.min(totals.pending);
-        totals.pending += self.streams.left() as u64;
-        Ended { drained, totals }
-    }
-
-    /// Sources, then the crew, then writers: each ends when what feeds it has ended.
-    async fn finish(&mut self) {
-        // A stream's source ends when everything that was begun is finished: what waits is given
-        // back to it.
-        self.crew.close_streams();
-        self.streams.ended().await;
-        joined(&mut self.subscription).await;
-        self.crew.close();
-        self.crew.idle().await;
-        self.stop_crew.cancel();
-        joined(&mut self.hands).await;
-        self.singles.end().await;
-        self.writers.finish().await;
-    }
-}
-
-/// Names that a log line shows at most.
-const NAMES_TOLD: usize = 10;
-
-fn listed(names: &[Arc<str>]) -> String {
-    let shown: Vec<&str> = names.iter().take(NAMES_TOLD).map(|name| &**name).collect();
-    match names.len().saturating_sub(NAMES_TOLD) {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
     }
 }
 
