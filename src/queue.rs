@@ -4,21 +4,26 @@
 //! by reason. Workers take batches, each in a turn of its own. All queues share one [`Budget`]: when it is used up the
 //! fullest queue drops first. Knows neither Redis nor handlers.
 
+mod batch;
+mod budget;
 mod order;
+mod waiting;
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use tokio::sync::Notify;
 
-use self::order::Busy;
+use self::waiting::{Hold, Mark, Waiting};
 use crate::broker::single;
 use crate::config::Overflow;
 use crate::message::{Delivery, Message};
 use crate::telemetry::{ChannelMetrics, DropReason};
 
+pub use self::batch::Batch;
+pub use self::budget::Budget;
 pub use self::order::Workers;
+pub use self::waiting::{OutputAway, Rules};
 
 /// A message that came from a source and waits to be handled.
 #[derive(Debug)]
@@ -53,58 +58,6 @@ impl Received {
 const BATCH_MESSAGES: usize = 128;
 const BATCH_BYTES: usize = 256 << 10;
 
-/// Bytes that all queues together may hold: `[limits] memory`.
-pub struct Budget {
-    limit: AtomicUsize,
-    used: AtomicUsize,
-    queues: Mutex<Vec<Weak<Queue>>>,
-}
-
-impl Budget {
-    /// A budget of so many bytes.
-    pub fn new(limit: usize) -> Arc<Self> {
-        let (limit, used) = (AtomicUsize::new(limit), AtomicUsize::new(0));
-        Arc::new(Budget { limit, used, queues: Mutex::default() })
-    }
-
-    /// So many bytes from now on.
-    pub fn set_limit(&self, limit: usize) {
-        self.limit.store(limit, Relaxed);
-        self.enforce();
-    }
-
-    /// Bytes that wait or are in hand now.
-    pub fn used(&self) -> usize {
-        self.used.load(Relaxed)
-    }
-
-    /// Drop from the fullest queue until the limit is kept. One 64th of the limit goes at once, so
-    /// that looking for the fullest of many queues is paid for by many messages.
-    fn enforce(&self) {
-        let limit = self.limit.load(Relaxed);
-        if self.used() <= limit {
-            return;
-        }
-        let mut queues = lock(&self.queues);
-        queues.retain(|queue| queue.strong_count() > 0);
-        loop {
-            // Read once: workers give back meanwhile.
-            let over = self.used().saturating_sub(limit);
-            if over == 0 {
-                break;
-            }
-            let fullest = queues.iter().filter_map(Weak::upgrade).max_by_key(|queue| queue.bytes());
-            match fullest {
-                Some(queue) if queue.bytes() > 0 => {
-                    queue.shed(over.max(limit / 64));
-                }
-                // All of it is in hand: the workers will give it back.
-                _ => break,
-            }
-        }
-    }
-}
-
 /// What waits for the workers of one channel.
 pub struct Queue {
     waiting: Mutex<Waiting>,
@@ -120,156 +73,9 @@ pub struct Queue {
     kept_by_source: bool,
 }
 
-/// Tells whether a Redis that the channel writes to is away: then what overflows does so for that.
-/// Asked only when something overflows.
-pub type OutputAway = Box<dyn Fn() -> bool + Send + Sync>;
-
-impl Rules {
-    /// Of a stream, which has nothing dropped.
-    pub fn of_stream(workers: impl Into<Workers>) -> Self {
-        Rules {
-            workers: workers.into(),
-            limit: usize::MAX,
-            overflow: Overflow::DropNewest,
-            output_away: Box::new(|| false),
-        }
-    }
-}
-
 /// Told that somebody is to take a turn at the queue, as long as it has messages and fewer turns
 /// than workers: [`Queue::take`] what there is, and [`Queue::end_turn`].
 pub type Ready = Box<dyn Fn() + Send + Sync>;
-
-/// What a channel's table says of its queue.
-pub struct Rules {
-    /// How many take turns at it at a time, and what they keep the order of.
-    pub workers: Workers,
-    /// Bytes that may wait.
-    pub limit: usize,
-    /// What goes when there is no room.
-    pub overflow: Overflow,
-    /// Drops are counted as `redis_away` while this says so.
-    pub output_away: OutputAway,
-}
-
-struct Waiting {
-    messages: VecDeque<Received>,
-    bytes: usize,
-    rules: Rules,
-    closed: bool,
-    /// Messages that were let in ever.
-    entered: u64,
-    /// What waits for other queues to have done what came before it.
-    holds: Vec<Hold>,
-    /// What is done when those before it are done with.
-    marks: Vec<Mark>,
-    /// Messages in hand have keys of other rules: no new turn until they are done with.
-    rekeyed: bool,
-    /// Turns that were asked for and haven't ended.
-    turns: usize,
-    /// With `order_by`.
-    busy: Busy,
-}
-
-/// What is done when messages have been done with.
-type Passed = Box<dyn FnOnce() + Send>;
-
-/// All but the first so many messages ever let in have to wait.
-struct Hold {
-    /// Of which exchange of channels.
-    exchange: u64,
-    after: u64,
-}
-
-/// The first so many messages ever let in.
-struct Mark {
-    exchange: u64,
-    before: u64,
-    passed: Passed,
-}
-
-impl Waiting {
-    fn new(rules: Rules) -> Mutex<Self> {
-        Mutex::new(Waiting {
-            messages: VecDeque::new(),
-            bytes: 0,
-            rules,
-            closed: false,
-            entered: 0,
-            holds: Vec::new(),
-            marks: Vec::new(),
-            rekeyed: false,
-            turns: 0,
-            busy: Busy::default(),
-        })
-    }
-
-    /// Take out the oldest.
-    fn pop_oldest(&mut self) -> Option<Received> {
-        let oldest = self.messages.pop_front()?;
-        self.busy.looked = self.busy.looked.saturating_sub(1);
-        Some(oldest)
-    }
-
-    /// Take out the newest, as if it had never been let in.
-    fn pop_newest(&mut self) -> Option<Received> {
-        let newest = self.messages.pop_back()?;
-        self.busy.looked = self.messages.len().min(self.busy.looked);
-        self.entered -= 1;
-        let entered = self.entered;
-        self.holds.iter_mut().for_each(|hold| hold.after = entered.min(hold.after));
-        self.marks.iter_mut().for_each(|mark| mark.before = entered.min(mark.before));
-        Some(newest)
-    }
-
-    /// Messages that were taken are as if they had not been, and before all others.
-    fn put_back(&mut self, messages: &mut Vec<Received>) {
-        for mut message in messages.drain(..).rev() {
-            // The rules may have changed since it came.
-            if let Some(order_by) = &self.rules.workers.order_by {
-                message.order = order::key(order_by, &message.message);
-            }
-            self.messages.push_front(message);
-        }
-        self.busy.looked = 0;
-    }
-
-    /// How many of those that were let in have been taken, or dropped.
-    fn left(&self) -> u64 {
-        self.entered - self.messages.len() as u64
-    }
-
-    /// How many messages may be taken: the first of those that wait.
-    fn free(&self) -> usize {
-        match self.holds.iter().map(|hold| hold.after).min() {
-            None => self.messages.len(),
-            Some(after) => self.messages.len().min(after.saturating_sub(self.left()) as usize),
-        }
-    }
-
-    /// Which marks have been passed. One that was made later than a hold, and lies behind it, waits
-    /// for what the hold waits for.
-    fn passed(&mut self) -> Vec<Passed> {
-        let left = self.left();
-        let Waiting { marks, holds, .. } = self;
-        // Of several workers' turns some that began before may go on; these keep no order.
-        let is_passed = |mark: &mut Mark| {
-            let is_before =
-                |hold: &Hold| hold.exchange < mark.exchange && hold.after <= mark.before;
-            mark.before <= left && !holds.iter().any(is_before)
-        };
-        marks.extract_if(.., is_passed).map(|mark| mark.passed).collect()
-    }
-
-    /// Whether a turn would find something to do.
-    fn has_work(&self) -> bool {
-        self.free() > self.busy.looked
-    }
-
-    fn is_ended(&self) -> bool {
-        self.closed && self.turns == 0 && self.messages.is_empty()
-    }
-}
 
 /// With `order_by`: how much further a turn looks for messages whose keys nobody has in hand. The next
 /// one begins there.
@@ -296,13 +102,7 @@ impl Queue {
             metrics,
             kept_by_source: false,
         });
-        let mut queues = lock(&budget.queues);
-        // Now and then, so that those of channels long gone don't gather.
-        if queues.len().is_power_of_two() {
-            queues.retain(|queue| queue.strong_count() > 0);
-        }
-        queues.push(Arc::downgrade(&queue));
-        drop(queues);
+        budget.add(&queue);
         queue
     }
 
@@ -439,7 +239,7 @@ impl Queue {
             }
             self.settle(&waiting, before);
             self.rest(&waiting);
-            (if waiting.turns == 0 { waiting.passed() } else { Vec::new() }, dropped)
+            (waiting.passed_at_rest(), dropped)
         };
         self.metrics.lost(DropReason::Memory, dropped);
         passed.into_iter().for_each(|passed| passed());
@@ -533,7 +333,7 @@ impl Queue {
             let mut waiting = lock(&self.waiting);
             let before = waiting.entered;
             waiting.marks.push(Mark { exchange, before, passed: Box::new(passed) });
-            if waiting.turns == 0 { waiting.passed() } else { Vec::new() }
+            waiting.passed_at_rest()
         };
         passed.into_iter().for_each(|passed| passed());
     }
@@ -550,7 +350,7 @@ impl Queue {
         let (turn, passed) = {
             let mut waiting = lock(&self.waiting);
             waiting.holds.retain(|hold| hold.exchange != exchange);
-            let passed = if waiting.turns == 0 { waiting.passed() } else { Vec::new() };
+            let passed = waiting.passed_at_rest();
             (self.wants_turn(&mut waiting), passed)
         };
         if turn {
@@ -660,7 +460,7 @@ impl Queue {
         let passed = {
             let mut waiting = lock(&self.waiting);
             self.rest(&waiting);
-            if waiting.turns == 0 { waiting.passed() } else { Vec::new() }
+            waiting.passed_at_rest()
         };
         passed.into_iter().for_each(|passed| passed());
     }
@@ -683,103 +483,6 @@ impl Queue {
 impl Drop for Queue {
     fn drop(&mut self) {
         self.abandon();
-    }
-}
-
-/// Messages that a worker has in hand. What it has not got through when it is dropped (its worker
-/// was ended) is counted as `shutdown`.
-#[derive(Default)]
-pub struct Batch {
-    queue: Option<Arc<Queue>>,
-    messages: VecDeque<Received>,
-    bytes: usize,
-    /// Messages that were handed out and aren't done with.
-    in_hand: u64,
-    /// With `order_by`: their keys.
-    keys: Vec<u64>,
-}
-
-impl Batch {
-    /// All of the messages, in order. Each is in hand until it is [`Self::done`] with.
-    pub fn drain(&mut self) -> impl Iterator<Item = Received> {
-        self.in_hand += self.messages.len() as u64;
-        self.messages.drain(..)
-    }
-
-    /// So many messages in hand are done with: they have been counted as what became of them.
-    pub fn done(&mut self, messages: usize) {
-        self.in_hand -= messages as u64;
-        if self.is_done() {
-            self.finish();
-        }
-    }
-
-    /// These of the messages in hand wait again, before all others: all of them, or all but one,
-    /// which is tried again. Then its key, with `order_by`, is the only one that stays in hand.
-    pub fn put_back(&mut self, mut messages: Vec<Received>, stays: Option<u64>) {
-        let left = messages.len() as u64 + u64::from(stays.is_some());
-        debug_assert_eq!(self.in_hand, left, "others than those that were taken");
-        let Some(queue) = self.queue.clone() else { return };
-        self.in_hand -= messages.len() as u64;
-        let bytes: usize = messages.iter().map(Received::footprint).sum();
-        self.bytes -= bytes;
-        let turn = {
-            let mut waiting = lock(&queue.waiting);
-            if waiting.closed && queue.kept_by_source {
-                // Nobody is to begin them: they go back to their stream when they are dropped here.
-                queue.budget.used.fetch_sub(bytes, Relaxed);
-            } else {
-                waiting.put_back(&mut messages);
-                // They have been in the budget all the time.
-                waiting.bytes += bytes;
-                queue.bytes.store(waiting.bytes, Relaxed);
-            }
-            waiting.busy.release(&mut self.keys, stays);
-            queue.wants_turn(&mut waiting)
-        };
-        if turn {
-            queue.ready();
-        }
-        if self.is_done() {
-            self.finish();
-        }
-    }
-
-    /// The messages in hand go back to their source: nothing became of them.
-    pub fn give_back(&mut self) {
-        self.messages.clear();
-        self.in_hand = 0;
-        self.finish();
-    }
-
-    /// Bytes of the messages that were taken, until they are done with.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Whether no message is left or in hand.
-    pub fn is_done(&self) -> bool {
-        self.in_hand == 0 && self.messages.is_empty()
-    }
-
-    fn finish(&mut self) {
-        if let Some(queue) = self.queue.take() {
-            queue.budget.used.fetch_sub(self.bytes, Relaxed);
-            if !self.keys.is_empty() {
-                queue.release(&mut self.keys);
-            }
-        }
-        self.bytes = 0;
-    }
-}
-
-impl Drop for Batch {
-    fn drop(&mut self) {
-        let left = self.messages.len() as u64 + self.in_hand;
-        if let (Some(queue), true) = (&self.queue, left > 0) {
-            queue.lost(left);
-        }
-        self.finish();
     }
 }
 

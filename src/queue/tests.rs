@@ -22,8 +22,7 @@ fn received(payload: &str) -> Received {
 }
 
 fn payloads(batch: &mut Batch) -> Vec<String> {
-    let payloads: Vec<String> =
-        batch.drain().map(|r| String::from_utf8(r.message.payload).unwrap()).collect();
+    let payloads = payloads_of(batch);
     batch.done(payloads.len());
     payloads
 }
@@ -31,6 +30,16 @@ fn payloads(batch: &mut Batch) -> Vec<String> {
 fn queue_of(messages: usize, overflow: Overflow, budget: &Arc<Budget>) -> Arc<Queue> {
     let limit = messages * received("x").footprint();
     Queue::new(1, limit, overflow, budget, Arc::default(), Box::new(|| false))
+}
+
+/// How often a queue asks for a turn.
+fn counted_turns(queue: &Queue) -> Arc<AtomicUsize> {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    queue.on_ready(Box::new(move || {
+        counted.fetch_add(1, Relaxed);
+    }));
+    asked
 }
 
 fn all(queue: &Arc<Queue>) -> Vec<String> {
@@ -109,11 +118,7 @@ fn there_are_as_many_turns_as_workers_and_none_without_messages() {
     let budget = Budget::new(usize::MAX);
     let (limit, metrics) = (usize::MAX / 2, Arc::default());
     let queue = Queue::new(2, limit, Overflow::DropOldest, &budget, metrics, Box::new(|| false));
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counted = asked.clone();
-    queue.on_ready(Box::new(move || {
-        counted.fetch_add(1, Relaxed);
-    }));
+    let asked = counted_turns(&queue);
     let push = |n: usize| queue.push(&mut (0..n).map(|n| received(&n.to_string())).collect());
     push(1);
     assert_eq!(asked.load(Relaxed), 1);
@@ -153,11 +158,7 @@ fn queue_by_key() -> (Arc<Queue>, Arc<AtomicUsize>) {
         Arc::default(),
         Box::new(|| false),
     );
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counted = asked.clone();
-    queue.on_ready(Box::new(move || {
-        counted.fetch_add(1, Relaxed);
-    }));
+    let asked = counted_turns(&queue);
     (queue, asked)
 }
 
@@ -244,11 +245,7 @@ fn payloads_of(batch: &mut Batch) -> Vec<String> {
 /// A queue for one worker, and how often it asked for a turn.
 fn queue_for_one() -> (Arc<Queue>, Arc<AtomicUsize>) {
     let queue = queue_of(1 << 20, Overflow::DropOldest, &Budget::new(usize::MAX));
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counted = asked.clone();
-    queue.on_ready(Box::new(move || {
-        counted.fetch_add(1, Relaxed);
-    }));
+    let asked = counted_turns(&queue);
     (queue, asked)
 }
 
