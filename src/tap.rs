@@ -172,7 +172,7 @@ impl Tap {
         delivery: &Delivery,
         input: Option<&Message>,
         failed: impl FnOnce() -> Failed,
-        looks: &[(usize, Look)],
+        looks: &[Look],
     ) {
         if !self.is_on() {
             return;
@@ -185,7 +185,7 @@ impl Tap {
                 continue;
             }
             let mut sample = match looks.first() {
-                Some((_, look)) => lock(&look.way).0.clone(),
+                Some(look) => lock(&look.way).0.clone(),
                 None => {
                     let mut room = Room::new(client.wish.bytes);
                     Sample::new(delivery, input.unwrap_or(&Message::default()), &mut room)
@@ -194,7 +194,7 @@ impl Tap {
             sample.failure = Some(failed.clone());
             client.show(sample, self.failed.load(Relaxed));
         }
-        for (_, look) in looks {
+        for look in looks {
             let mut sample = std::mem::take(&mut lock(&look.way).0);
             sample.failure = Some(failed.clone());
             look.client.show(sample, self.passed.load(Relaxed));

@@ -1,30 +1,31 @@
-//! A channel's turn: takes messages from its queue, has them pass the chain, and hands what comes
-//! out to the outputs; what fails is tried again, or given up.
+//! What becomes of a message that has come to the end of its way, or has failed on it: it is handed to
+//! the outputs, tried again, or given up. `desk`: a turn, from the messages it takes to the last one.
 //!
 //! Called by the crew, for as many turns at a time as the channel has workers; one keeps the order.
 //! A message's failure is counted and logged here and never ends anything.
 
-use std::collections::VecDeque;
-use std::future::poll_fn;
-use std::pin::pin;
+mod desk;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::single::Hold;
 use crate::broker::stream::{AppendError, Finish, Finisher, Unfit, UnfitKind};
-use crate::chain::{Chain, Convoy, Failure, FailureKind, Outcome, Transit};
+use crate::chain::{Chain, Failure, FailureKind, Outcome, Transit};
 use crate::dead_letter::{Blame, DeadLetter};
 use crate::failpoint::{Step, reach};
 use crate::message::{Delivery, Message};
 use crate::output::Outputs;
 use crate::policy::{self, Verdict};
-use crate::queue::{Batch, Queue, Received};
+use crate::queue::Queue;
 use crate::tap::{Failed, Look, Tap, Then};
 use crate::telemetry::{DropReason, Metrics, OUTPUTS, RateLimit, printable};
+
+pub use self::desk::Desk;
+use self::desk::Kept;
 
 /// Bytes of a failure's reason that a log line shows at most.
 const LOGGED_REASON: usize = 4 << 10;
@@ -67,50 +68,8 @@ pub struct Graveyard {
     pub maxlen: Option<u64>,
 }
 
-/// Messages and bytes that one turn takes, more or less.
-const MOST: usize = 128;
-const MOST_BYTES: usize = 256 << 10;
-
 /// The target of the line that each message has at the level debug.
 const MESSAGE_TARGET: &str = "handlerd::message";
-
-/// A turn of several channels that takes longer than this shows that their handlers are slow: from
-/// then on it is for those only whose messages have been begun.
-const SLOW: Duration = Duration::from_millis(5);
-
-/// What a turn needs and leaves to the next one, of whatever channels: room for the messages.
-#[derive(Default)]
-pub struct Desk {
-    /// For each channel of the turn its batch, and how many messages that was.
-    batches: Vec<(Batch, usize)>,
-    /// Batches that belong to this turn: those behind them are there for their memory.
-    taken: usize,
-    convoy: Convoy,
-    kept: VecDeque<Kept>,
-    /// The batch whose messages come out next.
-    of: usize,
-    began: Option<Instant>,
-    /// When the turn took its messages, where each of them is to be logged.
-    traced: Option<Instant>,
-    /// Whether anybody looks on at any of it, and who at which messages, in the order of these.
-    is_tapped: bool,
-    looks: Vec<(usize, Look)>,
-    /// Messages that the turn has handled.
-    pub handled: usize,
-}
-
-/// What is kept of a message while it is on its way.
-#[derive(Default)]
-struct Kept {
-    /// As it came, where it may be tried again or become a dead letter.
-    original: Option<Message>,
-    entry: Option<Hold>,
-    order: u64,
-    /// What became of it, in a word.
-    became: &'static str,
-    /// Who looks on.
-    looks: Vec<(usize, Look)>,
-}
 
 /// Why what came out was not handed over.
 enum NotHanded {
@@ -140,207 +99,6 @@ enum Woken {
     StreamStops,
     /// Another channel goes on in this one's place.
     Retired,
-}
-
-impl Desk {
-    /// Begin a turn of some channels whose chains are alike: take a batch of each, as long as there
-    /// is room. Answers for how many of them there was.
-    pub fn begin(&mut self, channels: &[&Channel]) -> usize {
-        let Desk { batches, taken, convoy, kept, of, began, traced, is_tapped, looks, handled } =
-            self;
-        (*taken, *of, *handled) = (0, 0, 0);
-        convoy.clear();
-        kept.clear();
-        looks.clear();
-        *is_tapped = false;
-        // One that is alone has nobody to hold up.
-        *began = (channels.len() > 1).then(Instant::now);
-        // Asked once a turn: a message itself costs nothing while it isn't wanted.
-        let wanted = tracing::enabled!(target: MESSAGE_TARGET, tracing::Level::DEBUG);
-        *traced = wanted.then(Instant::now);
-        let mut bytes = 0;
-        while *taken < channels.len() && convoy.len() < MOST && bytes < MOST_BYTES {
-            if *taken == batches.len() {
-                batches.push(Default::default());
-            }
-            let (batch, count) = &mut batches[*taken];
-            let channel = channels[*taken];
-            channel.queue.take(batch);
-            bytes += batch.bytes();
-            let before = convoy.len();
-            let tapped = channel.tap.is_on();
-            let keeps = channel.keeps_messages() || (tapped && channel.tap.wants_failures());
-            convoy.extend(batch.drain().map(|received| {
-                if received.entry.is_some() {
-                    reach(Step::Begun);
-                }
-                let Received { message, delivery, entry, order } = received;
-                let original = keeps.then(|| message.clone());
-                kept.push_back(Kept { original, entry, order, ..Kept::default() });
-                Transit::new(delivery, message)
-            }));
-            *count = convoy.len() - before;
-            *taken += 1;
-            if tapped {
-                *is_tapped = true;
-                look(&channel.tap, convoy, before, looks);
-            }
-        }
-        *taken
-    }
-
-    /// Handle what was taken. What comes out is written, and goes out when `flush` is called: here
-    /// that is done only when something takes its time, which must not hold back what others have
-    /// finished before it.
-    ///
-    /// `None` when all is done. When the turn turns out to be slow: from which of the channels on
-    /// nothing has been begun, whose messages are in their queues again; go on with those before it.
-    pub async fn work(&mut self, channels: &[&Channel], flush: impl Fn()) -> Option<usize> {
-        let mut waited = false;
-        while let Some(arrived) =
-            advance(&channels[0].chain, &mut self.convoy, &flush, &mut waited).await
-        {
-            let arrived = arrived.len();
-            let mut place = self.convoy.out() - arrived;
-            // Fewer than have arrived when some were put back.
-            while place < self.convoy.out() {
-                while self.batches[self.of].0.is_done() {
-                    self.of += 1;
-                }
-                let channel = channels[self.of];
-                let mut kept = self.kept.pop_front().unwrap_or_default();
-                if self.is_tapped {
-                    channel.tap.passed();
-                    kept.looks = self.looks_at(place);
-                }
-                let transit = self.convoy.at(place);
-                let again = channel.arrived(transit, &mut kept, &flush, &mut waited).await;
-                if let Some(again) = again {
-                    if channel.queue.workers() > 1 {
-                        self.put_back(place + 1, Some(kept.order));
-                    }
-                    let transit = self.convoy.at(place);
-                    if !channel.again(transit, &mut kept, again, &flush, &mut waited).await {
-                        self.kept.push_front(kept);
-                        self.put_back(place, None);
-                        break;
-                    }
-                }
-                if let Some(since) = self.traced {
-                    channel.trace(self.convoy.at(place), kept.became, since.elapsed());
-                }
-                // What came out is not kept until the turn is over.
-                self.convoy.at(place).outcome = Ok(Vec::new());
-                self.batches[self.of].0.done(1);
-                self.handled += 1;
-                place += 1;
-            }
-            // What is not begun yet of a stream that is being stopped goes back to it.
-            if channels[0].is_stopping_stream() {
-                self.kept.clear();
-                self.batches.iter_mut().for_each(|(batch, _)| batch.give_back());
-                break;
-            }
-            if self.began.is_some_and(|began| began.elapsed() >= SLOW)
-                && let Some(from) = self.give_back()
-            {
-                return Some(from);
-            }
-        }
-        if waited {
-            flush();
-        }
-        None
-    }
-
-    /// Bytes of what came out and is still kept.
-    #[cfg(test)]
-    pub(crate) fn held(&self) -> usize {
-        self.convoy.held()
-    }
-
-    /// Who looks on at the message of this place, which comes out now.
-    fn looks_at(&mut self, place: usize) -> Vec<(usize, Look)> {
-        let from = self.looks.partition_point(|(other, _)| *other < place);
-        let to = self.looks.partition_point(|(other, _)| *other <= place);
-        self.looks.drain(..to).skip(from).collect()
-    }
-
-    /// What is in this place and behind it waits in the queue again, as it came. A message `stays`
-    /// that is tried again; a channel that tries again has its turns alone.
-    fn put_back(&mut self, place: usize, stays: Option<u64>) {
-        let transits = self.convoy.cut(place);
-        self.looks.retain(|(other, _)| *other < place);
-        debug_assert_eq!(transits.len(), self.kept.len(), "of one channel");
-        let received = |(transit, kept): (Transit, Kept)| Received {
-            message: kept.original.unwrap_or_default(),
-            delivery: transit.delivery,
-            entry: kept.entry,
-            order: kept.order,
-        };
-        let messages = transits.into_iter().zip(self.kept.drain(..)).map(received).collect();
-        self.batches[self.of].0.put_back(messages, stays);
-    }
-
-    /// Put the batches of which nothing has been begun back into their queues; answers the first.
-    fn give_back(&mut self) -> Option<usize> {
-        let begun = self.convoy.begun();
-        let mut start = 0;
-        let is_untouched = |(_, count): &(Batch, usize)| {
-            let untouched = start >= begun;
-            start += if untouched { 0 } else { *count };
-            untouched
-        };
-        let from = self.batches[..self.taken].iter().position(is_untouched)?;
-        let transits = self.convoy.split_off(start);
-        self.looks.retain(|(place, _)| *place < start);
-        let kept = self.kept.split_off(self.kept.len() - transits.len());
-        let received = |(transit, kept): (Transit, Kept)| {
-            let message = transit.outcome.ok().and_then(|mut messages| messages.pop());
-            let (message, delivery) = (message.unwrap_or_default(), transit.delivery);
-            Received { message, delivery, entry: kept.entry, order: kept.order }
-        };
-        let mut messages = transits.into_iter().zip(kept).map(received);
-        for (batch, count) in &mut self.batches[from..self.taken] {
-            batch.put_back(messages.by_ref().take(*count).collect(), None);
-        }
-        self.taken = from;
-        Some(from)
-    }
-}
-
-/// Have those who look on see what they are to see of the messages from this place on.
-fn look(tap: &Tap, convoy: &mut Convoy, from: usize, looks: &mut Vec<(usize, Look)>) {
-    for (place, client) in tap.choose(convoy.len() - from) {
-        let place = from + place;
-        let Some((delivery, message)) = convoy.waiting(place) else { continue };
-        let look = Look::new(client, delivery, message);
-        convoy.observe(place, look.observer());
-        looks.push((place, look));
-    }
-}
-
-/// Take the convoy further; flush when that has to wait.
-async fn advance<'c>(
-    chain: &Chain,
-    convoy: &'c mut Convoy,
-    flush: &impl Fn(),
-    waited: &mut bool,
-) -> Option<&'c mut [Transit]> {
-    let mut advance = pin!(chain.advance(convoy));
-    let mut flushed = false;
-    poll_fn(|cx| match advance.as_mut().poll(cx) {
-        Poll::Pending => {
-            if !flushed {
-                flush();
-                flushed = true;
-                *waited = true;
-            }
-            Poll::Pending
-        }
-        ready => ready,
-    })
-    .await
 }
 
 impl Channel {
@@ -418,7 +176,7 @@ impl Channel {
                 Ok(()) => {
                     self.queue.metrics().handled.add(handled);
                     kept.became = "handled";
-                    for (_, look) in &kept.looks {
+                    for look in &kept.looks {
                         let to = |m: &Message| self.outputs.destinations(&transit.delivery, m);
                         look.went_out(&self.tap, messages, to);
                     }
@@ -502,14 +260,14 @@ impl Channel {
         &self,
         delivery: &Arc<Delivery>,
         message: Message,
-        looks: &[(usize, Look)],
+        looks: &[Look],
     ) -> Outcome {
-        looks.iter().for_each(|(_, look)| look.begin(delivery, &message));
+        looks.iter().for_each(|look| look.begin(delivery, &message));
         let mut since = Instant::now();
         let observe = |handler: &str, messages: &[Message]| {
             let now = Instant::now();
             let took = now - std::mem::replace(&mut since, now);
-            looks.iter().for_each(|(_, look)| look.hop(handler, took, Some(messages)));
+            looks.iter().for_each(|look| look.hop(handler, took, Some(messages)));
         };
         self.chain.run_observed(delivery, message, observe).await
     }
