@@ -135,7 +135,8 @@ fn under_the_units_sandbox_it_compiles_handles_and_stops() {
         return eprintln!("bubblewrap isn't there, or not allowed: the sandbox isn't tried: {why}");
     }
     // It is one: what the unit forbids doesn't work.
-    for forbidden in ["touch /usr/x", "chown 0 /opt/cache", "unshare -U true", "ls /root/.cargo"] {
+    let homes = "find /root /home -mindepth 1 | grep .";
+    for forbidden in ["touch /usr/x", "chown 0 /opt/cache", "unshare -U true", homes] {
         let done = shell(&run(&format!("sh -c '{forbidden}'"))).output().expect("a shell");
         assert!(!done.status.success(), "{forbidden}: {}", String::from_utf8_lossy(&done.stdout));
     }

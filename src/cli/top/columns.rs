@@ -1,6 +1,7 @@
 //! The columns of the tables of `handlerd top`, and which of them there is room for.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 use ratatui::layout::Alignment;
 use ratatui::style::Stylize;
@@ -61,6 +62,18 @@ impl Shown {
         Shown::Number(n.map_or("-".to_owned(), grouped), n.map_or(-1.0, |n| n as f64))
     }
 
+    fn sum(by_word: &BTreeMap<String, u64>) -> Shown {
+        Shown::count(Some(by_word.values().sum()))
+    }
+
+    /// The same, of something that should be none.
+    fn bad(self) -> Shown {
+        match self {
+            Shown::Number(text, n) => Shown::Bad(text, n),
+            other => other,
+        }
+    }
+
     /// Which of two comes first.
     pub fn compare(&self, other: &Shown) -> Ordering {
         match (self, other) {
@@ -94,24 +107,8 @@ pub const CHANNELS: [Column<ChannelRow>; 10] = [
     Column { head: "IN/s", width: 7, rank: 1, cell: |c| Shown::rate(c.received) },
     Column { head: "HANDLED/s", width: 10, rank: 8, cell: |c| Shown::rate(c.handled) },
     Column { head: "OUT/s", width: 7, rank: 3, cell: |c| Shown::rate(c.out) },
-    Column {
-        head: "LOST/s",
-        width: 7,
-        rank: 9,
-        cell: |c| {
-            let lost = c.dropped.unwrap_or(0.0);
-            Shown::Bad(c.dropped.map_or("…".to_owned(), short), lost)
-        },
-    },
-    Column {
-        head: "LOST",
-        width: 9,
-        rank: 2,
-        cell: |c| {
-            let lost = c.now.dropped.values().sum();
-            Shown::Bad(grouped(lost), lost as f64)
-        },
-    },
+    Column { head: "LOST/s", width: 7, rank: 9, cell: |c| Shown::rate(c.dropped).bad() },
+    Column { head: "LOST", width: 9, rank: 2, cell: |c| Shown::sum(&c.now.dropped).bad() },
     Column {
         head: "QUEUE",
         width: 22,
@@ -142,24 +139,8 @@ pub const HANDLERS: [Column<HandlerRow>; 6] = [
     Column { head: "CALLS/s", width: 8, rank: 1, cell: |h| Shown::rate(h.calls) },
     Column { head: "P50", width: 8, rank: 4, cell: |h| time(h, h.now.seconds.p50) },
     Column { head: "P99", width: 8, rank: 3, cell: |h| time(h, h.now.seconds.p99) },
-    Column {
-        head: "FAILED/s",
-        width: 9,
-        rank: 5,
-        cell: |h| {
-            let failed = h.failures.unwrap_or(0.0);
-            Shown::Bad(h.failures.map_or("…".to_owned(), short), failed)
-        },
-    },
-    Column {
-        head: "FAILED",
-        width: 10,
-        rank: 2,
-        cell: |h| {
-            let failed = h.now.failures.values().sum();
-            Shown::Bad(grouped(failed), failed as f64)
-        },
-    },
+    Column { head: "FAILED/s", width: 9, rank: 5, cell: |h| Shown::rate(h.failures).bad() },
+    Column { head: "FAILED", width: 10, rank: 2, cell: |h| Shown::sum(&h.now.failures).bad() },
 ];
 
 fn time(handler: &HandlerRow, n: f64) -> Shown {
