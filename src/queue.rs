@@ -37,6 +37,8 @@ pub struct Received {
     /// With `order_by`: a message is not begun while another one of this key is in hand. Set when it
     /// is put into the queue.
     pub order: u64,
+    /// How many were let into the queue before it; set there.
+    pub number: u64,
 }
 
 impl Received {
@@ -193,7 +195,7 @@ impl Queue {
     }
 
     /// Put one message in and answer how many were dropped for it (itself, or older ones).
-    fn admit(&self, waiting: &mut Waiting, message: Received) -> u64 {
+    fn admit(&self, waiting: &mut Waiting, mut message: Received) -> u64 {
         let size = message.footprint();
         let mut dropped = 0;
         let Rules { limit, overflow, .. } = waiting.rules;
@@ -210,6 +212,7 @@ impl Queue {
             return dropped + 1;
         }
         waiting.bytes += size;
+        message.number = waiting.entered;
         waiting.entered += 1;
         // Nobody is told of what would have to wait, unless somebody has to look at others.
         if waiting.busy.looked == waiting.messages.len()
@@ -393,7 +396,7 @@ impl Queue {
                 continue;
             }
             let Some(message) = waiting.messages.remove(at) else { break };
-            waiting.busy.take(message.order, &mut batch.keys);
+            waiting.busy.take(&message, &mut batch.keys);
             let size = message.footprint();
             batch.bytes += size;
             waiting.bytes -= size;

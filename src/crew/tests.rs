@@ -138,8 +138,13 @@ impl Bench {
             attempt: 1,
             received_at: 0,
         });
-        let received =
-            |message| Received { message, delivery: delivery.clone(), entry: None, order: 0 };
+        let received = |message| Received {
+            message,
+            delivery: delivery.clone(),
+            entry: None,
+            order: 0,
+            number: 0,
+        };
         channel.queue.push(&mut messages.map(received).collect());
     }
 

@@ -149,7 +149,13 @@ fn take(channel: &worker::Channel, taken: Vec<Taken>) {
         match taken {
             Taken::Message(message, delivery, entry) => {
                 let delivery = named(delivery, channel);
-                messages.push(Received { message, delivery, entry: Some(entry.into()), order: 0 });
+                messages.push(Received {
+                    message,
+                    delivery,
+                    entry: Some(entry.into()),
+                    order: 0,
+                    number: 0,
+                });
             }
             Taken::Unfit(unfit) => channel.unfit(unfit),
         }

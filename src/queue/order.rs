@@ -6,6 +6,7 @@ use std::hash::{Hash, Hasher};
 
 use rustc_hash::{FxHashMap, FxHasher};
 
+use super::Received;
 use crate::config::OrderBy;
 use crate::message::Message;
 
@@ -42,11 +43,19 @@ pub(super) fn key(order_by: &OrderBy, message: &Message) -> u64 {
     hasher.finish()
 }
 
+/// What a key that is in hand is about.
+#[derive(Debug)]
+struct InHand {
+    /// [`Received::number`] of the first one with it.
+    first: u64,
+    /// Whether one that waits was not taken for it.
+    waits: bool,
+}
+
 /// Keys of the messages in hand.
 #[derive(Debug, Default)]
 pub(super) struct Busy {
-    /// And whether one that waits was not taken for it.
-    keys: FxHashMap<u64, bool>,
+    keys: FxHashMap<u64, InHand>,
     /// So many of the first that wait have keys that are in hand: nobody need look at them again.
     pub(super) looked: usize,
 }
@@ -55,8 +64,8 @@ impl Busy {
     /// Whether a message with this key may be taken, by somebody who has these in hand already.
     pub(super) fn allows(&mut self, key: u64, own: &[u64]) -> bool {
         match self.keys.get_mut(&key) {
-            Some(waits) if !own.contains(&key) => {
-                *waits = true;
+            Some(in_hand) if !own.contains(&key) => {
+                in_hand.waits = true;
                 false
             }
             _ => true,
@@ -64,11 +73,16 @@ impl Busy {
     }
 
     /// Somebody has this in hand now.
-    pub(super) fn take(&mut self, key: u64, own: &mut Vec<u64>) {
-        if let Entry::Vacant(key) = self.keys.entry(key) {
+    pub(super) fn take(&mut self, message: &Received, own: &mut Vec<u64>) {
+        if let Entry::Vacant(key) = self.keys.entry(message.order) {
             own.push(*key.key());
-            key.insert(false);
+            key.insert(InHand { first: message.number, waits: false });
         }
+    }
+
+    /// Whether one is in hand that so many, or fewer, were let in before.
+    pub(super) fn has_one_before(&self, number: u64) -> bool {
+        self.keys.values().any(|in_hand| in_hand.first < number)
     }
 
     /// Nobody has these in hand any more, but for the one that stays.
@@ -77,7 +91,7 @@ impl Busy {
             if stays == Some(*key) {
                 return true;
             }
-            if self.keys.remove(key) == Some(true) {
+            if self.keys.remove(key).is_some_and(|in_hand| in_hand.waits) {
                 self.looked = 0;
             }
             false

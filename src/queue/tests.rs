@@ -18,6 +18,7 @@ fn received(payload: &str) -> Received {
         }),
         entry: None,
         order: 0,
+        number: 0,
     }
 }
 
@@ -302,6 +303,38 @@ fn a_mark_is_passed_when_what_was_before_it_is_done_with() {
     assert_eq!(payloads(&mut batch), ["a", "b"]);
     assert!(!queue.end_turn());
     assert_eq!(passed.load(Relaxed), 2);
+}
+
+#[test]
+fn with_order_by_a_mark_waits_for_each_that_was_before_it() {
+    let (queue, _) = queue_by_key();
+    let passed = Arc::new(AtomicUsize::new(0));
+    let counted = passed.clone();
+    queue.push(&mut ["a1", "b1"].map(ordered).into());
+    let (mut first, mut second) = (Batch::default(), Batch::default());
+    assert!(queue.take(&mut first));
+    assert!(queue.take(&mut second));
+    queue.push(&mut ["a2"].map(ordered).into());
+    queue.when_passed(1, move || {
+        counted.fetch_add(1, Relaxed);
+    });
+    queue.push(&mut ["c1", "d1"].map(ordered).into());
+    // As many as were before it are done with or in hand; a2 isn't among them.
+    assert_eq!(payloads(&mut second), ["b1"]);
+    assert!(queue.take(&mut second));
+    assert_eq!(payloads(&mut second), ["c1"]);
+    assert!(queue.end_turn());
+    assert_eq!(passed.load(Relaxed), 0, "a1 is in hand, a2 waits");
+    assert_eq!(payloads(&mut first), ["a1"]);
+    assert!(queue.take(&mut first));
+    assert_eq!(payloads_of(&mut first), ["a2"]);
+    assert!(queue.take(&mut second));
+    assert_eq!(payloads(&mut second), ["d1"]);
+    assert!(!queue.end_turn());
+    assert_eq!(passed.load(Relaxed), 0, "a2 is in hand");
+    first.done(1);
+    queue.end_turn();
+    assert_eq!(passed.load(Relaxed), 1);
 }
 
 #[test]

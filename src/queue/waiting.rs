@@ -135,12 +135,18 @@ impl Waiting {
     /// for what the hold waits for.
     pub(super) fn passed(&mut self) -> Vec<Passed> {
         let left = self.left();
-        let Waiting { marks, holds, .. } = self;
-        // Of several workers' turns some that began before may go on; these keep no order.
+        let Waiting { marks, holds, messages, busy, rules, .. } = self;
+        let keeps_order = rules.workers.order_by.is_some();
         let is_passed = |mark: &mut Mark| {
             let is_before =
                 |hold: &Hold| hold.exchange < mark.exchange && hold.after <= mark.before;
-            mark.before <= left && !holds.iter().any(is_before)
+            // Of several workers' turns some that began before may go on. Where these keep an order,
+            // it is not the first that were taken, either.
+            let is_left = |message: &Received| message.number < mark.before;
+            mark.before <= left
+                && !holds.iter().any(is_before)
+                && !(keeps_order
+                    && (busy.has_one_before(mark.before) || messages.iter().any(is_left)))
         };
         marks.extract_if(.., is_passed).map(|mark| mark.passed).collect()
     }

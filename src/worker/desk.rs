@@ -50,6 +50,7 @@ pub(super) struct Kept {
     pub(super) original: Option<Message>,
     pub(super) entry: Option<Hold>,
     pub(super) order: u64,
+    pub(super) number: u64,
     /// What became of it, in a word.
     pub(super) became: &'static str,
     /// Who looks on.
@@ -88,9 +89,9 @@ impl Desk {
                 if received.entry.is_some() {
                     reach(Step::Begun);
                 }
-                let Received { message, delivery, entry, order } = received;
+                let Received { message, delivery, entry, order, number } = received;
                 let original = keeps.then(|| message.clone());
-                kept.push_back(Kept { original, entry, order, ..Kept::default() });
+                kept.push_back(Kept { original, entry, order, number, ..Kept::default() });
                 Transit::new(delivery, message)
             }));
             *count = convoy.len() - before;
@@ -191,6 +192,7 @@ impl Desk {
             delivery: transit.delivery,
             entry: kept.entry,
             order: kept.order,
+            number: kept.number,
         };
         let messages = transits.into_iter().zip(self.kept.drain(..)).map(received).collect();
         self.batches[self.of].0.put_back(messages, stays);
@@ -212,7 +214,8 @@ impl Desk {
         let received = |(transit, kept): (Transit, Kept)| {
             let message = transit.outcome.ok().and_then(|mut messages| messages.pop());
             let (message, delivery) = (message.unwrap_or_default(), transit.delivery);
-            Received { message, delivery, entry: kept.entry, order: kept.order }
+            let Kept { entry, order, number, .. } = kept;
+            Received { message, delivery, entry, order, number }
         };
         let mut messages = transits.into_iter().zip(kept).map(received);
         for (batch, count) in &mut self.batches[from..self.taken] {

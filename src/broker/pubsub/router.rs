@@ -277,6 +277,7 @@ fn put(
         delivery: target.delivery.clone(),
         entry,
         order: 0,
+        number: 0,
     });
 }
 
