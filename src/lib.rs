@@ -15,7 +15,7 @@
 //! | `failpoint` | where tests kill the daemon; nothing in a release | nothing |
 //! | `chain` | what a handler is, how a run goes | `message`, `config` (routes), `timing` |
 //! | `config` | TOML to types | nothing |
-//! | `timing`, `status` | how long calls take; what the daemon says of itself | nothing |
+//! | `timing`, `status` | how long calls take; what the daemon says of itself | nothing (`timing`: `status`) |
 //! | `telemetry` | counters, reasons, where the log goes | `chain` (failure kinds), `config`, `status` |
 //! | `policy` | whether and when a failed message is tried again | `chain` (failure kinds), `config` |
 //! | `dead_letter` | the format of what was given up | `message`, `chain`, `telemetry` |

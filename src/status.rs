@@ -148,7 +148,7 @@ pub struct Handler {
 }
 
 /// A summary of how long calls took.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Seconds {
     /// Calls.
     pub count: u64,
@@ -158,6 +158,18 @@ pub struct Seconds {
     pub p50: f64,
     /// Of a hundred, 99 took no longer.
     pub p99: f64,
+    /// How many took how long, for who reads twice; those that hold none are left out.
+    #[serde(default)]
+    pub buckets: Vec<Bucket>,
+}
+
+/// Calls that took about as long.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Bucket {
+    /// Not longer than so many seconds, and longer than the bound before; `None` beyond the last.
+    pub le: Option<f64>,
+    /// So many.
+    pub calls: u64,
 }
 
 /// Reloads since the start.

@@ -1,9 +1,12 @@
 //! How long the calls of a handler take: a histogram of atomics, without a lock.
 //!
-//! Filled by whoever calls a handler, read by those who look at the daemon. Knows neither.
+//! Filled by whoever calls a handler, read by those who look at the daemon, from outside as the
+//! numbers of a status. Knows neither.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
+
+use crate::status::{self, Bucket};
 
 /// Upper bounds of the buckets in nanoseconds, each inclusive; one bucket more holds what took
 /// longer. A small plugin answers within a microsecond, and a call may be given minutes.
@@ -72,6 +75,37 @@ impl Snapshot {
         self.calls.iter().sum()
     }
 
+    /// What buckets hold that a status tells of. One with a bound that isn't known here (another
+    /// version's) goes to the next that is.
+    pub fn of(seconds: &status::Seconds) -> Snapshot {
+        let mut calls = [0; BUCKETS];
+        for Bucket { le, calls: more } in &seconds.buckets {
+            let known = |le: &f64| BOUNDS.partition_point(|bound| self::seconds(*bound) < *le);
+            calls[le.as_ref().map_or(BUCKETS - 1, known)] += more;
+        }
+        Snapshot { calls, nanoseconds: (seconds.sum * 1e9) as u64 }
+    }
+
+    /// What came since that one.
+    pub fn since(&self, before: &Snapshot) -> Snapshot {
+        let more = |bucket: usize| self.calls[bucket].saturating_sub(before.calls[bucket]);
+        let nanoseconds = self.nanoseconds.saturating_sub(before.nanoseconds);
+        Snapshot { calls: std::array::from_fn(more), nanoseconds }
+    }
+
+    /// In a few words.
+    pub fn status(&self) -> status::Seconds {
+        let buckets = self.buckets().into_iter().filter(|(_, calls)| *calls > 0);
+        let bucket = |(le, calls): (f64, u64)| Bucket { le: le.is_finite().then_some(le), calls };
+        status::Seconds {
+            count: self.count(),
+            sum: self.sum(),
+            p50: self.quantile(0.5),
+            p99: self.quantile(0.99),
+            buckets: buckets.map(bucket).collect(),
+        }
+    }
+
     /// The seconds that all of them took together.
     pub fn sum(&self) -> f64 {
         seconds(self.nanoseconds)
@@ -133,6 +167,23 @@ mod tests {
         timing.observe(1, Duration::from_nanos(1_001));
         let buckets = timing.snapshot().buckets();
         assert_eq!(buckets[..2], [(1e-6, 1), (2.5e-6, 1)]);
+    }
+
+    #[test]
+    fn what_came_between_two_looks_is_told_by_what_a_status_says() {
+        let timing = Timing::default();
+        timing.observe(1000, Duration::from_millis(5));
+        let before = timing.snapshot().status();
+        timing.observe(1, Duration::from_millis(30));
+        timing.observe(1, Duration::from_secs(60));
+        let now = timing.snapshot().status();
+        let json = serde_json::to_string(&now).expect("JSON");
+        let read = serde_json::from_str(&json).expect("the same");
+        assert_eq!(now, read);
+        let between = Snapshot::of(&read).since(&Snapshot::of(&before));
+        assert_eq!(between.count(), 2);
+        assert!((0.025..=0.05).contains(&between.quantile(0.5)), "{}", between.quantile(0.5));
+        assert!(now.p50 < 0.000_01, "{}", now.p50);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::broker::writer::Writer;
 use crate::chain;
 use crate::config::{self, Output, Source};
 use crate::queue::Queue;
-use crate::status::{self, Role, Seconds, State, Status};
+use crate::status::{self, Role, State, Status};
 use crate::telemetry::{ChannelMetrics, DropReason, Flag, Metrics, OutputKind, printable};
 use crate::worker;
 
@@ -320,20 +320,14 @@ impl Handler {
     fn status(&self, failures: &BTreeMap<(Arc<str>, &'static str), u64>) -> status::Handler {
         let of_this = failures.iter().filter(|((handler, _), _)| *handler == self.name);
         let seen = self.seen();
-        let timing = seen.as_ref().map(|seen| seen.timing.snapshot());
-        let seconds = timing.map(|timing| Seconds {
-            count: timing.count(),
-            sum: timing.sum(),
-            p50: timing.quantile(0.5),
-            p99: timing.quantile(0.99),
-        });
+        let seconds = seen.as_ref().map(|seen| seen.timing.snapshot().status()).unwrap_or_default();
         status::Handler {
             name: self.name.to_string(),
             plugin: self.plugin.display().to_string(),
             sha256: seen.map(|seen| seen.sha256).unwrap_or_default(),
-            calls: seconds.map_or(0, |seconds| seconds.count),
+            calls: seconds.count,
             failures: of_this.map(|((_, kind), n)| ((*kind).to_owned(), *n)).collect(),
-            seconds: seconds.unwrap_or_default(),
+            seconds,
         }
     }
 }

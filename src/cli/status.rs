@@ -191,7 +191,7 @@ pub mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::status::{LastReload, Redis, Reload, Seconds, Stream};
+    use crate::status::{Bucket, LastReload, Redis, Reload, Seconds, Stream};
 
     /// A daemon with one of everything.
     pub fn example() -> Status {
@@ -240,7 +240,13 @@ pub mod tests {
                 sha256: "00".into(),
                 calls: 1_234_067,
                 failures: words(&[("trap", 67)]),
-                seconds: Seconds { count: 1_234_067, sum: 12.0, p50: 0.000_01, p99: 0.0021 },
+                seconds: Seconds {
+                    count: 1_234_067,
+                    sum: 12.0,
+                    p50: 0.000_01,
+                    p99: 0.0021,
+                    buckets: vec![Bucket { le: Some(0.000_01), calls: 1_234_067 }],
+                },
             }],
             reload: Reload {
                 ok: 1,

@@ -137,15 +137,18 @@ pub const CHANNELS: [Column<ChannelRow>; 10] = [
 pub const HANDLERS: [Column<HandlerRow>; 6] = [
     Column { head: "HANDLER", width: 10, rank: 0, cell: |h| Shown::Text(safe(&h.now.name)) },
     Column { head: "CALLS/s", width: 8, rank: 1, cell: |h| Shown::rate(h.calls) },
-    Column { head: "P50", width: 8, rank: 4, cell: |h| time(h, h.now.seconds.p50) },
-    Column { head: "P99", width: 8, rank: 3, cell: |h| time(h, h.now.seconds.p99) },
+    Column { head: "P50", width: 8, rank: 4, cell: |h| time(h, 0.5) },
+    Column { head: "P99", width: 8, rank: 3, cell: |h| time(h, 0.99) },
     Column { head: "FAILED/s", width: 9, rank: 5, cell: |h| Shown::rate(h.failures).bad() },
     Column { head: "FAILED", width: 10, rank: 2, cell: |h| Shown::sum(&h.now.failures).bad() },
 ];
 
-fn time(handler: &HandlerRow, n: f64) -> Shown {
-    match handler.now.seconds.count {
+fn time(handler: &HandlerRow, share: f64) -> Shown {
+    match handler.took.count() {
         0 => Shown::Number("-".to_owned(), -1.0),
-        _ => Shown::Number(seconds(n), n),
+        _ => {
+            let n = handler.took.quantile(share);
+            Shown::Number(seconds(n), n)
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What two looks at a daemon say together: so much a second.
 
 use crate::status::{Channel, Handler, Status};
+use crate::timing::Snapshot;
 
 /// A channel, and its rates where it was there at the look before.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct HandlerRow {
     pub calls: Option<f64>,
     /// Failures a second.
     pub failures: Option<f64>,
+    /// How long those calls took that came since; since the start where there was no look before.
+    pub took: Snapshot,
 }
 
 /// Seconds between two looks at one daemon; `None` when it is another, or was started again.
@@ -62,7 +65,10 @@ pub fn handlers(before: Option<&Status>, now: &Status) -> Vec<HandlerRow> {
     let row = |handler: &Handler| {
         let was = before.and_then(|before| before.handlers.iter().find(|h| h.name == handler.name));
         let of = |number: fn(&Handler) -> u64| Some(rate(number(was?), number(handler), seconds?));
+        let before = seconds.and(was).map(|was| Snapshot::of(&was.seconds));
+        let took = Snapshot::of(&handler.seconds);
         HandlerRow {
+            took: before.map_or(took.clone(), |before| took.since(&before)),
             now: handler.clone(),
             calls: of(|handler| handler.calls),
             failures: of(|handler| handler.failures.values().sum()),
@@ -75,6 +81,7 @@ pub fn handlers(before: Option<&Status>, now: &Status) -> Vec<HandlerRow> {
 mod tests {
     use super::*;
     use crate::cli::status::tests::example;
+    use crate::status::Bucket;
 
     #[test]
     fn rates_are_by_the_daemons_own_clock_and_none_over_a_restart() {
@@ -83,9 +90,12 @@ mod tests {
         now.uptime_ms += 500;
         now.channels[0].received += 1000;
         now.handlers[0].calls += 10;
+        now.handlers[0].seconds.buckets = vec![Bucket { le: Some(0.25), calls: 10 }];
         let rates = channels(Some(&before), &now);
         assert_eq!((rates[0].received, rates[0].handled), (Some(2000.0), Some(0.0)));
-        assert_eq!(handlers(Some(&before), &now)[0].calls, Some(20.0));
+        let row = &handlers(Some(&before), &now)[0];
+        assert_eq!((row.calls, row.took.count()), (Some(20.0), 10));
+        assert!((0.1..=0.25).contains(&row.took.quantile(0.5)));
         now.pid += 1;
         assert_eq!(channels(Some(&before), &now)[0].received, None);
         assert_eq!(channels(None, &now)[0].received, None);

@@ -289,6 +289,8 @@ mod tests {
         now.uptime_ms += 1000;
         now.channels[0].received += 20_000;
         now.handlers[0].calls += 123;
+        let slow = crate::status::Bucket { le: Some(1.0), calls: 123 };
+        now.handlers[0].seconds.buckets.push(slow);
         screen.take(Ok(now));
         let lines = draw(&mut screen, 110, 24);
         assert!(
@@ -302,7 +304,7 @@ mod tests {
         assert!(has(&lines, &["! channel chat: not subscribed"]), "{lines:#?}");
         assert!(has(&lines, &["chat", "20.0k", "567", "4.0 MiB of 16.0 MiB"]), "{lines:#?}");
         assert!(has(&lines, &["orders", "17", "42"]), "{lines:#?}");
-        assert!(has(&lines, &["redact", "123", "10 µs", "2.1 ms", "67"]), "{lines:#?}");
+        assert!(has(&lines, &["redact", "123", "750 ms", "995 ms", "67"]), "{lines:#?}");
         assert!(!lines.concat().contains('\u{1b}'));
     }
 
