@@ -9,8 +9,9 @@
 //! ```text
 //! pubsub::router --> Lane: count, hold or hand on         lane.rs, state.rs
 //!                      Track: which message is which      track.rs, place.rs
-//! worker --> Ticket --> Lane: in line to be finished      ticket.rs
+//! worker --> Ticket --> Lane: in line to be finished      ticket.rs, lane/line.rs
 //! Keeper: lease, marks, places, finishing                 keeper.rs; wire.rs: the four scripts
+//!         --> Lane: leads, follows, leaves                lane/part.rs
 //! ```
 //!
 //! How daemons agree on which message is meant: Redis has one order of all that is published, the same
