@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use support::endpoints::{Page, fetch};
 use support::redis_server::free_port;
-use support::{Client, Handlerd, Redis, wait_for, wait_until};
+use support::{Client, Handlerd, Hole, Proxy, Redis, wait_for, wait_until};
 
 const CHANNEL: &str = r#"
     [channels.orders]
@@ -296,6 +296,105 @@ fn fifty_takeovers() {
             of_kind.len()
         );
     }
+}
+
+/// In every request that writes outputs, and in no other: their key.
+const OUTPUTS: &[u8] = b"\r\nout\r\n";
+
+/// The network between the leader and Redis fails and neither is told, with outputs on their way; what
+/// was on its way arrives when another has led meanwhile, or this one leads again.
+fn cut_off(hole: Hole) {
+    let redis = redis();
+    let proxy = Proxy::to(redis.port());
+    let mut first = Handlerd::start_at(&proxy.url().replace("://", "://a:any@"), CHANNEL);
+    first.wait_log(&[LEADS]);
+    let mut other = daemon(&redis, "b");
+    other.wait_log(&[STANDS_BY]);
+    let publisher = Publisher::start(&redis);
+    let mut client = redis.client();
+    let mut flow = || {
+        let length: u64 = client.run(&["XLEN", "out"]);
+        wait_until("messages to flow", || client.run::<u64>(&["XLEN", "out"]) > length + 1_000);
+    };
+    flow();
+    proxy.snare(OUTPUTS, hole);
+    wait_until("outputs to be on their way", || proxy.has_snapped());
+    wait_again(&mut other, LEADS, 0);
+    flow();
+    if hole != Hole::FrozenOld {
+        proxy.thaw();
+    }
+    wait_again(&mut first, OTHER, 0);
+    wait_again(&mut first, STANDS_BY, 0);
+    let stopped = other.stop();
+    assert_eq!((stopped.code, stopped.number("lost")), (0, 0), "{}", stopped.last);
+    wait_again(&mut first, LEADS, 1);
+    flow();
+    proxy.thaw();
+    wait_until("what was on its way", || hole == Hole::Mute || proxy.has_come_late(OUTPUTS));
+    flow();
+    let sent = publisher.stop();
+    each_once(&mut redis.client(), sent);
+    assert_eq!(first.log_lines(&["may be missing"]), [""; 0]);
+    let stopped = first.stop();
+    assert_eq!((stopped.code, stopped.number("lost")), (0, 0), "{}", stopped.last);
+}
+
+#[test]
+fn outputs_that_arrive_when_another_leads_are_refused() {
+    cut_off(Hole::Frozen);
+}
+
+#[test]
+fn outputs_that_arrive_when_their_daemon_leads_again_are_refused() {
+    cut_off(Hole::FrozenOld);
+}
+
+#[test]
+fn outputs_whose_answer_was_lost_are_not_written_again() {
+    cut_off(Hole::Mute);
+}
+
+/// Nobody takes over, and the lease is the same daemon's when they arrive: what it has asked over a
+/// new connection meanwhile stands.
+#[test]
+fn outputs_that_arrive_after_they_were_asked_for_again_are_refused() {
+    let redis = redis();
+    let proxy = Proxy::to(redis.port());
+    let mut daemon = Handlerd::start_at(&proxy.url().replace("://", "://a:any@"), CHANNEL);
+    daemon.wait_log(&[LEADS]);
+    let mut client = redis.client();
+    proxy.snare(OUTPUTS, Hole::FrozenOld);
+    client.publish("in", "0");
+    wait_until("its output to be asked for again", || client.run::<u64>(&["XLEN", "out"]) == 1);
+    // The old one is still there for Redis.
+    redis.wait_subscribed("in", 2);
+    client.publish_all("in", (1..100).map(|n| n.to_string()));
+    each_once(&mut client, 100);
+    proxy.thaw();
+    wait_until("what was on its way", || proxy.has_come_late(OUTPUTS));
+    client.publish("in", "100");
+    each_once(&mut client, 101);
+    assert_eq!(daemon.stop().code, 0);
+}
+
+#[test]
+fn an_answer_that_was_lost_is_asked_for_again_and_nothing_is_written_twice() {
+    let redis = redis();
+    let proxy = Proxy::to(redis.port());
+    let mut daemon = Handlerd::start_at(&proxy.url().replace("://", "://a:any@"), CHANNEL);
+    daemon.wait_log(&[LEADS]);
+    let mut client = redis.client();
+    proxy.snare(OUTPUTS, Hole::Mute);
+    client.publish("in", "0");
+    wait_until("its output", || client.run::<u64>(&["XLEN", "out"]) == 1);
+    proxy.thaw();
+    wait_again(&mut daemon, "subscribed to", 1);
+    client.publish_all("in", (1..100).map(|n| n.to_string()));
+    each_once(&mut client, 100);
+    let stopped = daemon.stop();
+    assert_eq!((stopped.code, stopped.number("handled")), (0, 100), "{}", stopped.last);
+    assert_eq!(stopped.number("delivered"), 100, "{}", stopped.last);
 }
 
 #[test]

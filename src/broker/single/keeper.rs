@@ -170,7 +170,8 @@ impl Keeper {
             let place = last.place.clone();
             self.place = place.unwrap_or_else(|| self.lane.place(last.number));
         }
-        match wire.finish(&self.flight, &self.place).await? {
+        let before = self.lane.known_place();
+        match wire.finish(&self.flight, before.as_deref(), &self.place).await? {
             Finished::Written { refused, why } => self.written(&refused, &why),
             // Perhaps it is nobody's: then it can be had again.
             Finished::NotOurs => self.look_at_lease().await?,

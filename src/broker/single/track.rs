@@ -159,6 +159,11 @@ impl Track {
         self.was_stored = true;
     }
 
+    /// The place that was stored last, as far as this daemon knows.
+    pub(super) fn known_place(&self) -> Option<&str> {
+        self.known.0.as_deref()
+    }
+
     /// Whether nobody has stored another place since.
     pub(super) fn is_known(&self, place: Option<&str>) -> bool {
         self.known.0.as_deref() == place

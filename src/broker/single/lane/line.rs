@@ -69,6 +69,11 @@ impl Lane {
         self.state().track.place(number)
     }
 
+    /// Up to where all was done when that was stored last.
+    pub(in crate::broker::single) fn known_place(&self) -> Option<String> {
+        self.state().track.known_place().map(str::to_owned)
+    }
+
     /// All up to this number is done, and that is stored.
     pub(in crate::broker::single) fn finished(&self, place: String, number: u64) {
         let mut state = self.state();
