@@ -570,6 +570,38 @@ fn what_a_standby_has_no_room_for_is_counted_when_it_takes_over() {
     assert!(numbers.len() > 10 && numbers.is_sorted(), "{numbers:?}");
 }
 
+/// Two channels whose messages fit into the queue of each, and not into what both may hold together.
+#[test]
+fn what_a_standby_holds_is_counted_in_the_memory_of_all() {
+    let more = CHANNEL.replace("orders", "more").replace("\"in\"", "\"in2\"");
+    let channels = format!("[limits]\nmemory = \"1MiB\"\n{CHANNEL}{more}");
+    let mut pair = Pair::start_with(&channels);
+    let mut client = pair.redis.client();
+    wait_until("both to be held", || times(&pair.standby.1, STANDS_BY) == 2);
+    pair.leader.1.signal(Signal::STOP);
+    for (channel, first) in [("in", 0), ("in2", 600)] {
+        client.publish_all(channel, (first..first + 600).map(|n| format!("{n:01000}")));
+    }
+    wait_until("both to be taken over", || times(&pair.standby.1, LEADS) == 2);
+    wait_until("the last messages", || {
+        let numbers: Vec<u64> = handled(&mut client).into_iter().map(|(n, _)| n).collect();
+        numbers.contains(&599) && numbers.contains(&1_199)
+    });
+    assert_ne!(times(&pair.standby.1, "had no room here"), 0);
+    let numbers: Vec<u64> = handled(&mut client).into_iter().map(|(number, _)| number).collect();
+    let stopped = pair.standby.1.stop();
+    assert_eq!(stopped.number("memory") + numbers.len() as u64, 1_200, "{}", stopped.last);
+    assert_eq!(stopped.number("received"), 1_200, "{}", stopped.last);
+    // A megabyte, with what holding each costs.
+    assert!((600..1_000).contains(&numbers.len()), "{}", numbers.len());
+    // Of each channel the last ones.
+    for last in [600, 1_200] {
+        let of_one: Vec<u64> =
+            numbers.iter().copied().filter(|n| n / 600 == last / 600 - 1).collect();
+        assert_eq!(of_one, (last - of_one.len() as u64..last).collect::<Vec<u64>>());
+    }
+}
+
 #[test]
 fn a_channel_becomes_single_and_ceases_to_be_without_losing_a_message() {
     let redis = redis();

@@ -3,13 +3,15 @@
 //!
 //! Shared by the subscription, the workers and the keeper. Asks Redis nothing. Whoever leads hands
 //! messages on as they come. A standby holds them until it has heard that they were done, as many as
-//! the channel's queue may have.
+//! the channel's queue may have and `[limits] memory` has room for (`held`).
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
+use super::held::Held;
 use super::place::Mark;
 use super::state::{Role, State, number};
 use super::ticket::{Hold, Ticket};
@@ -17,8 +19,8 @@ use super::track::Track;
 use super::{PREFIX, mark_channel};
 use crate::broker::stream::random;
 use crate::config::Source;
-use crate::queue::{Queue, Received};
-use crate::telemetry::ChannelMetrics;
+use crate::queue::{Holder, Queue, Received};
+use crate::telemetry::{ChannelMetrics, DropReason};
 
 mod line;
 mod part;
@@ -31,6 +33,9 @@ pub struct Lane {
     pub(super) token: String,
     mark_channel: Arc<str>,
     queue: Arc<Queue>,
+    /// What is held, readable without the lock.
+    held_bytes: Arc<AtomicUsize>,
+    /// The budget is not enforced by who has this lock: that may need it.
     state: Mutex<State>,
     /// The keeper has something to do.
     wake: Notify,
@@ -43,16 +48,22 @@ impl Lane {
     /// else it holds so many bytes.
     pub fn new(name: &Arc<str>, source: &Source, hold: usize, queue: Arc<Queue>) -> Arc<Self> {
         let token = random();
-        let state = State::new(Track::new(&fingerprint(source), &token), hold);
-        Arc::new(Lane {
+        let held = Held::new(queue.budget());
+        let held_bytes = held.counter();
+        let state = State::new(Track::new(&fingerprint(source), &token), held, hold);
+        let lane = Arc::new(Lane {
             mark_channel: mark_channel(name).into(),
             name: name.clone(),
             token,
             queue,
+            held_bytes,
             state: Mutex::new(state),
             wake: Notify::new(),
             settled: Notify::new(),
-        })
+        });
+        let weak: Weak<Lane> = Arc::downgrade(&lane);
+        lane.queue.budget().add(weak);
+        lane
     }
 
     /// Hold so many bytes from now on.
@@ -122,7 +133,9 @@ impl Lane {
         }
         // Whatever else: that the lease is free.
         state.is_free = true;
+        drop(state);
         self.wake.notify_one();
+        self.queue.budget().enforce();
     }
 
     /// Take what came, in order; `messages` is empty afterwards.
@@ -132,13 +145,14 @@ impl Lane {
             let cut = self.cut_if_incomplete(&mut state);
             if state.role == Role::Leading {
                 messages.retain(|message| number(message).is_some_and(|n| n > state.done));
-                self.queue.push(messages);
+                self.queue.put(messages);
             } else {
                 messages.drain(..).for_each(|message| state.hold(message));
                 state.trim();
             }
             cut
         };
+        self.queue.budget().enforce();
         self.wait_for_passing(cut);
     }
 
@@ -154,6 +168,8 @@ impl Lane {
         let cut = {
             let mut state = self.state();
             state.is_closed = true;
+            // They hold this lane as it holds them.
+            state.held.take();
             state.cut()
         };
         self.wait_for_passing(cut);
@@ -250,11 +266,25 @@ impl Lane {
             barrier.get_or_insert(mark);
             self.go_on(&mut state);
         }
+        drop(state);
+        self.queue.budget().enforce();
     }
 
     /// A lock whose holder panicked is still good: every change under it is whole at each step.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Holder for Lane {
+    fn bytes(&self) -> usize {
+        self.held_bytes.load(Relaxed)
+    }
+
+    fn shed(&self, bytes: usize) {
+        let mut state = self.state();
+        let most = state.held.bytes().saturating_sub(bytes);
+        state.shed_to(most, DropReason::Memory);
     }
 }
 
@@ -275,3 +305,6 @@ fn fingerprint(source: &Source) -> String {
     }
     hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@
 //! does nothing for a daemon that has lost its lease.
 //!
 //! ```text
-//! pubsub::router --> Lane: count, hold or hand on         lane.rs, state.rs
+//! pubsub::router --> Lane: count, hold or hand on         lane.rs, state.rs, held.rs
 //!                      Track: which message is which      track.rs, place.rs
 //! worker --> Ticket --> Lane: in line to be finished      ticket.rs, lane/line.rs
 //! Keeper: lease, marks, places, finishing                 keeper.rs; wire.rs: the four scripts
@@ -20,6 +20,7 @@
 //! daemon that was subscribed at mark 3. A daemon that was not, knows that it can't tell, never
 //! guesses, and counts what may be missing as a gap.
 
+mod held;
 mod keeper;
 mod lane;
 mod place;

@@ -8,7 +8,6 @@ use super::Lane;
 use crate::broker::single::state::{Item, Role, State};
 use crate::broker::single::track::Found;
 use crate::broker::stream::Finish;
-use crate::queue::Received;
 use crate::telemetry::DropReason;
 
 impl Lane {
@@ -40,6 +39,8 @@ impl Lane {
         }
         state.role = Role::Taking { place, age, barrier: None };
         self.go_on(&mut state);
+        drop(state);
+        self.queue.budget().enforce();
     }
 
     /// Whether it isn't known yet where to go on.
@@ -104,15 +105,15 @@ impl Lane {
     ) {
         let metrics = self.metrics();
         state.forget(number);
-        let lost = state.hole.take().unwrap_or_default().saturating_sub(number);
+        let (hole, why) = state.hole.take().unwrap_or((0, DropReason::Overflow));
+        let lost = hole.saturating_sub(number);
         metrics.received.add(lost);
-        metrics.lost(DropReason::Overflow, lost);
+        metrics.lost(why, lost);
         state.track.set_known(place, number);
         state.role = Role::Leading;
         state.term += 1;
         metrics.single.leads(true);
-        state.held_bytes = 0;
-        let mut held: Vec<Received> = state.held.drain(..).map(|(_, message)| message).collect();
+        let mut held = state.held.take();
         let channel = &*self.name;
         tracing::info!(
             channel,
@@ -136,10 +137,11 @@ impl Lane {
             tracing::warn!(
                 channel,
                 lost,
-                "channel {channel}: {lost} messages that were not handled had no room in `queue` here"
+                "channel {channel}: {lost} messages that were not handled had no room here, in `queue` or \
+                 in `memory` of [limits]"
             );
         }
-        self.queue.push(&mut held);
+        self.queue.put(&mut held);
     }
 
     /// Another daemon leads, and has stored this place.
@@ -158,7 +160,7 @@ impl Lane {
         }
         let Found::Behind { number, gap } = state.track.find(place) else { return };
         state.forget(number);
-        let has_all = state.hole.is_none_or(|hole| hole <= number);
+        let has_all = state.hole.is_none_or(|(hole, _)| hole <= number);
         let is_ready = !gap && has_all && state.track.is_marked();
         if is_ready && !std::mem::replace(&mut state.is_ready, true) {
             let channel = &*self.name;
@@ -178,10 +180,8 @@ impl Lane {
             }
             state.become_standby();
             state.put_back(flight);
-            let later = std::mem::take(&mut state.held);
-            state.held_bytes = 0;
-            let again = self.queue.take_back().into_iter();
-            again.chain(later.into_iter().map(|(_, later)| later)).for_each(|m| state.hold(m));
+            let later = state.held.take();
+            self.queue.take_back().into_iter().chain(later).for_each(|m| state.hold(m));
             state.trim();
         }
         self.queue.let_pass();
