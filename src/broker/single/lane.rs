@@ -197,7 +197,8 @@ impl Lane {
         if state.track.is_open() {
             return true;
         }
-        let is_complete = state.is_attached && !state.is_closed && self.is_complete();
+        let may_come = state.is_attached && !state.is_closed && !state.is_refused;
+        let is_complete = may_come && self.is_complete();
         if is_complete {
             state.track.open();
             state.wants_mark = true;

@@ -36,6 +36,11 @@ pub use ticket::Hold;
 #[cfg(test)]
 mod tests;
 
+/// Why a channel can't be single in a Redis Cluster, and what to do.
+pub const NO_CLUSTER: &str = "this is a Redis Cluster, and `single = true` is for one Redis: the nodes \
+    of a Cluster have no common order of what is published, by which daemons tell each other where to \
+    go on; name a Redis that is no Cluster in [redis], or remove `single`";
+
 /// Begins the names that are handlerd's own in Redis.
 pub const PREFIX: &str = "handlerd:single:";
 

@@ -38,6 +38,8 @@ pub(super) struct State {
     pub(super) is_attached: bool,
     /// Nothing is to come any more.
     pub(super) is_closed: bool,
+    /// This Redis can't have a channel that is single.
+    pub(super) is_refused: bool,
 }
 
 /// The part that this daemon plays.
@@ -87,6 +89,7 @@ impl State {
             is_free: false,
             is_attached: false,
             is_closed: false,
+            is_refused: false,
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::lane::Lane;
 use super::place::Mark;
 use super::state::Item;
-use super::{lease_key, state_key};
+use super::{NO_CLUSTER, lease_key, state_key};
 use crate::broker::connection::Connector;
 use crate::broker::resp::{Node, bulk};
 use crate::broker::stream::{ANSWER, Arguments, Conn, Script, Scripts, State, Trouble, random};
@@ -48,8 +48,12 @@ pub(super) enum Finished {
 impl Wire {
     pub(super) async fn open(connector: &Connector, lane: &Lane) -> Result<Self, Trouble> {
         let name = &lane.name;
+        let conn = Conn::open(connector).await?;
+        if conn.is_cluster() {
+            return Err(Trouble::new(State::Cluster, NO_CLUSTER));
+        }
         Ok(Wire {
-            conn: Conn::open(connector).await?,
+            conn,
             scripts: Scripts::default(),
             lease: lease_key(name),
             state: state_key(name),

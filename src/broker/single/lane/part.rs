@@ -188,6 +188,23 @@ impl Lane {
         self.resign("another daemon handles its messages now");
     }
 
+    /// Whether this Redis can't have a channel that is single: then nothing is taken from it. The lease
+    /// isn't ours when it turns out so.
+    pub(in crate::broker::single) fn refuse(&self, is_refused: bool) {
+        let mut state = self.state();
+        debug_assert!(!is_refused || state.role == Role::Standby);
+        if std::mem::replace(&mut state.is_refused, is_refused) == is_refused {
+            return;
+        }
+        if is_refused {
+            state.held.take();
+            state.cut();
+            // Nobody need wait for that.
+            state.has_looked = true;
+            self.settled.notify_waiters();
+        }
+    }
+
     /// The lease was given back.
     pub(in crate::broker::single) fn released(&self) {
         self.state().become_standby();
