@@ -112,7 +112,7 @@ impl Lane {
         state.track.set_known(place, number);
         state.role = Role::Leading;
         state.term += 1;
-        metrics.single.leads(true);
+        metrics.single.lead(&self.token);
         let mut held = state.held.take();
         let channel = &*self.name;
         tracing::info!(
@@ -212,7 +212,7 @@ impl Lane {
     }
 
     fn resign(&self, what: &str) {
-        self.metrics().single.leads(false);
+        self.metrics().single.resign(&self.token);
         self.settled.notify_waiters();
         let channel = &*self.name;
         tracing::info!(channel, "channel {channel}: {what}");

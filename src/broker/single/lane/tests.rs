@@ -26,11 +26,15 @@ fn size() -> usize {
     Received { message: Message::new("x"), delivery: delivery(), entry: None, order: 0 }.footprint()
 }
 
-/// One that stands by, with room for as many as there are, and what all may have.
+/// One that stands by, with room for as many as there are, and its queue.
 fn standby(budget: &Arc<Budget>) -> (Arc<Lane>, Arc<Queue>) {
+    standby_of(budget, Arc::default())
+}
+
+fn standby_of(budget: &Arc<Budget>, metrics: Arc<ChannelMetrics>) -> (Arc<Lane>, Arc<Queue>) {
     let source = Source::Subscribe(vec!["in".into()]);
     let away = Box::new(|| false);
-    let queue = Queue::new(1, usize::MAX, Overflow::DropOldest, budget, Arc::default(), away);
+    let queue = Queue::new(1, usize::MAX, Overflow::DropOldest, budget, metrics, away);
     let lane = Lane::new(&"orders".into(), &source, usize::MAX, queue.clone());
     lane.attach();
     (lane, queue)
@@ -70,4 +74,20 @@ fn a_channel_that_ends_holds_nothing_any_more() {
     drop(lane);
     drop(queue);
     assert_eq!(gone.strong_count(), 0);
+}
+
+#[test]
+fn the_end_of_a_channel_does_not_hide_that_another_of_its_name_leads() {
+    let (budget, metrics) = (Budget::new(usize::MAX), Arc::<ChannelMetrics>::default());
+    let (old, _) = standby_of(&budget, metrics.clone());
+    let (new, _) = standby_of(&budget, metrics.clone());
+    [&old, &new].into_iter().for_each(|lane| lane.push(&mut vec![arrived(lane)]));
+    old.take(None, std::time::Duration::ZERO);
+    assert!(metrics.single.is_leader());
+    new.take(None, std::time::Duration::ZERO);
+    old.demote(&mut Vec::new());
+    assert!(metrics.single.is_leader());
+    new.demote(&mut Vec::new());
+    assert!(!metrics.single.is_leader());
+    assert_eq!(metrics.single.takeovers.get(), 2);
 }
