@@ -397,6 +397,34 @@ fn an_answer_that_was_lost_is_asked_for_again_and_nothing_is_written_twice() {
     assert_eq!(stopped.number("delivered"), 100, "{}", stopped.last);
 }
 
+/// What another handles meanwhile is not what comes over the new one.
+#[test]
+fn a_standby_whose_subscription_was_dead_holds_what_comes_over_the_next_one() {
+    let redis = redis();
+    let mut leader = daemon(&redis, "a");
+    leader.wait_log(&[LEADS]);
+    let proxy = Proxy::to(redis.port());
+    let mut standby = Handlerd::start_at(&proxy.url().replace("://", "://b:any@"), CHANNEL);
+    standby.wait_log(&[STANDS_BY]);
+    let publisher = Publisher::start(&redis);
+    let mut client = redis.client();
+    let mut flow = || {
+        let length: u64 = client.run(&["XLEN", "out"]);
+        wait_until("messages to flow", || client.run::<u64>(&["XLEN", "out"]) > length + 1_000);
+    };
+    flow();
+    proxy.begin(Hole::Deaf);
+    wait_again(&mut standby, "subscribed to", 1);
+    wait_again(&mut standby, STANDS_BY, 1);
+    leader.signal(Signal::KILL);
+    wait_again(&mut standby, LEADS, 0);
+    flow();
+    let sent = publisher.stop();
+    each_once(&mut redis.client(), sent);
+    let stopped = standby.stop();
+    assert_eq!((stopped.code, stopped.number("lost")), (0, 0), "{}", stopped.last);
+}
+
 #[test]
 fn of_three_there_is_always_one() {
     let redis = redis();

@@ -43,6 +43,8 @@ pub enum Hole {
     FrozenOld,
     /// Requests arrive, and no answer does; until [`Proxy::thaw`], after which new connections work.
     Mute,
+    /// The subscriptions that there are bring nothing any more; all else works, new ones included.
+    Deaf,
 }
 
 /// A connection through the proxy.
@@ -55,6 +57,8 @@ struct Link {
     frozen: AtomicBool,
     /// What comes from the server vanishes.
     mute: AtomicBool,
+    /// A subscription was asked for on it.
+    subscribes: AtomicBool,
 }
 
 impl Link {
@@ -140,7 +144,12 @@ impl Proxy {
         self.shared.snared.store(true, SeqCst);
     }
 
-    /// Whether that has happened.
+    /// Let this happen now.
+    pub fn begin(&self, hole: Hole) {
+        self.shared.begin(hole);
+    }
+
+    /// Whether what was asked for of a request has happened.
     pub fn has_snapped(&self) -> bool {
         !self.shared.snared.load(SeqCst)
     }
@@ -193,6 +202,7 @@ impl Shared {
             silent: AtomicBool::new(self.silent.load(SeqCst)),
             frozen: AtomicBool::new(hole == Some(Hole::Frozen)),
             mute: AtomicBool::new(hole == Some(Hole::Mute)),
+            subscribes: AtomicBool::new(false),
         });
         links.push(link.clone());
         drop(links);
@@ -207,15 +217,20 @@ impl Shared {
         let mut snare = lock(&self.snare);
         let is_it = |(request, _): &mut (Vec<u8>, Hole)| contains(bytes, request);
         let Some((_, hole)) = snare.take_if(is_it) else { return };
+        self.begin(hole);
+        self.snared.store(false, SeqCst);
+    }
+
+    fn begin(&self, hole: Hole) {
         let links = self.links();
         *lock(&self.hole) = Some(hole);
         for link in links.iter() {
             match hole {
                 Hole::Frozen | Hole::FrozenOld => link.frozen.store(true, SeqCst),
                 Hole::Mute => link.mute.store(true, SeqCst),
+                Hole::Deaf => link.mute.store(link.subscribes.load(SeqCst), SeqCst),
             }
         }
-        self.snared.store(false, SeqCst);
     }
 
     /// Wait as long as the link is frozen; answers whether it was.
@@ -239,6 +254,9 @@ impl Shared {
             let read = from.read(&mut buffer[..most]);
             if let (true, true, Ok(n)) = (upwards, self.snared.load(SeqCst), &read) {
                 self.snap(&buffer[..*n]);
+            }
+            if let (true, false, Ok(n)) = (upwards, link.subscribes.load(SeqCst), &read) {
+                link.subscribes.store(contains(&buffer[..*n], b"SUBSCRIBE"), SeqCst);
             }
             // The end of a connection, too, is not heard of before.
             let was_frozen = self.freeze(link);

@@ -93,6 +93,12 @@ impl State {
         }
     }
 
+    /// Whether messages are done that haven't come here: the subscription is slow, or dead and nobody has
+    /// noticed yet.
+    pub(super) fn is_behind(&self) -> bool {
+        self.done > self.track.counted()
+    }
+
     /// Whether what is in line is ours to be written.
     pub(super) fn writes(&self) -> bool {
         matches!(self.role, Role::Leading | Role::Leaving { .. })
@@ -151,6 +157,7 @@ impl State {
     /// What comes from now on isn't all. Answers the term that is to end when what was handed on is
     /// done with.
     pub(super) fn cut(&mut self) -> Option<u64> {
+        self.track.skip(self.done);
         self.track.close();
         self.wants_mark = false;
         self.is_ready = false;

@@ -106,6 +106,12 @@ impl Track {
         self.stored_before = None;
     }
 
+    /// All up to this number are done with, though some never came here. Before the hole that they are in
+    /// begins: what comes after it is none of them.
+    pub(super) fn skip(&mut self, number: u64) {
+        self.counted = self.counted.max(number);
+    }
+
     /// One more; answers its number.
     pub(super) fn count(&mut self) -> u64 {
         self.counted += 1;

@@ -14,7 +14,8 @@ impl Lane {
     /// Whether this daemon could lead: it gets all messages, and can tell others which are done.
     pub(in crate::broker::single) fn may_lead(&self) -> bool {
         let state = self.state();
-        state.role == Role::Standby && state.track.is_marked() && !state.is_closed
+        let may_go_on = !state.is_closed && !state.is_behind();
+        state.role == Role::Standby && state.track.is_marked() && may_go_on
     }
 
     /// Whether the lease is ours, for all we know.
@@ -161,7 +162,7 @@ impl Lane {
         let Found::Behind { number, gap } = state.track.find(place) else { return };
         state.forget(number);
         let has_all = state.hole.is_none_or(|(hole, _)| hole <= number);
-        let is_ready = !gap && has_all && state.track.is_marked();
+        let is_ready = !gap && has_all && state.track.is_marked() && !state.is_behind();
         if is_ready && !std::mem::replace(&mut state.is_ready, true) {
             let channel = &*self.name;
             tracing::info!(

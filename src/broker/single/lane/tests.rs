@@ -91,3 +91,44 @@ fn the_end_of_a_channel_does_not_hide_that_another_of_its_name_leads() {
     assert!(!metrics.single.is_leader());
     assert_eq!(metrics.single.takeovers.get(), 2);
 }
+
+#[test]
+fn what_comes_after_a_subscription_that_was_dead_is_not_taken_for_what_it_missed() {
+    let budget = Budget::new(usize::MAX);
+    let (lane, _queue) = standby(&budget);
+    lane.push(&mut vec![arrived(&lane)]);
+    lane.heard(b"life 1");
+    assert!(lane.may_lead());
+    // Another handles messages that don't come here.
+    let source = fingerprint(&Source::Subscribe(vec!["in".into()]));
+    lane.follow(Some(&format!("{source} mark life 1 100")));
+    assert!(!lane.may_lead() && !lane.state().is_ready);
+    // That is noticed.
+    lane.cut();
+    lane.push(&mut (0..3).map(|_| arrived(&lane)).collect());
+    lane.heard(b"life 2");
+    assert_eq!(Holder::bytes(&*lane), 3 * size());
+    lane.follow(Some(&format!("{source} mark life 2 -1")));
+    assert_eq!(Holder::bytes(&*lane), size());
+    assert!(lane.may_lead() && lane.state().is_ready);
+}
+
+#[test]
+fn what_a_leader_missed_whose_subscription_was_dead_is_a_gap() {
+    let budget = Budget::new(usize::MAX);
+    let (lane, queue) = standby(&budget);
+    lane.push(&mut vec![arrived(&lane)]);
+    lane.heard(b"life 1");
+    let source = fingerprint(&Source::Subscribe(vec!["in".into()]));
+    let place = format!("{source} mark life 1 100");
+    let take = |gaps| {
+        lane.take(Some(place.clone()), std::time::Duration::ZERO);
+        assert_eq!(queue.metrics().single.gaps.get(), gaps);
+    };
+    take(0);
+    lane.cut();
+    lane.released();
+    lane.push(&mut vec![arrived(&lane)]);
+    take(1);
+    assert_eq!(queue.bytes(), size());
+}
