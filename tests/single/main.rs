@@ -1,6 +1,10 @@
 //! `single = true`: of several daemons one handles what comes; another goes on where it ended, however
 //! it ended, without losing a message or handling one twice, as long as one was subscribed.
 
+mod network;
+mod pair;
+mod room;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::sync::Arc;
@@ -8,10 +12,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use pair::Pair;
 use rustix::process::Signal;
 use support::endpoints::{Page, fetch};
 use support::redis_server::free_port;
-use support::{Client, Handlerd, Hole, Proxy, Redis, wait_for, wait_until};
+use support::{Client, Handlerd, Redis, wait_for, wait_until};
 
 const CHANNEL: &str = r#"
     [channels.orders]
@@ -130,118 +135,6 @@ fn redis_ms(client: &mut Client) -> u64 {
     seconds * 1000 + micros / 1000
 }
 
-/// In which ways a leader ceases to be one.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Fault {
-    /// SIGKILL.
-    Kill,
-    /// SIGSTOP until another leads, then SIGCONT.
-    Freeze,
-    /// SIGTERM.
-    Stop,
-    /// CLIENT KILL of all its connections.
-    Disconnect,
-    /// CLIENT KILL of its subscription only.
-    Deafen,
-}
-
-/// Two daemons, of which the first leads.
-struct Pair {
-    redis: Redis,
-    leader: (&'static str, Handlerd),
-    standby: (&'static str, Handlerd),
-}
-
-impl Pair {
-    fn start() -> Pair {
-        Pair::start_with(CHANNEL)
-    }
-
-    fn start_with(channels: &str) -> Pair {
-        let redis = redis();
-        let mut leader = daemon_with(&redis, "a", channels);
-        leader.wait_log(&[LEADS]);
-        let mut standby = daemon_with(&redis, "b", channels);
-        standby.wait_log(&[STANDS_BY]);
-        Pair { redis, leader: ("a", leader), standby: ("b", standby) }
-    }
-
-    /// Let it happen to the leader, and have the two ready again, with parts changed.
-    fn suffer(&mut self, fault: Fault) -> u64 {
-        let mut client = self.redis.client();
-        let Pair { redis, leader: (user, leader), standby: (_, standby) } = self;
-        let takes_over = times(standby, LEADS);
-        let before: Vec<usize> = [OTHER, LEAVES, STANDS_BY].map(|what| times(leader, what)).into();
-        let at = redis_ms(&mut client);
-        match fault {
-            Fault::Kill => leader.signal(Signal::KILL),
-            Fault::Freeze => leader.signal(Signal::STOP),
-            Fault::Stop => leader.signal(Signal::TERM),
-            Fault::Disconnect => drop(client.run::<u64>(&["CLIENT", "KILL", "USER", user])),
-            Fault::Deafen => {
-                let list: String = client.run(&["CLIENT", "LIST", "TYPE", "pubsub"]);
-                let own = list.lines().find(|line| line.contains(&format!("user={user} ")));
-                let id = own.and_then(|line| line.split([' ', '=']).nth(1)).expect("its id");
-                client.run::<u64>(&["CLIENT", "KILL", "ID", id]);
-            }
-        }
-        wait_again(standby, LEADS, takes_over);
-        match fault {
-            Fault::Kill | Fault::Stop => {
-                let stopped = leader.wait_end();
-                if fault == Fault::Stop {
-                    assert_eq!(stopped.code, 0, "{}", stopped.last);
-                    assert_eq!(stopped.number("lost"), 0, "{}", stopped.last);
-                }
-                *leader = daemon(redis, user);
-                leader.wait_log(&[STANDS_BY]);
-            }
-            Fault::Freeze => {
-                leader.signal(Signal::CONT);
-                wait_again(leader, OTHER, before[0]);
-                wait_again(leader, STANDS_BY, before[2]);
-            }
-            Fault::Disconnect | Fault::Deafen => {
-                wait_again(leader, LEAVES, before[1]);
-                wait_again(leader, STANDS_BY, before[2]);
-            }
-        }
-        std::mem::swap(&mut self.leader, &mut self.standby);
-        at
-    }
-
-    /// Under five thousand messages a second, so many times. Answers for each the longest time without
-    /// a message handled, in milliseconds.
-    fn suffer_all(mut self, faults: &[Fault]) -> Vec<u64> {
-        let publisher = Publisher::start(&self.redis);
-        let mut client = self.redis.client();
-        let faults_at: Vec<u64> = faults
-            .iter()
-            .map(|fault| {
-                let length: u64 = client.run(&["XLEN", "out"]);
-                wait_until("messages to flow", || {
-                    client.run::<u64>(&["XLEN", "out"]) >= length + 1_000
-                });
-                self.suffer(*fault)
-            })
-            .collect();
-        std::thread::sleep(Duration::from_millis(100));
-        let sent = publisher.stop();
-        let handled = each_once(&mut client, sent);
-        for daemon in [&self.leader.1, &self.standby.1] {
-            assert_eq!(daemon.log_lines(&["may be missing"]), [""; 0]);
-            assert_eq!(daemon.log_lines(&["had no room"]), [""; 0]);
-        }
-        let pause = |(i, at): (usize, &u64)| {
-            let next = faults_at.get(i + 1).copied().unwrap_or(u64::MAX);
-            let between = handled.windows(2).filter(|two| (*at..next).contains(&two[1].1));
-            let longest = between.max_by_key(|two| two[1].1 - two[0].1).expect("messages");
-            longest[1].1 - longest[0].1
-        };
-        faults_at.iter().enumerate().map(pause).collect()
-    }
-}
-
 #[test]
 fn one_handles_what_comes_and_the_other_holds_it() {
     let mut pair = Pair::start();
@@ -255,174 +148,6 @@ fn one_handles_what_comes_and_the_other_holds_it() {
     assert_eq!(stopped.number("delivered"), 5_000, "{}", stopped.last);
     assert_eq!(stopped.number("lost"), 0, "{}", stopped.last);
     assert_eq!(client.run::<u64>(&["EXISTS", "handlerd:single:orders"]), 0);
-}
-
-#[test]
-fn a_leader_that_is_killed_is_replaced() {
-    Pair::start().suffer_all(&[Fault::Kill; 3]);
-}
-
-#[test]
-fn a_leader_that_stood_still_writes_nothing_when_it_wakes() {
-    Pair::start().suffer_all(&[Fault::Freeze; 3]);
-}
-
-#[test]
-fn a_leader_that_stops_hands_over_at_once() {
-    let pauses = Pair::start().suffer_all(&[Fault::Stop; 5]);
-    assert!(pauses.iter().all(|pause| *pause < 1_000), "{pauses:?}");
-}
-
-#[test]
-fn a_leader_that_is_cut_off_leaves_it_to_who_heard_everything() {
-    Pair::start().suffer_all(&[Fault::Disconnect, Fault::Deafen, Fault::Disconnect, Fault::Deafen]);
-}
-
-/// What is measured: fifty takeovers, ten of each kind.
-#[test]
-#[ignore = "takes minutes: cargo test --test single -- --ignored --nocapture"]
-fn fifty_takeovers() {
-    let kinds = [Fault::Kill, Fault::Freeze, Fault::Stop, Fault::Disconnect, Fault::Deafen];
-    let faults: Vec<Fault> = kinds.into_iter().cycle().take(50).collect();
-    let pauses = Pair::start().suffer_all(&faults);
-    for kind in kinds {
-        let of_kind = faults.iter().zip(&pauses).filter(|(fault, _)| **fault == kind);
-        let mut of_kind: Vec<u64> = of_kind.map(|(_, pause)| *pause).collect();
-        of_kind.sort_unstable();
-        println!(
-            "{kind:?}: median {} ms, worst {} ms of {}",
-            of_kind[of_kind.len() / 2],
-            of_kind.last().expect("some"),
-            of_kind.len()
-        );
-    }
-}
-
-/// In every request that writes outputs, and in no other: their key.
-const OUTPUTS: &[u8] = b"\r\nout\r\n";
-
-/// The network between the leader and Redis fails and neither is told, with outputs on their way; what
-/// was on its way arrives when another has led meanwhile, or this one leads again.
-fn cut_off(hole: Hole) {
-    let redis = redis();
-    let proxy = Proxy::to(redis.port());
-    let mut first = Handlerd::start_at(&proxy.url().replace("://", "://a:any@"), CHANNEL);
-    first.wait_log(&[LEADS]);
-    let mut other = daemon(&redis, "b");
-    other.wait_log(&[STANDS_BY]);
-    let publisher = Publisher::start(&redis);
-    let mut client = redis.client();
-    let mut flow = || {
-        let length: u64 = client.run(&["XLEN", "out"]);
-        wait_until("messages to flow", || client.run::<u64>(&["XLEN", "out"]) > length + 1_000);
-    };
-    flow();
-    proxy.snare(OUTPUTS, hole);
-    wait_until("outputs to be on their way", || proxy.has_snapped());
-    wait_again(&mut other, LEADS, 0);
-    flow();
-    if hole != Hole::FrozenOld {
-        proxy.thaw();
-    }
-    wait_again(&mut first, OTHER, 0);
-    wait_again(&mut first, STANDS_BY, 0);
-    let stopped = other.stop();
-    assert_eq!((stopped.code, stopped.number("lost")), (0, 0), "{}", stopped.last);
-    wait_again(&mut first, LEADS, 1);
-    flow();
-    proxy.thaw();
-    wait_until("what was on its way", || hole == Hole::Mute || proxy.has_come_late(OUTPUTS));
-    flow();
-    let sent = publisher.stop();
-    each_once(&mut redis.client(), sent);
-    assert_eq!(first.log_lines(&["may be missing"]), [""; 0]);
-    let stopped = first.stop();
-    assert_eq!((stopped.code, stopped.number("lost")), (0, 0), "{}", stopped.last);
-}
-
-#[test]
-fn outputs_that_arrive_when_another_leads_are_refused() {
-    cut_off(Hole::Frozen);
-}
-
-#[test]
-fn outputs_that_arrive_when_their_daemon_leads_again_are_refused() {
-    cut_off(Hole::FrozenOld);
-}
-
-#[test]
-fn outputs_whose_answer_was_lost_are_not_written_again() {
-    cut_off(Hole::Mute);
-}
-
-/// Nobody takes over, and the lease is the same daemon's when they arrive: what it has asked over a
-/// new connection meanwhile stands.
-#[test]
-fn outputs_that_arrive_after_they_were_asked_for_again_are_refused() {
-    let redis = redis();
-    let proxy = Proxy::to(redis.port());
-    let mut daemon = Handlerd::start_at(&proxy.url().replace("://", "://a:any@"), CHANNEL);
-    daemon.wait_log(&[LEADS]);
-    let mut client = redis.client();
-    proxy.snare(OUTPUTS, Hole::FrozenOld);
-    client.publish("in", "0");
-    wait_until("its output to be asked for again", || client.run::<u64>(&["XLEN", "out"]) == 1);
-    // The old one is still there for Redis.
-    redis.wait_subscribed("in", 2);
-    client.publish_all("in", (1..100).map(|n| n.to_string()));
-    each_once(&mut client, 100);
-    proxy.thaw();
-    wait_until("what was on its way", || proxy.has_come_late(OUTPUTS));
-    client.publish("in", "100");
-    each_once(&mut client, 101);
-    assert_eq!(daemon.stop().code, 0);
-}
-
-#[test]
-fn an_answer_that_was_lost_is_asked_for_again_and_nothing_is_written_twice() {
-    let redis = redis();
-    let proxy = Proxy::to(redis.port());
-    let mut daemon = Handlerd::start_at(&proxy.url().replace("://", "://a:any@"), CHANNEL);
-    daemon.wait_log(&[LEADS]);
-    let mut client = redis.client();
-    proxy.snare(OUTPUTS, Hole::Mute);
-    client.publish("in", "0");
-    wait_until("its output", || client.run::<u64>(&["XLEN", "out"]) == 1);
-    proxy.thaw();
-    wait_again(&mut daemon, "subscribed to", 1);
-    client.publish_all("in", (1..100).map(|n| n.to_string()));
-    each_once(&mut client, 100);
-    let stopped = daemon.stop();
-    assert_eq!((stopped.code, stopped.number("handled")), (0, 100), "{}", stopped.last);
-    assert_eq!(stopped.number("delivered"), 100, "{}", stopped.last);
-}
-
-/// What another handles meanwhile is not what comes over the new one.
-#[test]
-fn a_standby_whose_subscription_was_dead_holds_what_comes_over_the_next_one() {
-    let redis = redis();
-    let mut leader = daemon(&redis, "a");
-    leader.wait_log(&[LEADS]);
-    let proxy = Proxy::to(redis.port());
-    let mut standby = Handlerd::start_at(&proxy.url().replace("://", "://b:any@"), CHANNEL);
-    standby.wait_log(&[STANDS_BY]);
-    let publisher = Publisher::start(&redis);
-    let mut client = redis.client();
-    let mut flow = || {
-        let length: u64 = client.run(&["XLEN", "out"]);
-        wait_until("messages to flow", || client.run::<u64>(&["XLEN", "out"]) > length + 1_000);
-    };
-    flow();
-    proxy.begin(Hole::Deaf);
-    wait_again(&mut standby, "subscribed to", 1);
-    wait_again(&mut standby, STANDS_BY, 1);
-    leader.signal(Signal::KILL);
-    wait_again(&mut standby, LEADS, 0);
-    flow();
-    let sent = publisher.stop();
-    each_once(&mut redis.client(), sent);
-    let stopped = standby.stop();
-    assert_eq!((stopped.code, stopped.number("lost")), (0, 0), "{}", stopped.last);
 }
 
 #[test]
@@ -567,67 +292,6 @@ fn what_waits_for_its_next_try_is_not_passed_by_what_comes_behind_it() {
     let stopped = standby.stop();
     assert_eq!((stopped.code, stopped.number("handled")), (0, 1), "{}", stopped.last);
     assert!(stopped.last.contains("1 dead letter"), "{}", stopped.last);
-}
-
-#[test]
-fn what_a_standby_has_no_room_for_is_counted_when_it_takes_over() {
-    let slow = r#"
-        [channels.orders]
-        subscribe = "in"
-        handlers = []
-        append = "out"
-        queue = "16KiB"
-        max_payload = "1KiB"
-        single = true
-    "#;
-    let mut pair = Pair::start_with(slow);
-    let mut client = pair.redis.client();
-    client.publish("in", "0");
-    each_once(&mut client, 1);
-    pair.leader.1.signal(Signal::STOP);
-    client.publish_all("in", (1..=1_000).map(|n| n.to_string()));
-    pair.standby.1.wait_log(&[LEADS]);
-    pair.standby.1.wait_log(&["had no room"]);
-    wait_until("the last message", || {
-        handled(&mut client).last().is_some_and(|(number, _)| *number == 1_000)
-    });
-    let numbers: Vec<u64> = handled(&mut client).into_iter().map(|(number, _)| number).collect();
-    let stopped = pair.standby.1.stop();
-    assert_eq!(stopped.number("overflow") + numbers.len() as u64, 1_001, "{}", stopped.last);
-    assert_eq!(stopped.number("received"), 1_000, "{}", stopped.last);
-    assert!(numbers.len() > 10 && numbers.is_sorted(), "{numbers:?}");
-}
-
-/// Two channels whose messages fit into the queue of each, and not into what both may hold together.
-#[test]
-fn what_a_standby_holds_is_counted_in_the_memory_of_all() {
-    let more = CHANNEL.replace("orders", "more").replace("\"in\"", "\"in2\"");
-    let channels = format!("[limits]\nmemory = \"1MiB\"\n{CHANNEL}{more}");
-    let mut pair = Pair::start_with(&channels);
-    let mut client = pair.redis.client();
-    wait_until("both to be held", || times(&pair.standby.1, STANDS_BY) == 2);
-    pair.leader.1.signal(Signal::STOP);
-    for (channel, first) in [("in", 0), ("in2", 600)] {
-        client.publish_all(channel, (first..first + 600).map(|n| format!("{n:01000}")));
-    }
-    wait_until("both to be taken over", || times(&pair.standby.1, LEADS) == 2);
-    wait_until("the last messages", || {
-        let numbers: Vec<u64> = handled(&mut client).into_iter().map(|(n, _)| n).collect();
-        numbers.contains(&599) && numbers.contains(&1_199)
-    });
-    assert_ne!(times(&pair.standby.1, "had no room here"), 0);
-    let numbers: Vec<u64> = handled(&mut client).into_iter().map(|(number, _)| number).collect();
-    let stopped = pair.standby.1.stop();
-    assert_eq!(stopped.number("memory") + numbers.len() as u64, 1_200, "{}", stopped.last);
-    assert_eq!(stopped.number("received"), 1_200, "{}", stopped.last);
-    // A megabyte, with what holding each costs.
-    assert!((600..1_000).contains(&numbers.len()), "{}", numbers.len());
-    // Of each channel the last ones.
-    for last in [600, 1_200] {
-        let of_one: Vec<u64> =
-            numbers.iter().copied().filter(|n| n / 600 == last / 600 - 1).collect();
-        assert_eq!(of_one, (last - of_one.len() as u64..last).collect::<Vec<u64>>());
-    }
 }
 
 #[test]
