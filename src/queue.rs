@@ -10,7 +10,7 @@ mod order;
 mod waiting;
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use tokio::sync::Notify;
 
@@ -21,7 +21,7 @@ use crate::message::{Delivery, Message};
 use crate::telemetry::{ChannelMetrics, DropReason};
 
 pub use self::batch::Batch;
-pub use self::budget::Budget;
+pub use self::budget::{Budget, Holder};
 pub use self::order::Workers;
 pub use self::waiting::{OutputAway, Rules};
 
@@ -104,7 +104,9 @@ impl Queue {
             metrics,
             kept_by_source: false,
         });
-        budget.add(&queue);
+        // Of this type before it is one of several.
+        let weak: Weak<Queue> = Arc::downgrade(&queue);
+        budget.add(weak);
         queue
     }
 
@@ -153,6 +155,11 @@ impl Queue {
         self.bytes.load(Relaxed)
     }
 
+    /// What it shares with the other queues.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
     /// Counters of the channel.
     pub fn metrics(&self) -> &Arc<ChannelMetrics> {
         &self.metrics
@@ -161,6 +168,13 @@ impl Queue {
     /// Put messages in, in order; `messages` is empty afterwards. Never waits: what has no room is
     /// dropped and counted. After [`Self::close`] all of it is dropped as `shutdown`.
     pub fn push(&self, messages: &mut Vec<Received>) {
+        self.put(messages);
+        self.budget.enforce();
+    }
+
+    /// The same for who has locks that giving something up may need: the budget is still to be enforced,
+    /// when it has them no longer.
+    pub fn put(&self, messages: &mut Vec<Received>) {
         if messages.is_empty() {
             return;
         }
@@ -191,7 +205,6 @@ impl Queue {
         if turn {
             self.ready();
         }
-        self.budget.enforce();
     }
 
     /// Put one message in and answer how many were dropped for it (itself, or older ones).
@@ -225,36 +238,13 @@ impl Queue {
         dropped
     }
 
-    /// Drop at least so many bytes, or all there is, because all queues together hold too much.
-    fn shed(&self, bytes: usize) {
-        let (passed, dropped) = {
-            let mut waiting = lock(&self.waiting);
-            let before = waiting.bytes;
-            let mut dropped = 0;
-            while before - waiting.bytes < bytes {
-                let message = match waiting.rules.overflow {
-                    Overflow::DropOldest => waiting.pop_oldest(),
-                    Overflow::DropNewest => waiting.pop_newest(),
-                };
-                let Some(message) = message else { break };
-                waiting.bytes -= message.footprint();
-                dropped += 1;
-            }
-            self.settle(&waiting, before);
-            self.rest(&waiting);
-            (waiting.passed_at_rest(), dropped)
-        };
-        self.metrics.lost(DropReason::Memory, dropped);
-        passed.into_iter().for_each(|passed| passed());
-    }
-
     /// Carry a change of `waiting.bytes` over to the budget and to the number read without lock.
     fn settle(&self, waiting: &Waiting, before: usize) {
         self.bytes.store(waiting.bytes, Relaxed);
         if waiting.bytes >= before {
-            self.budget.used.fetch_add(waiting.bytes - before, Relaxed);
+            self.budget.hold(waiting.bytes - before);
         } else {
-            self.budget.used.fetch_sub(before - waiting.bytes, Relaxed);
+            self.budget.release(before - waiting.bytes);
         }
     }
 

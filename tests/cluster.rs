@@ -2,6 +2,8 @@
 
 mod support;
 
+use support::endpoints::fetch;
+use support::redis_server::free_port;
 use support::{Handlerd, Redis, Run, wait_for, wait_until};
 
 /// Three masters, and as many replicas of the first as were asked for. Tags `{a}`, `{b}` and `{c}`
@@ -260,4 +262,36 @@ fn check_says_which_node_has_what_and_what_no_node_can_do() {
                dead_letter = false\n";
     let text = check(two).expect(69).text();
     assert!(text.contains("they are not in one slot of this Redis Cluster"), "{text}");
+}
+
+/// Its nodes have no common order of what is published, by which daemons could go on behind each other.
+#[test]
+fn a_channel_that_is_single_is_refused_and_the_others_work() {
+    const CHANNELS: &str = "[channels.orders]\nsubscribe = \"in\"\nhandlers = []\npublish = \"no\"\n\
+                            push = \"list\"\nsingle = true\n\
+                            [channels.chat]\nsubscribe = \"in\"\nhandlers = []\npublish = \"said\"\n";
+    const WHY: &str = "this is a Redis Cluster, and `single = true` is for one Redis";
+    let cluster = Cluster::start(0);
+    let [first, second, third] = &cluster.nodes[..] else { panic!("three nodes") };
+    let said = support::Watcher::subscribe(third, &["said", "no"]);
+    let port = free_port();
+    let http = format!("{CHANNELS}[http]\nlisten = \"127.0.0.1:{port}\"\n");
+    let mut daemon = Handlerd::start_in(Handlerd::folder(), &config(second, &http), &[]);
+    daemon.wait_log(&["WARN", "handlerd:single:orders", WHY]);
+    second.wait_subscribed("in", 1);
+    for n in 0..100 {
+        first.run::<u64>(&["PUBLISH", "in", &n.to_string()]);
+    }
+    said.wait_count(100);
+    let ready = fetch(port, "/readyz");
+    assert_eq!(ready.code, 503, "{}", ready.body);
+    assert!(ready.body.contains("orders") && ready.body.contains(WHY), "{}", ready.body);
+    assert!(!ready.body.contains("chat"), "{}", ready.body);
+    assert_eq!(fetch(port, "/healthz").code, 200);
+    let file = daemon.dir().join("config.toml").display().to_string();
+    let text = Run::new(&["check", "--connect", "--config", &file]).output().expect(69).text();
+    assert!(text.contains(&format!("problem: channel orders can't work here: {WHY}")), "{text}");
+    assert_eq!(text.matches("problem: ").count(), 1, "{text}");
+    let stopped = daemon.stop();
+    assert_eq!((stopped.code, stopped.number("handled")), (0, 100), "{}", stopped.last);
 }

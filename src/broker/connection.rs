@@ -119,6 +119,8 @@ pub struct Link {
     pub version: String,
     /// Whether it says that it is a replica.
     pub replica: bool,
+    /// Whether it says that it is a node of a Redis Cluster.
+    pub cluster: bool,
 }
 
 /// An answer of Redis, owned: for where speed doesn't matter.
@@ -169,11 +171,12 @@ impl Link {
 
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Link { stream: _, resp3, version, replica } = self;
+        let Link { stream: _, resp3, version, replica, cluster } = self;
         f.debug_struct("Link")
             .field("resp3", resp3)
             .field("version", version)
             .field("replica", replica)
+            .field("cluster", cluster)
             .finish()
     }
 }
@@ -307,10 +310,11 @@ impl Connector {
             hello.extend([b"AUTH", user.as_bytes(), password.expose().as_bytes()]);
         }
         hello.extend([b"SETNAME".as_slice(), b"handlerd"]);
-        let mut replica = false;
+        let (mut replica, mut cluster) = (false, false);
         let (resp3, version) = match talk.ask(&hello).await? {
             Answer::Map(pairs) => {
                 replica = pairs.iter().any(|(k, v)| k == "role" && v != "master");
+                cluster = pairs.iter().any(|(k, v)| k == "mode" && v == "cluster");
                 let version = pairs.into_iter().find(|(k, _)| k == "version");
                 (true, version.map(|(_, v)| v).unwrap_or_default())
             }
@@ -319,7 +323,10 @@ impl Connector {
                     let auth: [&[u8]; 3] = [b"AUTH", user.as_bytes(), password.expose().as_bytes()];
                     talk.expect_ok("AUTH", &auth).await?;
                 }
-                (false, talk.version_from_info().await?)
+                let info = talk.info().await?;
+                let value = |key: &str| info.lines().find_map(|line| line.strip_prefix(key));
+                cluster = value("redis_mode:").is_some_and(|mode| mode.trim() == "cluster");
+                (false, value("redis_version:").unwrap_or_default().trim().to_owned())
             }
             Answer::Error(text) => return Err(self.refused("HELLO", text)),
             Answer::Other(_) => (true, String::new()),
@@ -331,7 +338,7 @@ impl Connector {
             let number = self.config.database.to_string();
             talk.expect_ok("SELECT", &[b"SELECT", number.as_bytes()]).await?;
         }
-        Ok(Link { stream: talk.stream, resp3, version, replica })
+        Ok(Link { stream: talk.stream, resp3, version, replica, cluster })
     }
 
     fn refused(&self, command: &'static str, answer: String) -> ConnectError {
@@ -411,15 +418,10 @@ impl Talk<'_> {
         }
     }
 
-    /// Where there is no HELLO to tell the version. INFO may be refused; then it stays unknown.
-    async fn version_from_info(&mut self) -> Result<String, ConnectError> {
+    /// Where there is no HELLO to tell what it is. INFO may be refused; then it stays unknown.
+    async fn info(&mut self) -> Result<String, ConnectError> {
         match self.ask(&[b"INFO", b"server"]).await? {
-            Answer::Other(info) => Ok(info
-                .lines()
-                .find_map(|line| line.strip_prefix("redis_version:"))
-                .unwrap_or_default()
-                .trim()
-                .to_owned()),
+            Answer::Other(info) => Ok(info),
             _ => Ok(String::new()),
         }
     }

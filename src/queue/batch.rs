@@ -47,7 +47,7 @@ impl Batch {
             let mut waiting = lock(&queue.waiting);
             if waiting.closed && queue.kept_by_source {
                 // Nobody is to begin them: they go back to their stream when they are dropped here.
-                queue.budget.used.fetch_sub(bytes, Relaxed);
+                queue.budget.release(bytes);
             } else {
                 waiting.put_back(&mut messages);
                 // They have been in the budget all the time.
@@ -84,7 +84,7 @@ impl Batch {
 
     pub(super) fn finish(&mut self) {
         if let Some(queue) = self.queue.take() {
-            queue.budget.used.fetch_sub(self.bytes, Relaxed);
+            queue.budget.release(self.bytes);
             if !self.keys.is_empty() {
                 queue.release(&mut self.keys);
             }

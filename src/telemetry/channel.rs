@@ -183,7 +183,9 @@ impl StreamMetrics {
 /// What is counted of a channel that is single.
 #[derive(Debug, Default)]
 pub struct SingleMetrics {
-    leads: AtomicBool,
+    /// Who does, by its token: a channel may be replaced by one of its name, which leads before the
+    /// old one has ended.
+    leader: Mutex<Option<Box<str>>>,
     /// Times that this daemon began to handle the channel's messages.
     pub takeovers: Count,
     /// Times that it did so and messages before may be missing: no daemon that could go on had been
@@ -194,14 +196,20 @@ pub struct SingleMetrics {
 impl SingleMetrics {
     /// Whether this daemon handles the channel's messages; else it stands by.
     pub fn is_leader(&self) -> bool {
-        self.leads.load(Relaxed)
+        lock(&self.leader).is_some()
     }
 
-    /// It does from now on, or doesn't.
-    pub fn leads(&self, leads: bool) {
-        if !self.leads.swap(leads, Relaxed) && leads {
+    /// From now on it does, by the channel of this token.
+    pub fn lead(&self, token: &str) {
+        let before = lock(&self.leader).replace(token.into());
+        if before.as_deref() != Some(token) {
             self.takeovers.add(1);
         }
+    }
+
+    /// The channel of this token doesn't, or no longer.
+    pub fn resign(&self, token: &str) {
+        lock(&self.leader).take_if(|leader| **leader == *token);
     }
 }
 

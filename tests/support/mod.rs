@@ -21,7 +21,7 @@ pub mod watcher;
 use std::time::{Duration, Instant};
 
 pub use handlerd::{Handlerd, Output, Run, Stopped};
-pub use proxy::Proxy;
+pub use proxy::{Hole, Proxy};
 pub use redis_server::{Client, Redis};
 pub use watcher::{Got, Watcher};
 

@@ -22,6 +22,7 @@ use self::commands::{Command, Verb};
 use self::needs::Needs;
 pub use self::server::{Persistence, Role, Server};
 use super::connection::{Connector, Link};
+use super::single::NO_CLUSTER;
 use crate::config::{self, Address, Config};
 use crate::telemetry::printable;
 
@@ -119,7 +120,7 @@ async fn ask(
     needs: &Needs,
     probed: &mut Probed,
 ) -> RedisResult<()> {
-    let Link { stream, resp3, version, replica } = link;
+    let Link { stream, resp3, version, replica, cluster } = link;
     let protocol = if resp3 { ProtocolVersion::RESP3 } else { ProtocolVersion::RESP2 };
     let info = RedisConnectionInfo::default().set_protocol(protocol).set_skip_set_lib_name();
     let config = AsyncConnectionConfig::new().set_response_timeout(Some(LIMIT));
@@ -138,7 +139,14 @@ async fn ask(
         }
         let is_replica = matches!(server.role, Role::Replica { .. });
         probed.server = Some(server);
-        let elsewhere = rehearse(&mut connection, needs.commands().iter(), probed).await?;
+        let singles = if cluster { &needs.singles[..] } else { &[] };
+        for channel in singles {
+            let no_cluster = format!("channel {channel} can't work here: {NO_CLUSTER}");
+            probed.problems.push(no_cluster);
+        }
+        // What such a channel needs, too, would be refused, for reasons that lead nowhere.
+        let commands = needs.commands().iter().filter(|c| !singles.contains(&c.whose));
+        let elsewhere = rehearse(&mut connection, commands, probed).await?;
         // One of a Cluster sends everybody to its master.
         if needs.has_outputs() && is_replica && elsewhere.is_empty() {
             let problem = "it is a replica: it refuses to write to keys, and what is published on it reaches \

@@ -61,6 +61,8 @@ pub struct Needs {
     pub reads: Vec<Read>,
     /// The keys that are written to, as far as their names are known.
     pub writes: Vec<Written>,
+    /// The channels that are single.
+    pub singles: Vec<Arc<str>>,
 }
 
 impl Needs {
@@ -75,6 +77,7 @@ impl Needs {
             if *connection.name == *SOURCES {
                 needs.source(channel);
                 if channel.single {
+                    needs.singles.push(channel.name.clone());
                     needs.lease(channel);
                 }
                 needs.routes(channel);

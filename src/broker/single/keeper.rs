@@ -13,7 +13,7 @@ use super::lease_key;
 use super::state::Item;
 use super::wire::{Finished, LEASE, Lease, Wire};
 use crate::broker::connection::Connector;
-use crate::broker::stream::{Journal, Trouble};
+use crate::broker::stream::{Journal, State, Trouble};
 use crate::heartbeat::Beat;
 use crate::telemetry::{DropReason, OutputKind, RateLimit};
 
@@ -30,6 +30,9 @@ const MODESTY: Duration = Duration::from_millis(500);
 /// Messages and bytes of outputs in one script. Redis does nothing else meanwhile.
 const CALL_ITEMS: usize = 1_000;
 const CALL_BYTES: usize = 1 << 20;
+
+/// A Redis Cluster will hardly cease to be one: it is asked this often.
+const CLUSTER: Duration = Duration::from_secs(5);
 
 /// What Redis refuses is logged this often at most.
 const SAY_EVERY: Duration = Duration::from_secs(10);
@@ -106,7 +109,13 @@ impl Keeper {
                     if trouble.state.wants_new_connection() {
                         self.wire = None;
                     }
-                    let pause = self.journal.trouble(trouble);
+                    let is_cluster = trouble.state == State::Cluster;
+                    let mut pause = self.journal.trouble(trouble);
+                    if is_cluster {
+                        self.lane.demote(&mut self.flight);
+                        self.lane.refuse(true);
+                        pause = CLUSTER;
+                    }
                     select! {
                         () = sleep(pause) => {}
                         () = self.stop.cancelled(), if !self.lane.has_lease() => {}
@@ -138,7 +147,9 @@ impl Keeper {
             Some(wire) => wire,
             none => {
                 let opened = self.beat.during(Wire::open(&self.connector, &self.lane));
-                none.insert(opened.await?)
+                let opened = opened.await?;
+                self.lane.refuse(false);
+                none.insert(opened)
             }
         };
         if self.lane.wants_mark() {
@@ -170,7 +181,8 @@ impl Keeper {
             let place = last.place.clone();
             self.place = place.unwrap_or_else(|| self.lane.place(last.number));
         }
-        match wire.finish(&self.flight, &self.place).await? {
+        let before = self.lane.known_place();
+        match wire.finish(&self.flight, before.as_deref(), &self.place).await? {
             Finished::Written { refused, why } => self.written(&refused, &why),
             // Perhaps it is nobody's: then it can be had again.
             Finished::NotOurs => self.look_at_lease().await?,

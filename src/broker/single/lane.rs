@@ -1,28 +1,29 @@
-//! One channel that is single: what comes in, what is held, what is in line to be finished, and which
-//! part this daemon plays.
+//! One channel that is single: what comes in, what is held, what is in line to be finished (`line`), and
+//! which part this daemon plays (`part`).
 //!
 //! Shared by the subscription, the workers and the keeper. Asks Redis nothing. Whoever leads hands
 //! messages on as they come. A standby holds them until it has heard that they were done, as many as
-//! the channel's queue may have.
+//! the channel's queue may have and `[limits] memory` has room for (`held`).
 
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
+use super::held::Held;
 use super::place::Mark;
-use super::state::{Item, Role, State, number};
+use super::state::{Role, State, number};
 use super::ticket::{Hold, Ticket};
-use super::track::{Found, Track};
+use super::track::Track;
 use super::{PREFIX, mark_channel};
-use crate::broker::stream::{Finish, random};
+use crate::broker::stream::random;
 use crate::config::Source;
-use crate::queue::{Queue, Received};
+use crate::queue::{Holder, Queue, Received};
 use crate::telemetry::{ChannelMetrics, DropReason};
 
-/// Bytes of outputs that may be in line before [`Lane::room`] waits.
-const OUTPUTS: usize = 4 << 20;
+mod line;
+mod part;
 
 /// A channel that is single.
 pub struct Lane {
@@ -32,6 +33,9 @@ pub struct Lane {
     pub(super) token: String,
     mark_channel: Arc<str>,
     queue: Arc<Queue>,
+    /// What is held, readable without the lock.
+    held_bytes: Arc<AtomicUsize>,
+    /// The budget is not enforced by who has this lock: that may need it.
     state: Mutex<State>,
     /// The keeper has something to do.
     wake: Notify,
@@ -44,16 +48,22 @@ impl Lane {
     /// else it holds so many bytes.
     pub fn new(name: &Arc<str>, source: &Source, hold: usize, queue: Arc<Queue>) -> Arc<Self> {
         let token = random();
-        let state = State::new(Track::new(&fingerprint(source), &token), hold);
-        Arc::new(Lane {
+        let held = Held::new(queue.budget());
+        let held_bytes = held.counter();
+        let state = State::new(Track::new(&fingerprint(source), &token), held, hold);
+        let lane = Arc::new(Lane {
             mark_channel: mark_channel(name).into(),
             name: name.clone(),
             token,
             queue,
+            held_bytes,
             state: Mutex::new(state),
             wake: Notify::new(),
             settled: Notify::new(),
-        })
+        });
+        let weak: Weak<Lane> = Arc::downgrade(&lane);
+        lane.queue.budget().add(weak);
+        lane
     }
 
     /// Hold so many bytes from now on.
@@ -123,7 +133,9 @@ impl Lane {
         }
         // Whatever else: that the lease is free.
         state.is_free = true;
+        drop(state);
         self.wake.notify_one();
+        self.queue.budget().enforce();
     }
 
     /// Take what came, in order; `messages` is empty afterwards.
@@ -133,13 +145,14 @@ impl Lane {
             let cut = self.cut_if_incomplete(&mut state);
             if state.role == Role::Leading {
                 messages.retain(|message| number(message).is_some_and(|n| n > state.done));
-                self.queue.push(messages);
+                self.queue.put(messages);
             } else {
                 messages.drain(..).for_each(|message| state.hold(message));
                 state.trim();
             }
             cut
         };
+        self.queue.budget().enforce();
         self.wait_for_passing(cut);
     }
 
@@ -155,6 +168,8 @@ impl Lane {
         let cut = {
             let mut state = self.state();
             state.is_closed = true;
+            // They hold this lane as it holds them.
+            state.held.take();
             state.cut()
         };
         self.wait_for_passing(cut);
@@ -182,7 +197,8 @@ impl Lane {
         if state.track.is_open() {
             return true;
         }
-        let is_complete = state.is_attached && !state.is_closed && self.is_complete();
+        let may_come = state.is_attached && !state.is_closed && !state.is_refused;
+        let is_complete = may_come && self.is_complete();
         if is_complete {
             state.track.open();
             state.wants_mark = true;
@@ -198,34 +214,6 @@ impl Lane {
 
     fn cut_if_incomplete(&self, state: &mut State) -> Option<u64> {
         if state.track.is_open() && !self.is_complete() { state.cut() } else { None }
-    }
-
-    /// Put it in line: it was handled. What another leads meanwhile stays there until it is done
-    /// elsewhere, or this daemon leads again.
-    pub(super) fn finish(&self, number: u64, finish: Finish) {
-        let mut state = self.state();
-        if number > state.done {
-            state.out_bytes += finish.size();
-            state.out.push_back(Item { number, finish, place: None });
-            self.wake.notify_one();
-        }
-    }
-
-    /// Whether less than 4 MiB are in line. Where another leads, no more will come.
-    pub(super) fn has_room(&self) -> bool {
-        let state = self.state();
-        state.out_bytes < OUTPUTS || state.role == Role::Standby
-    }
-
-    /// Wait until that is so.
-    pub(super) async fn room(&self) {
-        loop {
-            let settled = self.settled.notified();
-            if self.has_room() {
-                return;
-            }
-            settled.await;
-        }
     }
 
     // What the keeper does.
@@ -279,237 +267,25 @@ impl Lane {
             barrier.get_or_insert(mark);
             self.go_on(&mut state);
         }
-    }
-
-    /// Whether this daemon could lead: it gets all messages, and can tell others which are done.
-    pub(super) fn may_lead(&self) -> bool {
-        let state = self.state();
-        state.role == Role::Standby && state.track.is_marked() && !state.is_closed
-    }
-
-    /// Whether the lease is ours, for all we know.
-    pub(super) fn has_lease(&self) -> bool {
-        self.state().role != Role::Standby
-    }
-
-    /// Whether it is to be given back now.
-    pub(super) fn may_release(&self) -> bool {
-        let state = self.state();
-        state.role == (Role::Leaving { passed: true }) || state.role == Role::Quitting
-    }
-
-    /// The lease is ours from now on; `place` is up to where all is done, as it was stored `age` ago.
-    pub(super) fn take(self: &Arc<Self>, place: Option<String>, age: Duration) {
-        let mut state = self.state();
-        debug_assert_eq!(state.role, Role::Standby);
-        if !state.track.is_open() {
-            // It ended just now: for another, then.
-            state.role = Role::Quitting;
-            return;
-        }
-        state.role = Role::Taking { place, age, barrier: None };
-        self.go_on(&mut state);
-    }
-
-    /// Whether it isn't known yet where to go on.
-    pub(super) fn is_taking(&self) -> bool {
-        matches!(self.state().role, Role::Taking { .. })
-    }
-
-    /// Whether all that came is done with.
-    pub(super) fn is_caught_up(&self) -> bool {
-        let state = self.state();
-        state.role == Role::Leading && state.done == state.track.counted()
-    }
-
-    /// Whether this is the place that we stored last.
-    pub(super) fn is_known(&self, place: Option<&str>) -> bool {
-        self.state().track.is_known(place)
-    }
-
-    /// Lead, as soon as it is known from where on.
-    fn go_on(self: &Arc<Self>, state: &mut State) {
-        let Role::Taking { place, age, barrier } = &state.role else { return };
-        let (number, gap, is_sure) = match state.track.find(place.as_deref()) {
-            Found::Behind { number, gap } => (number, gap, true),
-            Found::Later | Found::Unknown => {
-                match barrier.as_ref().map(|mark| state.track.before(mark)) {
-                    Some(Some(number)) => (number, true, false),
-                    Some(None) => return,
-                    None => {
-                        state.wants_mark = true;
-                        self.wake.notify_one();
-                        return;
-                    }
-                }
-            }
-        };
-        // Since then nobody was subscribed, as far as can be told.
-        let unseen = place.as_ref().map(|_| age.saturating_sub(state.track.open_for()));
-        let (place, begun) = (place.clone(), barrier.clone());
-        if !is_sure {
-            // Another may have handled these, or nobody.
-            let (held, in_line) = state.up_to(number);
-            self.metrics().received.add(held);
-            self.metrics().lost(DropReason::Unknown, held + in_line);
-        }
-        self.lead(state, place, number, gap.then_some(unseen));
-        if !is_sure {
-            // So that others, too, know from where on.
-            let place = begun.map(|mark| state.track.place_of(mark));
-            state.out.push_front(Item { number, finish: Finish::new(), place });
-            state.out_bytes += Finish::new().size();
-            self.wake.notify_one();
-        }
-    }
-
-    /// `gap`: something may be missing, in at most this time, if that is known.
-    fn lead(
-        self: &Arc<Self>,
-        state: &mut State,
-        place: Option<String>,
-        number: u64,
-        gap: Option<Option<Duration>>,
-    ) {
-        let metrics = self.metrics();
-        state.forget(number);
-        let lost = state.hole.take().unwrap_or_default().saturating_sub(number);
-        metrics.received.add(lost);
-        metrics.lost(DropReason::Overflow, lost);
-        state.track.set_known(place, number);
-        state.role = Role::Leading;
-        state.term += 1;
-        metrics.single.leads(true);
-        state.held_bytes = 0;
-        let mut held: Vec<Received> = state.held.drain(..).map(|(_, message)| message).collect();
-        let channel = &*self.name;
-        tracing::info!(
-            channel,
-            held = held.len(),
-            "channel {channel}: this daemon handles its messages now, beginning with {} that it held",
-            held.len()
-        );
-        if let Some(unseen) = gap {
-            metrics.single.gaps.add(1);
-            let unseen = unseen.map_or("an unknown time".to_owned(), |unseen| {
-                metrics.gap_ms.add(unseen.as_millis() as u64);
-                format!("at most {:.1} s", unseen.as_secs_f32())
-            });
-            tracing::warn!(
-                channel,
-                "channel {channel}: it can't be told of all messages since the last one that was \
-                 handled; what came within {unseen} before now may be missing"
-            );
-        }
-        if lost > 0 {
-            tracing::warn!(
-                channel,
-                lost,
-                "channel {channel}: {lost} messages that were not handled had no room in `queue` here"
-            );
-        }
-        self.queue.push(&mut held);
-    }
-
-    /// Another daemon leads, and has stored this place.
-    pub(super) fn follow(&self, place: Option<&str>) {
-        let mut state = self.state();
-        state.has_looked = true;
-        if place.is_some() {
-            state.track.saw_place();
-        }
-        self.settled.notify_waiters();
-        if state.role != Role::Standby {
-            return;
-        }
-        if !state.is_attached {
-            state.track.look_before(place);
-        }
-        let Found::Behind { number, gap } = state.track.find(place) else { return };
-        state.forget(number);
-        let has_all = state.hole.is_none_or(|hole| hole <= number);
-        let is_ready = !gap && has_all && state.track.is_marked();
-        if is_ready && !std::mem::replace(&mut state.is_ready, true) {
-            let channel = &*self.name;
-            tracing::info!(
-                channel,
-                "channel {channel}: this daemon stands by: it holds all that isn't handled yet"
-            );
-        }
-    }
-
-    /// The lease is another's, or was; `flight` was not written. What waits is held again.
-    pub(super) fn demote(&self, flight: &mut Vec<Item>) {
-        {
-            let mut state = self.state();
-            if state.role == Role::Standby {
-                return;
-            }
-            state.become_standby();
-            state.put_back(flight);
-            let later = std::mem::take(&mut state.held);
-            state.held_bytes = 0;
-            let again = self.queue.take_back().into_iter();
-            again.chain(later.into_iter().map(|(_, later)| later)).for_each(|m| state.hold(m));
-            state.trim();
-        }
-        self.queue.let_pass();
-        self.resign("another daemon handles its messages now");
-    }
-
-    /// What was taken from the line is in it again.
-    pub(super) fn put_back(&self, flight: &mut Vec<Item>) {
-        self.state().put_back(flight);
-    }
-
-    /// The lease was given back.
-    pub(super) fn released(&self) {
-        self.state().become_standby();
-        self.resign("this daemon leaves its messages to others");
-    }
-
-    fn resign(&self, what: &str) {
-        self.metrics().single.leads(false);
-        self.settled.notify_waiters();
-        let channel = &*self.name;
-        tracing::info!(channel, "channel {channel}: {what}");
-    }
-
-    /// Take from the line until so many, or so many bytes, are in `flight`.
-    pub(super) fn take_line(&self, flight: &mut Vec<Item>, most: usize, bytes: usize) {
-        let mut state = self.state();
-        let mut taken = 0;
-        while state.writes() && flight.len() < most && (taken < bytes || flight.is_empty()) {
-            let Some(item) = state.out.pop_front() else { break };
-            taken += item.finish.size();
-            state.out_bytes -= item.finish.size();
-            flight.push(item);
-        }
-    }
-
-    /// Whether something in line is to be written.
-    pub(super) fn is_busy(&self) -> bool {
-        let state = self.state();
-        state.writes() && !state.out.is_empty()
-    }
-
-    /// What to call the message of this number.
-    pub(super) fn place(&self, number: u64) -> String {
-        self.state().track.place(number)
-    }
-
-    /// All up to this number is done, and that is stored.
-    pub(super) fn finished(&self, place: String, number: u64) {
-        let mut state = self.state();
-        state.track.set_known(Some(place), number);
-        state.forget(number);
         drop(state);
-        self.settled.notify_waiters();
+        self.queue.budget().enforce();
     }
 
     /// A lock whose holder panicked is still good: every change under it is whole at each step.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Holder for Lane {
+    fn bytes(&self) -> usize {
+        self.held_bytes.load(Relaxed)
+    }
+
+    fn shed(&self, bytes: usize) {
+        let mut state = self.state();
+        let most = state.held.bytes().saturating_sub(bytes);
+        state.shed_to(most, DropReason::Memory);
     }
 }
 
@@ -530,3 +306,6 @@ fn fingerprint(source: &Source) -> String {
     }
     hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,10 +7,11 @@
 //! does nothing for a daemon that has lost its lease.
 //!
 //! ```text
-//! pubsub::router --> Lane: count, hold or hand on         lane.rs, state.rs
+//! pubsub::router --> Lane: count, hold or hand on         lane.rs, state.rs, held.rs
 //!                      Track: which message is which      track.rs, place.rs
-//! worker --> Ticket --> Lane: in line to be finished      ticket.rs
+//! worker --> Ticket --> Lane: in line to be finished      ticket.rs, lane/line.rs
 //! Keeper: lease, marks, places, finishing                 keeper.rs; wire.rs: the four scripts
+//!         --> Lane: leads, follows, leaves                lane/part.rs
 //! ```
 //!
 //! How daemons agree on which message is meant: Redis has one order of all that is published, the same
@@ -19,6 +20,7 @@
 //! daemon that was subscribed at mark 3. A daemon that was not, knows that it can't tell, never
 //! guesses, and counts what may be missing as a gap.
 
+mod held;
 mod keeper;
 mod lane;
 mod place;
@@ -33,6 +35,11 @@ pub use ticket::Hold;
 
 #[cfg(test)]
 mod tests;
+
+/// Why a channel can't be single in a Redis Cluster, and what to do.
+pub const NO_CLUSTER: &str = "this is a Redis Cluster, and `single = true` is for one Redis: the nodes \
+    of a Cluster have no common order of what is published, by which daemons tell each other where to \
+    go on; name a Redis that is no Cluster in [redis], or remove `single`";
 
 /// Begins the names that are handlerd's own in Redis.
 pub const PREFIX: &str = "handlerd:single:";

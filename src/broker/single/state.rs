@@ -5,22 +5,24 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::held::Held;
 use super::place::Mark;
 use super::ticket::Hold;
 use super::track::Track;
 use crate::broker::stream::Finish;
 use crate::queue::Received;
+use crate::telemetry::DropReason;
 
 pub(super) struct State {
     pub(super) track: Track,
     pub(super) role: Role,
     /// How often this daemon began or ceased to lead.
     pub(super) term: u64,
-    pub(super) held: VecDeque<(u64, Received)>,
-    pub(super) held_bytes: usize,
+    pub(super) held: Held,
     pub(super) hold_most: usize,
-    /// The number of the last message for which there was no room, though it may not be done.
-    pub(super) hole: Option<u64>,
+    /// The number of the last message for which there was no room, though it may not be done, and in
+    /// what there was none.
+    pub(super) hole: Option<(u64, DropReason)>,
     /// All up to this number are done with.
     pub(super) done: u64,
     pub(super) out: VecDeque<Item>,
@@ -36,6 +38,8 @@ pub(super) struct State {
     pub(super) is_attached: bool,
     /// Nothing is to come any more.
     pub(super) is_closed: bool,
+    /// This Redis can't have a channel that is single.
+    pub(super) is_refused: bool,
 }
 
 /// The part that this daemon plays.
@@ -68,14 +72,13 @@ pub(super) struct Item {
 }
 
 impl State {
-    pub(super) fn new(track: Track, hold_most: usize) -> Self {
+    pub(super) fn new(track: Track, held: Held, hold_most: usize) -> Self {
         State {
             track,
             hold_most,
             role: Role::Standby,
             term: 0,
-            held: VecDeque::new(),
-            held_bytes: 0,
+            held,
             hole: None,
             done: 0,
             out: VecDeque::new(),
@@ -86,7 +89,14 @@ impl State {
             is_free: false,
             is_attached: false,
             is_closed: false,
+            is_refused: false,
         }
+    }
+
+    /// Whether messages are done that haven't come here: the subscription is slow, or dead and nobody has
+    /// noticed yet.
+    pub(super) fn is_behind(&self) -> bool {
+        self.done > self.track.counted()
     }
 
     /// Whether what is in line is ours to be written.
@@ -107,34 +117,37 @@ impl State {
         }
     }
 
+    /// Hold it, unless it is done, or nothing will ever be handled here again.
     pub(super) fn hold(&mut self, message: Received) {
-        let Some(number) = number(&message).filter(|number| *number > self.done) else { return };
-        self.held_bytes += message.footprint();
-        self.held.push_back((number, message));
+        let number = number(&message).filter(|number| *number > self.done && !self.is_closed);
+        if let Some(number) = number {
+            self.held.push(number, message);
+        }
     }
 
-    /// Hold no more than may be.
+    /// Hold no more than the channel's queue may have.
     pub(super) fn trim(&mut self) {
-        while self.held_bytes > self.hold_most {
-            let Some((number, message)) = self.held.pop_front() else { break };
-            self.held_bytes -= message.footprint();
-            self.hole = Some(number);
+        self.shed_to(self.hold_most, DropReason::Overflow);
+    }
+
+    /// Hold no more than so many bytes: the oldest go, which are the first to be heard of as done.
+    pub(super) fn shed_to(&mut self, most: usize, why: DropReason) {
+        while self.held.bytes() > most {
+            let Some(number) = self.held.drop_oldest() else { break };
+            self.hole = Some((number, why));
         }
     }
 
     /// How many are held, and in line, up to this number.
     pub(super) fn up_to(&self, number: u64) -> (u64, u64) {
-        let held = self.held.iter().take_while(|(held, _)| *held <= number).count();
         let in_line = self.out.iter().take_while(|item| item.number <= number).count();
-        (held as u64, in_line as u64)
+        (self.held.up_to(number), in_line as u64)
     }
 
     /// All up to this number is done with.
     pub(super) fn forget(&mut self, number: u64) {
         self.done = self.done.max(number);
-        while let Some((_, message)) = self.held.pop_front_if(|(held, _)| *held <= number) {
-            self.held_bytes -= message.footprint();
-        }
+        self.held.forget(number);
         while let Some(item) = self.out.pop_front_if(|item| item.number <= number) {
             self.out_bytes -= item.finish.size();
         }
@@ -144,6 +157,7 @@ impl State {
     /// What comes from now on isn't all. Answers the term that is to end when what was handed on is
     /// done with.
     pub(super) fn cut(&mut self) -> Option<u64> {
+        self.track.skip(self.done);
         self.track.close();
         self.wants_mark = false;
         self.is_ready = false;

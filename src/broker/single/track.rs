@@ -106,6 +106,12 @@ impl Track {
         self.stored_before = None;
     }
 
+    /// All up to this number are done with, though some never came here. Before the hole that they are in
+    /// begins: what comes after it is none of them.
+    pub(super) fn skip(&mut self, number: u64) {
+        self.counted = self.counted.max(number);
+    }
+
     /// One more; answers its number.
     pub(super) fn count(&mut self) -> u64 {
         self.counted += 1;
@@ -157,6 +163,11 @@ impl Track {
     /// Somebody has stored a place.
     pub(super) fn saw_place(&mut self) {
         self.was_stored = true;
+    }
+
+    /// The place that was stored last, as far as this daemon knows.
+    pub(super) fn known_place(&self) -> Option<&str> {
+        self.known.0.as_deref()
     }
 
     /// Whether nobody has stored another place since.

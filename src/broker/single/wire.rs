@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::lane::Lane;
 use super::place::Mark;
 use super::state::Item;
-use super::{lease_key, state_key};
+use super::{NO_CLUSTER, lease_key, state_key};
 use crate::broker::connection::Connector;
 use crate::broker::resp::{Node, bulk};
 use crate::broker::stream::{ANSWER, Arguments, Conn, Script, Scripts, State, Trouble, random};
@@ -41,15 +41,19 @@ pub(super) enum Finished {
     /// It was written; these of all writes were refused, the first being 0, and the last one for this
     /// reason.
     Written { refused: Vec<usize>, why: Vec<u8> },
-    /// Nothing was written: the lease isn't ours.
+    /// Nothing was written: the lease isn't ours, or was another's meanwhile.
     NotOurs,
 }
 
 impl Wire {
     pub(super) async fn open(connector: &Connector, lane: &Lane) -> Result<Self, Trouble> {
         let name = &lane.name;
+        let conn = Conn::open(connector).await?;
+        if conn.is_cluster() {
+            return Err(Trouble::new(State::Cluster, NO_CLUSTER));
+        }
         Ok(Wire {
-            conn: Conn::open(connector).await?,
+            conn,
             scripts: Scripts::default(),
             lease: lease_key(name),
             state: state_key(name),
@@ -106,17 +110,20 @@ impl Wire {
         self.scripts.call(conn, script, &keys, &arguments, ANSWER, |_| ()).await
     }
 
-    /// Write outputs, and that all is done up to `place`, if the lease is ours.
+    /// Write outputs, and that all is done up to `place`, if the lease is ours and all is done up to
+    /// `before` by now.
     pub(super) async fn finish(
         &mut self,
         items: &[Item],
+        before: Option<&str>,
         place: &str,
     ) -> Result<Finished, Trouble> {
         let Wire { conn, scripts, lease, state, token, arguments, .. } = self;
         arguments.clear();
         items.iter().for_each(|item| arguments.add_plain(&item.finish));
         let ttl = LEASE.as_millis().to_string();
-        let (keys, own) = ([&**lease, &**state], [&**token, &*ttl, place]);
+        let (keys, own) =
+            ([&**lease, &**state], [&**token, &*ttl, place, before.unwrap_or_default()]);
         let parts = 1 + keys.len() + own.len() + arguments.plain_parts();
         let write = |out: &mut Vec<u8>| {
             bulk(out, keys.len().to_string().as_bytes());

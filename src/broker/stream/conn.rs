@@ -26,13 +26,20 @@ pub(in crate::broker) struct Conn {
     stream: Stream,
     reader: FrameReader,
     out: Vec<u8>,
+    /// To a node of a Redis Cluster.
+    is_cluster: bool,
 }
 
 impl Conn {
     pub(in crate::broker) async fn open(connector: &Connector) -> Result<Self, Trouble> {
         let link = connector.connect().await?;
         let reader = FrameReader::with_limit(LONGEST_ANSWER);
-        Ok(Conn { stream: link.stream, reader, out: Vec::new() })
+        Ok(Conn { stream: link.stream, reader, out: Vec::new(), is_cluster: link.cluster })
+    }
+
+    /// Whether Redis says that it is a node of a Cluster.
+    pub(in crate::broker) fn is_cluster(&self) -> bool {
+        self.is_cluster
     }
 
     /// Ask, and read the answer by `read`. An error that Redis answers is trouble.

@@ -54,6 +54,8 @@ pub enum State {
     Moved,
     /// The slot is on its way from one node of the Cluster to another.
     Moving,
+    /// What is to be done can't be done in a Cluster.
+    Cluster,
     /// The Cluster has no majority, or the slot no node.
     ClusterDown,
     /// Redis can't save.
@@ -87,6 +89,7 @@ impl State {
             State::OtherSlot => "other_slot",
             State::Moved => "moved",
             State::Moving => "moving",
+            State::Cluster => "cluster",
             State::ClusterDown => "cluster_down",
             State::CannotSave => "cannot_save",
             State::NoReplicas => "no_replicas",

@@ -1,6 +1,10 @@
 //! `single = true`: of several daemons one handles what comes; another goes on where it ended, however
 //! it ended, without losing a message or handling one twice, as long as one was subscribed.
 
+mod network;
+mod pair;
+mod room;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::sync::Arc;
@@ -8,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use pair::Pair;
 use rustix::process::Signal;
 use support::endpoints::{Page, fetch};
 use support::redis_server::free_port;
@@ -130,118 +135,6 @@ fn redis_ms(client: &mut Client) -> u64 {
     seconds * 1000 + micros / 1000
 }
 
-/// In which ways a leader ceases to be one.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Fault {
-    /// SIGKILL.
-    Kill,
-    /// SIGSTOP until another leads, then SIGCONT.
-    Freeze,
-    /// SIGTERM.
-    Stop,
-    /// CLIENT KILL of all its connections.
-    Disconnect,
-    /// CLIENT KILL of its subscription only.
-    Deafen,
-}
-
-/// Two daemons, of which the first leads.
-struct Pair {
-    redis: Redis,
-    leader: (&'static str, Handlerd),
-    standby: (&'static str, Handlerd),
-}
-
-impl Pair {
-    fn start() -> Pair {
-        Pair::start_with(CHANNEL)
-    }
-
-    fn start_with(channels: &str) -> Pair {
-        let redis = redis();
-        let mut leader = daemon_with(&redis, "a", channels);
-        leader.wait_log(&[LEADS]);
-        let mut standby = daemon_with(&redis, "b", channels);
-        standby.wait_log(&[STANDS_BY]);
-        Pair { redis, leader: ("a", leader), standby: ("b", standby) }
-    }
-
-    /// Let it happen to the leader, and have the two ready again, with parts changed.
-    fn suffer(&mut self, fault: Fault) -> u64 {
-        let mut client = self.redis.client();
-        let Pair { redis, leader: (user, leader), standby: (_, standby) } = self;
-        let takes_over = times(standby, LEADS);
-        let before: Vec<usize> = [OTHER, LEAVES, STANDS_BY].map(|what| times(leader, what)).into();
-        let at = redis_ms(&mut client);
-        match fault {
-            Fault::Kill => leader.signal(Signal::KILL),
-            Fault::Freeze => leader.signal(Signal::STOP),
-            Fault::Stop => leader.signal(Signal::TERM),
-            Fault::Disconnect => drop(client.run::<u64>(&["CLIENT", "KILL", "USER", user])),
-            Fault::Deafen => {
-                let list: String = client.run(&["CLIENT", "LIST", "TYPE", "pubsub"]);
-                let own = list.lines().find(|line| line.contains(&format!("user={user} ")));
-                let id = own.and_then(|line| line.split([' ', '=']).nth(1)).expect("its id");
-                client.run::<u64>(&["CLIENT", "KILL", "ID", id]);
-            }
-        }
-        wait_again(standby, LEADS, takes_over);
-        match fault {
-            Fault::Kill | Fault::Stop => {
-                let stopped = leader.wait_end();
-                if fault == Fault::Stop {
-                    assert_eq!(stopped.code, 0, "{}", stopped.last);
-                    assert_eq!(stopped.number("lost"), 0, "{}", stopped.last);
-                }
-                *leader = daemon(redis, user);
-                leader.wait_log(&[STANDS_BY]);
-            }
-            Fault::Freeze => {
-                leader.signal(Signal::CONT);
-                wait_again(leader, OTHER, before[0]);
-                wait_again(leader, STANDS_BY, before[2]);
-            }
-            Fault::Disconnect | Fault::Deafen => {
-                wait_again(leader, LEAVES, before[1]);
-                wait_again(leader, STANDS_BY, before[2]);
-            }
-        }
-        std::mem::swap(&mut self.leader, &mut self.standby);
-        at
-    }
-
-    /// Under five thousand messages a second, so many times. Answers for each the longest time without
-    /// a message handled, in milliseconds.
-    fn suffer_all(mut self, faults: &[Fault]) -> Vec<u64> {
-        let publisher = Publisher::start(&self.redis);
-        let mut client = self.redis.client();
-        let faults_at: Vec<u64> = faults
-            .iter()
-            .map(|fault| {
-                let length: u64 = client.run(&["XLEN", "out"]);
-                wait_until("messages to flow", || {
-                    client.run::<u64>(&["XLEN", "out"]) >= length + 1_000
-                });
-                self.suffer(*fault)
-            })
-            .collect();
-        std::thread::sleep(Duration::from_millis(100));
-        let sent = publisher.stop();
-        let handled = each_once(&mut client, sent);
-        for daemon in [&self.leader.1, &self.standby.1] {
-            assert_eq!(daemon.log_lines(&["may be missing"]), [""; 0]);
-            assert_eq!(daemon.log_lines(&["had no room"]), [""; 0]);
-        }
-        let pause = |(i, at): (usize, &u64)| {
-            let next = faults_at.get(i + 1).copied().unwrap_or(u64::MAX);
-            let between = handled.windows(2).filter(|two| (*at..next).contains(&two[1].1));
-            let longest = between.max_by_key(|two| two[1].1 - two[0].1).expect("messages");
-            longest[1].1 - longest[0].1
-        };
-        faults_at.iter().enumerate().map(pause).collect()
-    }
-}
-
 #[test]
 fn one_handles_what_comes_and_the_other_holds_it() {
     let mut pair = Pair::start();
@@ -255,47 +148,6 @@ fn one_handles_what_comes_and_the_other_holds_it() {
     assert_eq!(stopped.number("delivered"), 5_000, "{}", stopped.last);
     assert_eq!(stopped.number("lost"), 0, "{}", stopped.last);
     assert_eq!(client.run::<u64>(&["EXISTS", "handlerd:single:orders"]), 0);
-}
-
-#[test]
-fn a_leader_that_is_killed_is_replaced() {
-    Pair::start().suffer_all(&[Fault::Kill; 3]);
-}
-
-#[test]
-fn a_leader_that_stood_still_writes_nothing_when_it_wakes() {
-    Pair::start().suffer_all(&[Fault::Freeze; 3]);
-}
-
-#[test]
-fn a_leader_that_stops_hands_over_at_once() {
-    let pauses = Pair::start().suffer_all(&[Fault::Stop; 5]);
-    assert!(pauses.iter().all(|pause| *pause < 1_000), "{pauses:?}");
-}
-
-#[test]
-fn a_leader_that_is_cut_off_leaves_it_to_who_heard_everything() {
-    Pair::start().suffer_all(&[Fault::Disconnect, Fault::Deafen, Fault::Disconnect, Fault::Deafen]);
-}
-
-/// What is measured: fifty takeovers, ten of each kind.
-#[test]
-#[ignore = "takes minutes: cargo test --test single -- --ignored --nocapture"]
-fn fifty_takeovers() {
-    let kinds = [Fault::Kill, Fault::Freeze, Fault::Stop, Fault::Disconnect, Fault::Deafen];
-    let faults: Vec<Fault> = kinds.into_iter().cycle().take(50).collect();
-    let pauses = Pair::start().suffer_all(&faults);
-    for kind in kinds {
-        let of_kind = faults.iter().zip(&pauses).filter(|(fault, _)| **fault == kind);
-        let mut of_kind: Vec<u64> = of_kind.map(|(_, pause)| *pause).collect();
-        of_kind.sort_unstable();
-        println!(
-            "{kind:?}: median {} ms, worst {} ms of {}",
-            of_kind[of_kind.len() / 2],
-            of_kind.last().expect("some"),
-            of_kind.len()
-        );
-    }
 }
 
 #[test]
@@ -440,35 +292,6 @@ fn what_waits_for_its_next_try_is_not_passed_by_what_comes_behind_it() {
     let stopped = standby.stop();
     assert_eq!((stopped.code, stopped.number("handled")), (0, 1), "{}", stopped.last);
     assert!(stopped.last.contains("1 dead letter"), "{}", stopped.last);
-}
-
-#[test]
-fn what_a_standby_has_no_room_for_is_counted_when_it_takes_over() {
-    let slow = r#"
-        [channels.orders]
-        subscribe = "in"
-        handlers = []
-        append = "out"
-        queue = "16KiB"
-        max_payload = "1KiB"
-        single = true
-    "#;
-    let mut pair = Pair::start_with(slow);
-    let mut client = pair.redis.client();
-    client.publish("in", "0");
-    each_once(&mut client, 1);
-    pair.leader.1.signal(Signal::STOP);
-    client.publish_all("in", (1..=1_000).map(|n| n.to_string()));
-    pair.standby.1.wait_log(&[LEADS]);
-    pair.standby.1.wait_log(&["had no room"]);
-    wait_until("the last message", || {
-        handled(&mut client).last().is_some_and(|(number, _)| *number == 1_000)
-    });
-    let numbers: Vec<u64> = handled(&mut client).into_iter().map(|(number, _)| number).collect();
-    let stopped = pair.standby.1.stop();
-    assert_eq!(stopped.number("overflow") + numbers.len() as u64, 1_001, "{}", stopped.last);
-    assert_eq!(stopped.number("received"), 1_000, "{}", stopped.last);
-    assert!(numbers.len() > 10 && numbers.is_sorted(), "{numbers:?}");
 }
 
 #[test]

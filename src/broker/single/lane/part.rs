@@ -1,0 +1,221 @@
+//! Which part this daemon plays: it takes the lease and goes on where another ended, or follows, or
+//! leaves. Called by the keeper, and, when a mark was waited for, by the subscription.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Lane;
+use crate::broker::single::state::{Item, Role, State};
+use crate::broker::single::track::Found;
+use crate::broker::stream::Finish;
+use crate::telemetry::DropReason;
+
+impl Lane {
+    /// Whether this daemon could lead: it gets all messages, and can tell others which are done.
+    pub(in crate::broker::single) fn may_lead(&self) -> bool {
+        let state = self.state();
+        let may_go_on = !state.is_closed && !state.is_behind();
+        state.role == Role::Standby && state.track.is_marked() && may_go_on
+    }
+
+    /// Whether the lease is ours, for all we know.
+    pub(in crate::broker::single) fn has_lease(&self) -> bool {
+        self.state().role != Role::Standby
+    }
+
+    /// Whether it is to be given back now.
+    pub(in crate::broker::single) fn may_release(&self) -> bool {
+        let state = self.state();
+        state.role == (Role::Leaving { passed: true }) || state.role == Role::Quitting
+    }
+
+    /// The lease is ours from now on; `place` is up to where all is done, as it was stored `age` ago.
+    pub(in crate::broker::single) fn take(self: &Arc<Self>, place: Option<String>, age: Duration) {
+        let mut state = self.state();
+        debug_assert_eq!(state.role, Role::Standby);
+        if !state.track.is_open() {
+            // It ended just now: for another, then.
+            state.role = Role::Quitting;
+            return;
+        }
+        state.role = Role::Taking { place, age, barrier: None };
+        self.go_on(&mut state);
+        drop(state);
+        self.queue.budget().enforce();
+    }
+
+    /// Whether it isn't known yet where to go on.
+    pub(in crate::broker::single) fn is_taking(&self) -> bool {
+        matches!(self.state().role, Role::Taking { .. })
+    }
+
+    /// Whether all that came is done with.
+    pub(in crate::broker::single) fn is_caught_up(&self) -> bool {
+        let state = self.state();
+        state.role == Role::Leading && state.done == state.track.counted()
+    }
+
+    /// Whether this is the place that we stored last.
+    pub(in crate::broker::single) fn is_known(&self, place: Option<&str>) -> bool {
+        self.state().track.is_known(place)
+    }
+
+    /// Lead, as soon as it is known from where on.
+    pub(super) fn go_on(self: &Arc<Self>, state: &mut State) {
+        let Role::Taking { place, age, barrier } = &state.role else { return };
+        let (number, gap, is_sure) = match state.track.find(place.as_deref()) {
+            Found::Behind { number, gap } => (number, gap, true),
+            Found::Later | Found::Unknown => {
+                match barrier.as_ref().map(|mark| state.track.before(mark)) {
+                    Some(Some(number)) => (number, true, false),
+                    Some(None) => return,
+                    None => {
+                        state.wants_mark = true;
+                        self.wake.notify_one();
+                        return;
+                    }
+                }
+            }
+        };
+        // Since then nobody was subscribed, as far as can be told.
+        let unseen = place.as_ref().map(|_| age.saturating_sub(state.track.open_for()));
+        let (place, begun) = (place.clone(), barrier.clone());
+        if !is_sure {
+            // Another may have handled these, or nobody.
+            let (held, in_line) = state.up_to(number);
+            self.metrics().received.add(held);
+            self.metrics().lost(DropReason::Unknown, held + in_line);
+        }
+        self.lead(state, place, number, gap.then_some(unseen));
+        if !is_sure {
+            // So that others, too, know from where on.
+            let place = begun.map(|mark| state.track.place_of(mark));
+            state.out.push_front(Item { number, finish: Finish::new(), place });
+            state.out_bytes += Finish::new().size();
+            self.wake.notify_one();
+        }
+    }
+
+    /// `gap`: something may be missing, in at most this time, if that is known.
+    fn lead(
+        self: &Arc<Self>,
+        state: &mut State,
+        place: Option<String>,
+        number: u64,
+        gap: Option<Option<Duration>>,
+    ) {
+        let metrics = self.metrics();
+        state.forget(number);
+        let (hole, why) = state.hole.take().unwrap_or((0, DropReason::Overflow));
+        let lost = hole.saturating_sub(number);
+        metrics.received.add(lost);
+        metrics.lost(why, lost);
+        state.track.set_known(place, number);
+        state.role = Role::Leading;
+        state.term += 1;
+        metrics.single.lead(&self.token);
+        let mut held = state.held.take();
+        let channel = &*self.name;
+        tracing::info!(
+            channel,
+            held = held.len(),
+            "channel {channel}: this daemon handles its messages now, beginning with {} that it held",
+            held.len()
+        );
+        if let Some(unseen) = gap {
+            metrics.single.gaps.add(1);
+            let unseen = unseen.map_or("an unknown time".to_owned(), |unseen| {
+                metrics.gap_ms.add(unseen.as_millis() as u64);
+                format!("at most {:.1} s", unseen.as_secs_f32())
+            });
+            tracing::warn!(
+                channel,
+                "channel {channel}: it can't be told of all messages since the last one that was \
+                 handled; what came within {unseen} before now may be missing"
+            );
+        }
+        if lost > 0 {
+            tracing::warn!(
+                channel,
+                lost,
+                "channel {channel}: {lost} messages that were not handled had no room here, in `queue` or \
+                 in `memory` of [limits]"
+            );
+        }
+        self.queue.put(&mut held);
+    }
+
+    /// Another daemon leads, and has stored this place.
+    pub(in crate::broker::single) fn follow(&self, place: Option<&str>) {
+        let mut state = self.state();
+        state.has_looked = true;
+        if place.is_some() {
+            state.track.saw_place();
+        }
+        self.settled.notify_waiters();
+        if state.role != Role::Standby {
+            return;
+        }
+        if !state.is_attached {
+            state.track.look_before(place);
+        }
+        let Found::Behind { number, gap } = state.track.find(place) else { return };
+        state.forget(number);
+        let has_all = state.hole.is_none_or(|(hole, _)| hole <= number);
+        let is_ready = !gap && has_all && state.track.is_marked() && !state.is_behind();
+        if is_ready && !std::mem::replace(&mut state.is_ready, true) {
+            let channel = &*self.name;
+            tracing::info!(
+                channel,
+                "channel {channel}: this daemon stands by: it holds all that isn't handled yet"
+            );
+        }
+    }
+
+    /// The lease is another's, or was; `flight` was not written. What waits is held again.
+    pub(in crate::broker::single) fn demote(&self, flight: &mut Vec<Item>) {
+        {
+            let mut state = self.state();
+            if state.role == Role::Standby {
+                return;
+            }
+            state.become_standby();
+            state.put_back(flight);
+            let later = state.held.take();
+            self.queue.take_back().into_iter().chain(later).for_each(|m| state.hold(m));
+            state.trim();
+        }
+        self.queue.let_pass();
+        self.resign("another daemon handles its messages now");
+    }
+
+    /// Whether this Redis can't have a channel that is single: then nothing is taken from it. The lease
+    /// isn't ours when it turns out so.
+    pub(in crate::broker::single) fn refuse(&self, is_refused: bool) {
+        let mut state = self.state();
+        debug_assert!(!is_refused || state.role == Role::Standby);
+        if std::mem::replace(&mut state.is_refused, is_refused) == is_refused {
+            return;
+        }
+        if is_refused {
+            state.held.take();
+            state.cut();
+            // Nobody need wait for that.
+            state.has_looked = true;
+            self.settled.notify_waiters();
+        }
+    }
+
+    /// The lease was given back.
+    pub(in crate::broker::single) fn released(&self) {
+        self.state().become_standby();
+        self.resign("this daemon leaves its messages to others");
+    }
+
+    fn resign(&self, what: &str) {
+        self.metrics().single.resign(&self.token);
+        self.settled.notify_waiters();
+        let channel = &*self.name;
+        tracing::info!(channel, "channel {channel}: {what}");
+    }
+}

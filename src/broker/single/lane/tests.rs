@@ -1,0 +1,134 @@
+//! What is held, and where it is counted.
+
+use super::*;
+use crate::config::Overflow;
+use crate::message::{Delivery, Message};
+use crate::queue::Budget;
+
+fn delivery() -> Arc<Delivery> {
+    Arc::new(Delivery {
+        table: "orders".into(),
+        redis_channel: "in".into(),
+        pattern: None,
+        id: None,
+        attempt: 1,
+        received_at: 0,
+    })
+}
+
+/// A message as the subscription takes it.
+fn arrived(lane: &Arc<Lane>) -> Received {
+    let entry = Some(lane.arrives().expect("it is taken"));
+    Received { message: Message::new("x"), delivery: delivery(), entry, order: 0 }
+}
+
+fn size() -> usize {
+    Received { message: Message::new("x"), delivery: delivery(), entry: None, order: 0 }.footprint()
+}
+
+/// One that stands by, with room for as many as there are, and its queue.
+fn standby(budget: &Arc<Budget>) -> (Arc<Lane>, Arc<Queue>) {
+    standby_of(budget, Arc::default())
+}
+
+fn standby_of(budget: &Arc<Budget>, metrics: Arc<ChannelMetrics>) -> (Arc<Lane>, Arc<Queue>) {
+    let source = Source::Subscribe(vec!["in".into()]);
+    let away = Box::new(|| false);
+    let queue = Queue::new(1, usize::MAX, Overflow::DropOldest, budget, metrics, away);
+    let lane = Lane::new(&"orders".into(), &source, usize::MAX, queue.clone());
+    lane.attach();
+    (lane, queue)
+}
+
+#[test]
+fn what_is_held_is_in_the_budget_and_the_oldest_go() {
+    let budget = Budget::new(10 * size());
+    let (lane, queue) = standby(&budget);
+    let (other, _) = standby(&budget);
+    other.push(&mut (0..3).map(|_| arrived(&other)).collect());
+    lane.push(&mut (0..20).map(|_| arrived(&lane)).collect());
+    // The fullest gives up, and that isn't a loss yet: another may have handled it.
+    assert_eq!((Holder::bytes(&*lane), budget.used()), (7 * size(), 10 * size()));
+    assert_eq!((Holder::bytes(&*other), queue.metrics().ended()), (3 * size(), 0));
+    lane.take(None, std::time::Duration::ZERO);
+    assert_eq!((Holder::bytes(&*lane), queue.bytes()), (0, 7 * size()));
+    assert_eq!(queue.metrics().dropped(DropReason::Memory), 13);
+    assert_eq!((queue.metrics().received.get(), budget.used()), (20, 10 * size()));
+    // Held again, and it still counts once.
+    lane.demote(&mut Vec::new());
+    assert_eq!((Holder::bytes(&*lane), queue.bytes()), (7 * size(), 0));
+    assert_eq!(budget.used(), 10 * size());
+    budget.set_limit(5 * size());
+    assert!(budget.used() <= 5 * size());
+}
+
+#[test]
+fn a_channel_that_ends_holds_nothing_any_more() {
+    let budget = Budget::new(usize::MAX);
+    let (lane, queue) = standby(&budget);
+    lane.push(&mut (0..20).map(|_| arrived(&lane)).collect());
+    assert_eq!(budget.used(), 20 * size());
+    let gone = Arc::downgrade(&lane);
+    lane.close();
+    assert_eq!(budget.used(), 0);
+    drop(lane);
+    drop(queue);
+    assert_eq!(gone.strong_count(), 0);
+}
+
+#[test]
+fn the_end_of_a_channel_does_not_hide_that_another_of_its_name_leads() {
+    let (budget, metrics) = (Budget::new(usize::MAX), Arc::<ChannelMetrics>::default());
+    let (old, _) = standby_of(&budget, metrics.clone());
+    let (new, _) = standby_of(&budget, metrics.clone());
+    [&old, &new].into_iter().for_each(|lane| lane.push(&mut vec![arrived(lane)]));
+    old.take(None, std::time::Duration::ZERO);
+    assert!(metrics.single.is_leader());
+    new.take(None, std::time::Duration::ZERO);
+    old.demote(&mut Vec::new());
+    assert!(metrics.single.is_leader());
+    new.demote(&mut Vec::new());
+    assert!(!metrics.single.is_leader());
+    assert_eq!(metrics.single.takeovers.get(), 2);
+}
+
+#[test]
+fn what_comes_after_a_subscription_that_was_dead_is_not_taken_for_what_it_missed() {
+    let budget = Budget::new(usize::MAX);
+    let (lane, _queue) = standby(&budget);
+    lane.push(&mut vec![arrived(&lane)]);
+    lane.heard(b"life 1");
+    assert!(lane.may_lead());
+    // Another handles messages that don't come here.
+    let source = fingerprint(&Source::Subscribe(vec!["in".into()]));
+    lane.follow(Some(&format!("{source} mark life 1 100")));
+    assert!(!lane.may_lead() && !lane.state().is_ready);
+    // That is noticed.
+    lane.cut();
+    lane.push(&mut (0..3).map(|_| arrived(&lane)).collect());
+    lane.heard(b"life 2");
+    assert_eq!(Holder::bytes(&*lane), 3 * size());
+    lane.follow(Some(&format!("{source} mark life 2 -1")));
+    assert_eq!(Holder::bytes(&*lane), size());
+    assert!(lane.may_lead() && lane.state().is_ready);
+}
+
+#[test]
+fn what_a_leader_missed_whose_subscription_was_dead_is_a_gap() {
+    let budget = Budget::new(usize::MAX);
+    let (lane, queue) = standby(&budget);
+    lane.push(&mut vec![arrived(&lane)]);
+    lane.heard(b"life 1");
+    let source = fingerprint(&Source::Subscribe(vec!["in".into()]));
+    let place = format!("{source} mark life 1 100");
+    let take = |gaps| {
+        lane.take(Some(place.clone()), std::time::Duration::ZERO);
+        assert_eq!(queue.metrics().single.gaps.get(), gaps);
+    };
+    take(0);
+    lane.cut();
+    lane.released();
+    lane.push(&mut vec![arrived(&lane)]);
+    take(1);
+    assert_eq!(queue.bytes(), size());
+}

@@ -1,0 +1,68 @@
+//! What a standby has no room for.
+
+use rustix::process::Signal;
+
+use super::pair::Pair;
+use super::support::wait_until;
+use super::{CHANNEL, LEADS, STANDS_BY, each_once, handled, times};
+
+#[test]
+fn what_a_standby_has_no_room_for_is_counted_when_it_takes_over() {
+    let slow = r#"
+        [channels.orders]
+        subscribe = "in"
+        handlers = []
+        append = "out"
+        queue = "16KiB"
+        max_payload = "1KiB"
+        single = true
+    "#;
+    let mut pair = Pair::start_with(slow);
+    let mut client = pair.redis.client();
+    client.publish("in", "0");
+    each_once(&mut client, 1);
+    pair.leader.1.signal(Signal::STOP);
+    client.publish_all("in", (1..=1_000).map(|n| n.to_string()));
+    pair.standby.1.wait_log(&[LEADS]);
+    pair.standby.1.wait_log(&["had no room"]);
+    wait_until("the last message", || {
+        handled(&mut client).last().is_some_and(|(number, _)| *number == 1_000)
+    });
+    let numbers: Vec<u64> = handled(&mut client).into_iter().map(|(number, _)| number).collect();
+    let stopped = pair.standby.1.stop();
+    assert_eq!(stopped.number("overflow") + numbers.len() as u64, 1_001, "{}", stopped.last);
+    assert_eq!(stopped.number("received"), 1_000, "{}", stopped.last);
+    assert!(numbers.len() > 10 && numbers.is_sorted(), "{numbers:?}");
+}
+
+/// Two channels whose messages fit into the queue of each, and not into what both may hold together.
+#[test]
+fn what_a_standby_holds_is_counted_in_the_memory_of_all() {
+    let more = CHANNEL.replace("orders", "more").replace("\"in\"", "\"in2\"");
+    let channels = format!("[limits]\nmemory = \"1MiB\"\n{CHANNEL}{more}");
+    let mut pair = Pair::start_with(&channels);
+    let mut client = pair.redis.client();
+    wait_until("both to be held", || times(&pair.standby.1, STANDS_BY) == 2);
+    pair.leader.1.signal(Signal::STOP);
+    for (channel, first) in [("in", 0), ("in2", 600)] {
+        client.publish_all(channel, (first..first + 600).map(|n| format!("{n:01000}")));
+    }
+    wait_until("both to be taken over", || times(&pair.standby.1, LEADS) == 2);
+    wait_until("the last messages", || {
+        let numbers: Vec<u64> = handled(&mut client).into_iter().map(|(n, _)| n).collect();
+        numbers.contains(&599) && numbers.contains(&1_199)
+    });
+    assert_ne!(times(&pair.standby.1, "had no room here"), 0);
+    let numbers: Vec<u64> = handled(&mut client).into_iter().map(|(number, _)| number).collect();
+    let stopped = pair.standby.1.stop();
+    assert_eq!(stopped.number("memory") + numbers.len() as u64, 1_200, "{}", stopped.last);
+    assert_eq!(stopped.number("received"), 1_200, "{}", stopped.last);
+    // A megabyte, with what holding each costs.
+    assert!((600..1_000).contains(&numbers.len()), "{}", numbers.len());
+    // Of each channel the last ones.
+    for last in [600, 1_200] {
+        let of_one: Vec<u64> =
+            numbers.iter().copied().filter(|n| n / 600 == last / 600 - 1).collect();
+        assert_eq!(of_one, (last - of_one.len() as u64..last).collect::<Vec<u64>>());
+    }
+}
