@@ -19,11 +19,12 @@ fn delivery() -> Arc<Delivery> {
 /// A message as the subscription takes it.
 fn arrived(lane: &Arc<Lane>) -> Received {
     let entry = Some(lane.arrives().expect("it is taken"));
-    Received { message: Message::new("x"), delivery: delivery(), entry, order: 0 }
+    Received { message: Message::new("x"), delivery: delivery(), entry, order: 0, number: 0 }
 }
 
 fn size() -> usize {
-    Received { message: Message::new("x"), delivery: delivery(), entry: None, order: 0 }.footprint()
+    Received { message: Message::new("x"), delivery: delivery(), entry: None, order: 0, number: 0 }
+        .footprint()
 }
 
 /// One that stands by, with room for as many as there are, and its queue.
