@@ -251,6 +251,9 @@ fn a_changed_plugin_is_taken_by_itself_and_a_broken_one_is_not() {
     put(&daemon.plugin("changing"), variant(1));
     assert!(daemon.wait_told().contains("new or changed handlers changing"));
     assert_eq!(passed(&redis, &out, "second"), "Received message 'second' from channel 'in'");
+    // What is subscribed to has nothing to do with it.
+    let subscriptions = ["the subscriptions have changed"];
+    assert_eq!(daemon.daemon.log_lines(&subscriptions), [""; 0]);
     // Broken: the old one stays, and the log says why.
     put(&daemon.plugin("changing"), "this is no plugin");
     assert!(daemon.wait_told().contains("refused"));
@@ -269,6 +272,7 @@ fn a_changed_plugin_is_taken_by_itself_and_a_broken_one_is_not() {
     daemon.write(&PLAIN.replace("\"in\"", "[\"in\", \"more\"]"));
     assert!(daemon.reload().contains("reloaded"));
     redis.wait_subscribed("more", 1);
+    daemon.daemon.wait_log(&subscriptions);
     assert!(passed(&redis, &out, "fifth").contains("Received"));
     assert_eq!(daemon.daemon.stop().number("lost"), 0);
 }

@@ -105,7 +105,9 @@ fn its_life_is_told_in_the_right_order() {
     let out = Watcher::subscribe(&redis, &["chat.out"]);
     let mut daemon = manager.daemon(&chat(&redis.url(), ""), SECOND, &[]);
     manager.wait(&["READY=1"]);
-    assert_eq!(manager.heard()[..2], ["STATUS=starting: loading handlers (1)", "READY=1"]);
+    manager.wait(&["STATUS=running"]);
+    let first = ["STATUS=starting: loading handlers (1)", "READY=1", "STATUS=running"];
+    assert_eq!(manager.heard()[..3], first);
     redis.wait_subscribed("chat", 1);
 
     redis.client().publish_all("chat", (0..5000).map(|n| n.to_string()));

@@ -161,6 +161,11 @@ fn a_configuration_that_is_refused_is_not_tried_again_and_again() {
     let before = settings.iter().filter_map(|line| line.strip_prefix("ExecStartPre="));
     let before: Vec<&str> = before.collect();
     assert_eq!(before, ["-/usr/bin/handlerd check --config /etc/handlerd/config.toml"]);
+    // What is wrong fails a reload, so that whoever asked for it sees it: no minus, and first.
+    let reload = settings.iter().filter_map(|line| line.strip_prefix("ExecReload="));
+    let reload: Vec<&str> = reload.collect();
+    let check = "/usr/bin/handlerd check --config /etc/handlerd/config.toml";
+    assert_eq!(reload, [check, "/bin/sh -c 'kill -HUP $MAINPID'"]);
 
     let config = "[channels.chat]\nhandlers = [\"nowhere\"]\npublish = \"out\"\n";
     let (_dir, file) = support::handlerd::folder_with(config);

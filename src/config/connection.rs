@@ -238,7 +238,21 @@ fn read_password(table: &Table<'_, '_>, name: &str, in_url: Option<Secret>) -> P
 
 /// The file of the credential, where systemd gave it.
 fn credential(reader: &Reader<'_>) -> Option<PathBuf> {
-    reader.environment.credential(CREDENTIAL).filter(|file| file.exists())
+    let file = reader.environment.credential(CREDENTIAL)?;
+    match file.try_exists() {
+        Ok(exists) => exists.then_some(file),
+        // Seen in a container whose mounts aren't shared: systemd leaves a folder that is root's.
+        Err(error) => {
+            let message = format!(
+                "whether there is a systemd credential `{CREDENTIAL}` can't be seen: {error}; \
+                 [redis] goes without it"
+            );
+            let help = "its folder is $CREDENTIALS_DIRECTORY, which the user handlerd runs as must be \
+                        able to read; in a container systemd needs shared mounts for that";
+            reader.about_file(&file, &message, help.to_owned());
+            None
+        }
+    }
 }
 
 fn read_tls(value: &Value<'_, '_>, is_used: bool) -> TlsFiles {

@@ -70,6 +70,8 @@ pub async fn run(start: Start, signals: &mut Signals, notify: &Notify) -> Ended 
     let shown = view.clone();
     let control = Control::start(&file, Inside { status: Arc::new(move || shown.status()), taps });
     notify.ready();
+    // Until there is something to say: what was said last is that handlers are loaded.
+    notify.status("running");
     let until_the_end = async {
         let signal = until_stopped(&mut running, &host, watch, unused, signals, notify).await;
         view.drain();

@@ -74,6 +74,23 @@ fn connections_are_read() {
 }
 
 #[test]
+fn a_folder_of_credentials_that_can_not_be_looked_into_is_said() {
+    // No folder: like one that is somebody else's, but nor can root look into it.
+    let folder = fixture("credentials/redis-password").into_os_string();
+    let environment = [("CREDENTIALS_DIRECTORY", folder)].into_iter().collect();
+    let text = "[channels.a]\nlog = true";
+    let loaded = Config::parse(text, &fixture("valid/small.toml"), &environment);
+    let loaded = loaded.expect("a configuration");
+    assert_eq!(loaded.config.redis.password, Password::None);
+    let [warning] = &*loaded.warnings else { panic!("{:?}", loaded.warnings) };
+    let said = warning.render(false);
+    for words in ["warning: whether there is a systemd credential `redis-password`", "goes without"]
+    {
+        assert!(said.contains(words), "{words} in {said}");
+    }
+}
+
+#[test]
 fn the_embedded_broker_is_read() {
     let file = fixture("valid/embedded.toml");
     // The credential is for a Redis that asks for one.

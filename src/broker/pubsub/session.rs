@@ -87,6 +87,8 @@ pub(super) struct Session<'a> {
     /// When bytes came last.
     heard: Instant,
     rival: Rival,
+    /// The change under way is one of names, not only of where their messages go.
+    renames: bool,
 }
 
 /// A second connection, which shows whether Redis lives while the first is silent.
@@ -123,6 +125,7 @@ impl<'a> Session<'a> {
             plan,
             heard: now,
             rival: Rival::No,
+            renames: false,
         }
     }
 
@@ -181,7 +184,9 @@ impl<'a> Session<'a> {
     /// Other subscriptions are wanted from now on.
     fn change(&mut self, wanted: Arc<[Subscription]>) {
         let moved = self.plan.begin(wanted, Instant::now());
-        self.requests.moved(&moved, &self.plan.roster);
+        let roster = &self.plan.roster;
+        self.renames = moved.len() != roster.names().len() || !roster.leaving().is_empty();
+        self.requests.moved(&moved, roster);
     }
 
     /// When every new name is answered, end the subscriptions to those that aren't wanted any more;
@@ -194,11 +199,13 @@ impl<'a> Session<'a> {
         let moved = self.plan.settle(now);
         self.requests.moved(&moved, &self.plan.roster);
         let roster = &self.plan.roster;
-        info!(
-            connection = %self.connector.name(),
-            "the subscriptions have changed: {} of {} names are subscribed to now",
-            roster.wanted_confirmed(), roster.wanted()
-        );
+        if self.renames {
+            info!(
+                connection = %self.connector.name(),
+                "the subscriptions have changed: {} of {} names are subscribed to now",
+                roster.wanted_confirmed(), roster.wanted()
+            );
+        }
         true
     }
 
