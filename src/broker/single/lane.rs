@@ -288,7 +288,7 @@ impl Lane {
     }
 
     /// Whether the lease is ours, for all we know.
-    pub(super) fn has_lease(&self) -> bool {
+    pub fn has_lease(&self) -> bool {
         self.state().role != Role::Standby
     }
 
@@ -379,7 +379,7 @@ impl Lane {
         state.track.set_known(place, number);
         state.role = Role::Leading;
         state.term += 1;
-        metrics.single.leads(true);
+        metrics.single.leads(&self.token, true);
         state.held_bytes = 0;
         let mut held: Vec<Received> = state.held.drain(..).map(|(_, message)| message).collect();
         let channel = &*self.name;
@@ -469,7 +469,7 @@ impl Lane {
     }
 
     fn resign(&self, what: &str) {
-        self.metrics().single.leads(false);
+        self.metrics().single.leads(&self.token, false);
         self.settled.notify_waiters();
         let channel = &*self.name;
         tracing::info!(channel, "channel {channel}: {what}");
