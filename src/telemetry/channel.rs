@@ -337,3 +337,23 @@ impl ChannelMetrics {
         self.dropped[reason as usize].get()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_one_leader_is_not_that_of_the_one_that_follows_it() {
+        let single = SingleMetrics::default();
+        single.leads("old", true);
+        single.leads("new", true);
+        single.leads("old", false);
+        assert!(single.is_leader());
+        // Who has never led ends, too.
+        single.leads("other", false);
+        single.leads("new", true);
+        assert_eq!((single.is_leader(), single.takeovers.get()), (true, 2));
+        single.leads("new", false);
+        assert!(!single.is_leader());
+    }
+}
