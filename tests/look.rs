@@ -107,19 +107,59 @@ fn a_tap_goes_on_over_a_reload() {
     let chat = tap(&daemon, &["chat", "--count", "2", "--json"]);
     redis.client().publish("chat", "before");
     chat.wait_stdout("before");
-    let config = daemon.dir().join("config.toml");
-    let text = std::fs::read_to_string(&config).expect("the config is there");
-    let changed = text.replace(r#"["redact", "announce"]"#, r#"["redact"]"#);
-    assert_ne!(changed, text);
-    std::fs::write(&config, changed).expect("it is written");
-    daemon.signal(Signal::HUP);
-    daemon.wait_log(&["reloaded: 2 channels"]);
+    reload(&mut daemon, |text| text.replace(r#"["redact", "announce"]"#, r#"["redact"]"#));
     redis.client().publish("chat", "after");
     let samples = objects(&chat.wait().expect(0).text());
     let hops = |sample: &Json| sample["hops"].as_array().map(Vec::len);
     let [before, after] = &samples[..] else { panic!("two samples: {samples:?}") };
     assert_eq!((hops(before), hops(after)), (Some(2), Some(1)), "{samples:?}");
     assert_eq!(after["input"]["payload"], "after", "{after}");
+}
+
+/// Have the daemon read its configuration again, changed by this.
+fn reload(daemon: &mut Handlerd, change: impl Fn(&str) -> String) {
+    let config = daemon.dir().join("config.toml");
+    let text = std::fs::read_to_string(&config).expect("the config is there");
+    let changed = change(&text);
+    assert_ne!(changed, text);
+    std::fs::write(&config, changed).expect("it is written");
+    let before = daemon.log_lines(&["reloaded: "]).len();
+    daemon.signal(Signal::HUP);
+    wait_until("it is reloaded", || daemon.log_lines(&["reloaded: "]).len() > before);
+}
+
+#[test]
+fn a_tap_goes_on_with_another_source_and_ends_with_its_channel_or_its_name() {
+    let redis = Redis::start();
+    let mut daemon = start(&redis);
+    let chat = tap(&daemon, &["chat", "--json"]);
+    let work = tap(&daemon, &["work", "--json"]);
+    // Another source is another channel, and has the same NAME.
+    reload(&mut daemon, |text| text.replace("[channels.chat]", "[channels.chat]\nsubscribe = \"b\""));
+    redis.wait_subscribed("b", 1);
+    redis.client().publish("b", "elsewhere");
+    chat.wait_stdout("elsewhere");
+
+    reload(&mut daemon, |text| text.replace("[channels.chat]", "[channels.talk]"));
+    let renamed = chat.wait().expect(66).stderr;
+    assert!(renamed.contains("channel chat is called talk now"), "{renamed}");
+
+    // What it has in hand is still seen.
+    redis.client().publish_all("in", ["sleep 1000", "echo last"]);
+    wait_until("both have come", || {
+        let json = daemon.verb(&["status", "--json"]).output().expect(0).text();
+        let json: Json = serde_json::from_str(&json).expect("JSON");
+        json["channels"][1]["received"] == 2
+    });
+    reload(&mut daemon, |text| {
+        let at = text.find("[channels.work]").expect("it is there");
+        text[..at].to_owned() + "[http]\nlisten = false\n"
+    });
+    let gone = work.wait().expect(66);
+    assert!(gone.text().contains("echo last"), "{}", gone.text());
+    assert!(gone.stderr.contains("channel work is no more: a reload has taken it out"), "{}", gone.stderr);
+    daemon.verb(&["tap", "work"]).output().expect(64);
+    assert_eq!(daemon.stop().number("lost"), 0);
 }
 
 #[test]

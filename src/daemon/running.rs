@@ -217,6 +217,7 @@ impl Running {
         let succeeded = succeeded.map(|channel| Arc::downgrade(&channel)).collect();
         let (places, change) = self.switch(&plan, wanted.collect(), &mut next).await?;
 
+        self.tell_taps_of_names(&config, &plan);
         // In place of the old one, which would keep counters of channels that are gone.
         self.show(&config, &next, &handlers, notes);
         let kept: BTreeSet<usize> = places.iter().copied().collect();
@@ -319,6 +320,17 @@ impl Running {
             queue.ended().await;
             Some(place)
         });
+    }
+
+    /// Who looks on at a channel by a NAME that it doesn't have any more is told which it has.
+    fn tell_taps_of_names(&self, config: &Config, plan: &Plan) {
+        let names: BTreeSet<&Arc<str>> = config.channels.iter().map(|channel| &channel.name).collect();
+        for (channel, before) in config.channels.iter().zip(&plan.before) {
+            let before = before.map(|before| &self.live[before].name);
+            if let Some(before) = before.filter(|before| !names.contains(before)) {
+                self.taps.renamed(before, &channel.name);
+            }
+        }
     }
 
     /// This is what is seen from now on.

@@ -58,6 +58,8 @@ impl Running {
             self.streams.abandon();
             self.writers.abandon();
         }
+        // That is why they see nothing more, not that channels are gone.
+        self.taps.close();
         tracing::debug!("drained in {:?}", started.elapsed());
         let left = self.streams.left() as u64;
         Ended { drained, metrics: self.metrics.clone(), given_back, left }
