@@ -337,7 +337,7 @@ fn clients_that_are_slow_or_many_are_no_affair_of_the_messages() {
     out.wait_count(10_000);
     let taken = begun.elapsed();
     assert!(taken < Duration::from_secs(10), "10,000 messages took {taken:?}");
-    // Each is cut off in its turn, and then who asks properly is answered.
+    // Who asks properly gets the place of one of these.
     assert_eq!(wait_code(port, "/healthz", 200).body, "ok\n");
     for stream in &mut slow {
         let mut rest = Vec::new();
@@ -346,4 +346,20 @@ fn clients_that_are_slow_or_many_are_no_affair_of_the_messages() {
         assert!(!String::from_utf8_lossy(&rest).contains(" 200 "));
     }
     assert_eq!(fetch(port, "/metrics").code, 200);
+}
+
+#[test]
+fn who_comes_gets_the_place_of_whoever_has_been_silent_longest() {
+    let redis = Redis::start();
+    let config = "[channels.chat]\npublish = \"out\"\n[log]\nlevel = \"info,handlerd::http=debug\"\n";
+    let (mut daemon, port) = start(&redis, config);
+    wait_code(port, "/healthz", 200);
+    let mut silent: Vec<_> = (0..64).map(|_| begin(port, "GET /healthz HTTP/1.1\r\n")).collect();
+    assert_eq!(fetch(port, "/healthz").code, 200);
+    // Not by its own time: that is another line.
+    daemon.wait_log(&["DEBUG", "its place is needed"]);
+    let mut rest = Vec::new();
+    let _ = silent[0].read_to_end(&mut rest);
+    assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
+    assert_eq!(daemon.log_lines(&["its place is needed"]).len(), 1, "it is one for one");
 }
