@@ -410,6 +410,32 @@ fn a_dead_daemons_socket_is_no_daemon_and_goes_and_several_are_told_apart() {
 }
 
 #[test]
+fn a_daemon_is_found_by_the_link_that_it_was_started_with_wherever_that_leads_now() {
+    let redis = Redis::start();
+    let daemon = start(&redis);
+    let [link, other] = ["link.toml", "other.toml"].map(|name| daemon.dir().join(name));
+    std::os::unix::fs::symlink(daemon.dir().join("config.toml"), &link).expect("a link");
+    std::fs::copy(daemon.dir().join("config.toml"), &other).expect("a copy");
+    let folder = daemon.dir().display().to_string();
+    let verb = |verb: &str| Run::new(&[verb]).config(&link).env("XDG_RUNTIME_DIR", &folder);
+    let process = |pid: u32| format!("process {pid}");
+    // One that was started with the file is found by a link to it, too.
+    assert!(verb("status").output().expect(0).text().contains(&process(daemon.pid())));
+    std::fs::remove_file(&link).expect("it is removed");
+    verb("status").output().expect(69);
+
+    std::os::unix::fs::symlink(&other, &link).expect("a link");
+    let linked = verb("run").spawn();
+    wait_until("a daemon", || verb("status").output().code == 0);
+    std::fs::remove_file(&link).expect("it is removed");
+    verb("status").output().expect(0);
+    std::os::unix::fs::symlink(daemon.dir().join("elsewhere.toml"), &link).expect("a link");
+    verb("status").output().expect(0);
+    linked.signal(Signal::TERM);
+    linked.wait().expect(0);
+}
+
+#[test]
 fn without_a_folder_for_the_socket_it_works_says_so_and_tries_again() {
     let redis = Redis::start();
     let out = Watcher::subscribe(&redis, &["out"]);
