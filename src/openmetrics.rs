@@ -265,8 +265,12 @@ impl Page<'_> {
         let seen: Vec<_> = handlers.filter_map(|h| Some((&*h.name, h.seen()?))).collect();
         let help = "How long a handler had a message; those of a batch share its time evenly.";
         let unit = Some(&Unit::Seconds);
-        let mut family =
-            self.encoder.encode_descriptor("handlerd_handler", help, unit, MetricType::Histogram)?;
+        let mut family = self.encoder.encode_descriptor(
+            "handlerd_handler",
+            help,
+            unit,
+            MetricType::Histogram,
+        )?;
         for (name, seen) in &seen {
             let timing = seen.timing.snapshot();
             let (sum, count, buckets) = (timing.sum(), timing.count(), timing.buckets());

@@ -120,7 +120,16 @@ impl Hub {
         tap.listening.fetch_add(1, Relaxed);
         let (closed, end) = (self.closed.clone(), tap.end.clone());
         let (name, tap) = (name.into(), Arc::downgrade(&tap));
-        Ok(Listener { name, tap, client, samples: receiver, closed, end, ended: false, _place: place })
+        Ok(Listener {
+            name,
+            tap,
+            client,
+            samples: receiver,
+            closed,
+            end,
+            ended: false,
+            _place: place,
+        })
     }
 
     /// Tell every client that there is nothing more to come.

@@ -101,7 +101,8 @@ impl View {
     pub fn set(&self, channels: Vec<Channel>, handlers: Vec<Handler>, warnings: Vec<String>) {
         let before = self.outline();
         let channels: Vec<Arc<Channel>> = channels.into_iter().map(Arc::new).collect();
-        let queues: HashSet<_> = channels.iter().map(|channel| Arc::as_ptr(&channel.queue)).collect();
+        let queues: HashSet<_> =
+            channels.iter().map(|channel| Arc::as_ptr(&channel.queue)).collect();
         let ran = before.channels.iter().filter(|ran| !queues.contains(&Arc::as_ptr(&ran.queue)));
         let ending = before.ending.iter().filter(|ending| !ending.is_done());
         // Who has the counters of another one that is seen has none of its own.

@@ -80,7 +80,8 @@ fn what_still_waits_or_is_handled_is_seen_until_it_is_done() {
     assert_eq!((old.received, old.handled), (3, 0));
     assert_eq!(changing.received("old"), Some(3.0));
     let text = changing.daemon.verb(&["status"]).output().expect(0).text();
-    let line = text.lines().find(|line| line.starts_with("old ")).unwrap_or_else(|| panic!("{text}"));
+    let line =
+        text.lines().find(|line| line.starts_with("old ")).unwrap_or_else(|| panic!("{text}"));
     assert!(line.ends_with("ending  subscribe \"in\""), "{text}");
     assert_eq!(fetch(changing.port, "/readyz").body, "ready\n", "it is in the way of no source");
     out.wait_texts(3);
@@ -93,10 +94,8 @@ fn what_still_waits_or_is_handled_is_seen_until_it_is_done() {
 #[test]
 fn writes_without_an_answer_are_waited_for_and_what_is_in_the_way_is_said() {
     let (redis, mut far) = (Redis::start(), Redis::start());
-    let head = format!(
-        "[daemon]\ndrain_timeout = \"60s\"\n[connections.far]\nurl = \"{}\"\n",
-        far.url()
-    );
+    let head =
+        format!("[daemon]\ndrain_timeout = \"60s\"\n[connections.far]\nurl = \"{}\"\n", far.url());
     let push = "handlers = []\npush = { to = \"far\", list = \"l\" }\n";
     let old = format!("[channels.old]\nsubscribe = \"in\"\n{push}");
     let mut changing = Changing::start(&redis, &head, &old);

@@ -351,7 +351,8 @@ fn clients_that_are_slow_or_many_are_no_affair_of_the_messages() {
 #[test]
 fn who_comes_gets_the_place_of_whoever_has_been_silent_longest() {
     let redis = Redis::start();
-    let config = "[channels.chat]\npublish = \"out\"\n[log]\nlevel = \"info,handlerd::http=debug\"\n";
+    let config =
+        "[channels.chat]\npublish = \"out\"\n[log]\nlevel = \"info,handlerd::http=debug\"\n";
     let (mut daemon, port) = start(&redis, config);
     wait_code(port, "/healthz", 200);
     let mut silent: Vec<_> = (0..64).map(|_| begin(port, "GET /healthz HTTP/1.1\r\n")).collect();

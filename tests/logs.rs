@@ -76,7 +76,10 @@ fn a_log_that_nobody_reads_holds_nothing_up_and_says_later_what_is_missing() {
     assert_eq!(numbers["delivered"], (MANY + written) as u64, "{last}");
     let lost = (MANY - written) as u64;
     assert_eq!((numbers["lost"], numbers["log_full"]), (lost, lost), "{last}");
-    assert!(lines.iter().any(|line| line.contains("lines dropped: log_full")), "it is said: {last}");
+    assert!(
+        lines.iter().any(|line| line.contains("lines dropped: log_full")),
+        "it is said: {last}"
+    );
 }
 
 #[test]

@@ -135,7 +135,9 @@ fn a_tap_goes_on_with_another_source_and_ends_with_its_channel_or_its_name() {
     let chat = tap(&daemon, &["chat", "--json"]);
     let work = tap(&daemon, &["work", "--json"]);
     // Another source is another channel, and has the same NAME.
-    reload(&mut daemon, |text| text.replace("[channels.chat]", "[channels.chat]\nsubscribe = \"b\""));
+    reload(&mut daemon, |text| {
+        text.replace("[channels.chat]", "[channels.chat]\nsubscribe = \"b\"")
+    });
     redis.wait_subscribed("b", 1);
     redis.client().publish("b", "elsewhere");
     chat.wait_stdout("elsewhere");
@@ -157,7 +159,11 @@ fn a_tap_goes_on_with_another_source_and_ends_with_its_channel_or_its_name() {
     });
     let gone = work.wait().expect(66);
     assert!(gone.text().contains("echo last"), "{}", gone.text());
-    assert!(gone.stderr.contains("channel work is no more: a reload has taken it out"), "{}", gone.stderr);
+    assert!(
+        gone.stderr.contains("channel work is no more: a reload has taken it out"),
+        "{}",
+        gone.stderr
+    );
     daemon.verb(&["tap", "work"]).output().expect(64);
     assert_eq!(daemon.stop().number("lost"), 0);
 }

@@ -139,8 +139,8 @@ fn lines(status: &Status, now: u64) -> Vec<String> {
 
 fn channels(channels: &[Channel]) -> Vec<String> {
     let heads = [
-        "CHANNEL", "RECEIVED", "HANDLED", "OUT", "DEAD", "LOST", "QUEUE", "PENDING", "LAG", "STATE",
-        "SOURCE",
+        "CHANNEL", "RECEIVED", "HANDLED", "OUT", "DEAD", "LOST", "QUEUE", "PENDING", "LAG",
+        "STATE", "SOURCE",
     ];
     let row = |channel: &Channel| {
         let stream = channel.stream.as_ref();

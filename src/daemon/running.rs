@@ -324,7 +324,8 @@ impl Running {
 
     /// Who looks on at a channel by a NAME that it doesn't have any more is told which it has.
     fn tell_taps_of_names(&self, config: &Config, plan: &Plan) {
-        let names: BTreeSet<&Arc<str>> = config.channels.iter().map(|channel| &channel.name).collect();
+        let names: BTreeSet<&Arc<str>> =
+            config.channels.iter().map(|channel| &channel.name).collect();
         for (channel, before) in config.channels.iter().zip(&plan.before) {
             let before = before.map(|before| &self.live[before].name);
             if let Some(before) = before.filter(|before| !names.contains(before)) {

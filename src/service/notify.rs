@@ -51,11 +51,7 @@ impl Notify {
             opened.map_err(refused).ok()
         });
         let watchdog = socket.as_ref().and_then(|_| sd_notify::watchdog_enabled());
-        Notify(Arc::new(Inner {
-            socket,
-            watchdog,
-            stops: AtomicBool::new(false),
-        }))
+        Notify(Arc::new(Inner { socket, watchdog, stops: AtomicBool::new(false) }))
     }
 
     /// How often the watchdog is to be fed: at half of the time after which systemd would act.
@@ -202,11 +198,7 @@ mod tests {
 
     fn over(address: &OsStr) -> Notify {
         let socket = Some(Socket::open(address).expect("an address"));
-        Notify(Arc::new(Inner {
-            socket,
-            watchdog: None,
-            stops: AtomicBool::new(false),
-        }))
+        Notify(Arc::new(Inner { socket, watchdog: None, stops: AtomicBool::new(false) }))
     }
 
     fn received(socket: &UnixDatagram) -> String {

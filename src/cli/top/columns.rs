@@ -27,9 +27,7 @@ pub struct Column<R> {
 
 /// The places of the columns that there is room for. One that has no word for any row needs none.
 pub fn fitting<R>(columns: &[Column<R>], rows: &[R], width: u16) -> Vec<usize> {
-    let is_blank = |row: &R, place: usize| {
-        matches!((columns[place].cell)(row), Shown::Text(text) if text.is_empty())
-    };
+    let is_blank = |row: &R, place: usize| matches!((columns[place].cell)(row), Shown::Text(text) if text.is_empty());
     let says_something =
         |place: &usize| *place == 0 || !rows.iter().all(|row| is_blank(row, *place));
     let mut by_rank: Vec<usize> =

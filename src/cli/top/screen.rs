@@ -317,7 +317,8 @@ mod tests {
         assert!(!has(&draw(&mut screen, 110, 24), &["STATE"]));
         now.channels[0].single = Some(Single { leads: true, ..Single::default() });
         // Of two with one name each has its own rates.
-        let ending = crate::status::Channel { ending: true, received: 0, ..now.channels[0].clone() };
+        let ending =
+            crate::status::Channel { ending: true, received: 0, ..now.channels[0].clone() };
         now.channels.push(ending);
         screen.take(Ok(now.clone()));
         now.uptime_ms += 1000;

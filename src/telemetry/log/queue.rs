@@ -153,7 +153,8 @@ impl Queue {
     pub(super) fn give_up_outputs(&self) {
         let mut state = self.state();
         let records = std::mem::take(&mut state.records);
-        let (outputs, others): (Vec<Record>, _) = records.into_iter().partition(|r| r.from.is_some());
+        let (outputs, others): (Vec<Record>, _) =
+            records.into_iter().partition(|r| r.from.is_some());
         state.records = others.into();
         state.bytes = state.records.iter().map(|record| record.bytes.len()).sum();
         let begun = std::mem::take(&mut state.written_for);
