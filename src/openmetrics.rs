@@ -261,7 +261,7 @@ impl Page<'_> {
         });
         let about = About("handlerd_handler_failures", "Messages that a handler failed at.");
         self.counters(about, None, series)?;
-        let handlers = outline.handlers.iter();
+        let handlers = outline.handlers();
         let seen: Vec<_> = handlers.filter_map(|h| Some((&*h.name, h.seen()?))).collect();
         let help = "How long a handler had a message; those of a batch share its time evenly.";
         let unit = Some(&Unit::Seconds);

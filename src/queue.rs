@@ -151,12 +151,6 @@ impl Queue {
         self.bytes.load(Relaxed)
     }
 
-    /// Whether no message waits, and none is being handled.
-    pub fn is_at_rest(&self) -> bool {
-        let waiting = lock(&self.waiting);
-        waiting.turns == 0 && waiting.messages.is_empty()
-    }
-
     /// Counters of the channel.
     pub fn metrics(&self) -> &Arc<ChannelMetrics> {
         &self.metrics

@@ -41,14 +41,14 @@ pub struct View {
 }
 
 /// What runs between two reloads.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Outline {
     /// In the order of the configuration.
     pub channels: Vec<Arc<Channel>>,
     /// Those that reloads have taken out, the latest last; some are done with everything by now.
     ending: Vec<Arc<Channel>>,
-    /// By name.
-    pub handlers: Vec<Handler>,
+    /// By name; behind them those that only channels have which reloads have taken out.
+    handlers: Vec<Handler>,
     /// What an operator should know, in sentences: a removed plugin file that is still in use, keys
     /// that need a restart.
     pub warnings: Vec<String>,
@@ -112,19 +112,18 @@ impl View {
             let metrics = if own { channel.metrics.clone() } else { Arc::default() };
             Arc::new(Channel { metrics, is_ending: true, ..(**channel).clone() })
         };
-        let ending = ending.chain(ran).map(ends).collect();
-        self.outline.store(Arc::new(Outline { channels, ending, handlers, warnings }));
+        let ending: Vec<Arc<Channel>> = ending.chain(ran).map(ends).collect();
+        let mut handlers = handlers;
+        let names: HashSet<_> = handlers.iter().map(|handler| handler.name.clone()).collect();
+        handlers.extend(before.handlers.iter().filter(|h| !names.contains(&h.name)).cloned());
+        self.outline.store(Arc::new(Outline { channels, ending, handlers, warnings }.tidy()));
     }
 
     /// Let go of what reloads have taken out and what is done with everything.
     pub fn tidy_up(&self) {
         let now = self.outline();
         if now.ending.iter().any(|ending| ending.is_done()) {
-            let ending = now.ending.iter().filter(|ending| !ending.is_done()).cloned().collect();
-            let Outline { channels, handlers, warnings, .. } = &*now;
-            let (channels, handlers, warnings) =
-                (channels.clone(), handlers.clone(), warnings.clone());
-            self.outline.store(Arc::new(Outline { channels, ending, handlers, warnings }));
+            self.outline.store(Arc::new((*now).clone().tidy()));
         }
     }
 
@@ -202,7 +201,7 @@ impl View {
         let outline = self.outline();
         let not_ready = self.not_ready();
         let failures = self.metrics.failures();
-        let handlers = outline.handlers.iter().map(|handler| handler.status(&failures));
+        let handlers = outline.handlers().map(|handler| handler.status(&failures));
         let ending = outline.all().filter(|channel| channel.is_ending);
         let hung = ending.flat_map(Channel::problems).map(|problem| problem.to_string());
         Status {
@@ -236,6 +235,21 @@ impl Outline {
     pub fn all(&self) -> impl Iterator<Item = &Channel> {
         let ending = self.ending.iter().filter(|ending| ending.has_something_in_hand());
         self.channels.iter().chain(ending).map(|channel| &**channel)
+    }
+
+    /// The handlers of these.
+    pub fn handlers(&self) -> impl Iterator<Item = &Handler> {
+        let used: HashSet<&Arc<str>> = self.all().flat_map(|channel| &channel.handlers).collect();
+        self.handlers.iter().filter(move |handler| used.contains(&handler.name))
+    }
+
+    /// Without what is done with everything.
+    fn tidy(mut self) -> Self {
+        self.ending.retain(|ending| !ending.is_done());
+        let channels = self.channels.iter().chain(&self.ending);
+        let used: HashSet<_> = channels.flat_map(|channel| channel.handlers.clone()).collect();
+        self.handlers.retain(|handler| used.contains(&handler.name));
+        self
     }
 }
 

@@ -79,6 +79,7 @@ fn what_still_waits_or_is_handled_is_seen_until_it_is_done() {
     assert_eq!((&*old.name, &*old.source), ("old", "subscribe \"in\""));
     assert_eq!((old.received, old.handled), (3, 0));
     assert_eq!(changing.received("old"), Some(3.0));
+    assert_eq!(changing.status().handlers.len(), 1, "its handler is seen with it");
     let text = changing.daemon.verb(&["status"]).output().expect(0).text();
     let line =
         text.lines().find(|line| line.starts_with("old ")).unwrap_or_else(|| panic!("{text}"));
@@ -87,6 +88,7 @@ fn what_still_waits_or_is_handled_is_seen_until_it_is_done() {
     out.wait_texts(3);
     changing.wait_done();
     assert_eq!(changing.received("old"), None);
+    assert!(changing.status().handlers.is_empty());
     let stopped = changing.daemon.stop();
     assert_eq!((stopped.number("handled"), stopped.number("lost")), (3, 0), "{}", stopped.last);
 }
@@ -151,4 +153,29 @@ fn one_name_has_one_series_that_never_falls_whoever_ends_under_it() {
     wait_until("all are counted", || changing.received("chat") == Some(4.0));
     let stopped = changing.daemon.stop();
     assert_eq!((stopped.number("received"), stopped.number("handled")), (4, 4), "{}", stopped.last);
+}
+
+#[test]
+fn a_leader_that_is_replaced_under_its_name_leaves_the_lead_to_the_next() {
+    let redis = Redis::start();
+    let single = |source: &str| slow("chat", &format!("{source}\nsingle = true"));
+    let mut changing = Changing::start(&redis, "", &single("subscribe = \"a\""));
+    let leads = |changing: &Changing| {
+        let seen = |c: Channel| (c.ending, c.single.is_some_and(|single| single.leads));
+        changing.status().channels.into_iter().map(seen).collect::<Vec<_>>()
+    };
+    wait_until("it leads", || leads(&changing) == [(false, true)]);
+    redis.client().publish_all("a", ["sleep 3000"]);
+    wait_until("it has come", || changing.received("chat") == Some(1.0));
+    changing.reload(&single("subscribe = \"b\""));
+    assert_eq!(leads(&changing).len(), 2);
+    changing.wait_done();
+    wait_until("the next one leads", || leads(&changing) == [(false, true)]);
+    let text = changing.daemon.verb(&["status"]).output().expect(0).text();
+    assert!(text.lines().any(|line| line.ends_with("  leads  subscribe \"b\"")), "{text}");
+    let page = Page::fetch(changing.port);
+    let chat = [("channel", "chat")];
+    assert_eq!(page.value("handlerd_single_leader", &chat), 1.0);
+    assert_eq!(page.value("handlerd_takeovers_total", &chat), 2.0);
+    assert_eq!(changing.daemon.stop().number("lost"), 0);
 }
