@@ -198,11 +198,6 @@ impl Crew {
         self.roll.load().places.get(place).cloned().flatten()
     }
 
-    /// What the channels write by now, each once.
-    pub fn writers(&self) -> Vec<Writer> {
-        self.roll.load().writers.clone()
-    }
-
     /// Take no messages any more: what waits is handled, and then there is nothing to do.
     pub fn close(&self) {
         self.roll.load().channels().for_each(|channel| channel.queue.close());

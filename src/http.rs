@@ -2,9 +2,9 @@
 //!
 //! Started by the daemon, and stopped by it as the last of all, so that it can be looked at while it
 //! drains. Owns the listening socket and whoever is connected to it: nothing that they do, or don't,
-//! is waited for by anybody else. Answers GET only and shows neither secrets nor payloads, so `Host`
-//! need not be checked: a page of another site that gets itself an answer by a false name learns
-//! numbers, and changes nothing.
+//! is waited for by anybody else (`clients` gives the place of a slow one to the next). Answers GET
+//! only and shows neither secrets nor payloads, so `Host` need not be checked: a page of another site
+//! that gets itself an answer by a false name learns numbers, and changes nothing.
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -18,29 +18,17 @@ use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::FutureExt;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
+use self::clients::Clients;
 use crate::openmetrics;
 use crate::telemetry::printable;
 use crate::view::View;
 
-/// Who is connected at once; others wait until one of these has its answer or is out of time.
-const CONNECTIONS: usize = 64;
-
-/// A request's head must have come by then.
-const HEAD: Duration = Duration::from_secs(2);
-
-/// A connection is over by then, whatever its other end does: it is good for one answer.
-const ANSWER: Duration = Duration::from_secs(10);
-
-/// Bytes of a request's head.
-const HEAD_BYTES: usize = 16 << 10;
+mod clients;
 
 /// Before a port that is taken is tried again.
 const AGAIN: Duration = Duration::from_secs(3);
@@ -76,19 +64,15 @@ impl Server {
 /// For ever.
 async fn serve(listen: SocketAddr, view: &Arc<View>) {
     let listener = bind(listen).await;
-    let service = TowerToHyperService::new(router(view));
-    let mut connections = JoinSet::new();
+    let router = router(view);
+    let mut clients = Clients::default();
     let mut said = false;
     loop {
-        while connections.try_join_next().is_some() {}
-        if connections.len() >= CONNECTIONS {
-            connections.join_next().await;
-            continue;
-        }
         match listener.accept().await {
             Ok((stream, _)) => {
                 said = false;
-                connections.spawn(answer(stream, service.clone()));
+                clients.make_room().await;
+                clients.add(stream, &router);
             }
             Err(error) => {
                 if !std::mem::replace(&mut said, true) {
@@ -121,21 +105,6 @@ async fn bind(listen: SocketAddr) -> TcpListener {
             );
         }
         sleep(AGAIN).await;
-    }
-}
-
-/// One request and its answer, or nothing, when its time is up.
-async fn answer(stream: TcpStream, service: TowerToHyperService<Router>) {
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_buf_size(HEAD_BYTES)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service);
-    match timeout(ANSWER, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!("an HTTP connection ended: {error}"),
-        Err(_) => tracing::debug!("an HTTP connection was cut off: it took too long"),
     }
 }
 

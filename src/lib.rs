@@ -29,7 +29,7 @@
 //! | `openmetrics`, `http` | metric names; the endpoints | `view` |
 //! | `watch` | which files have changed | nothing |
 //! | `heartbeat` | whether every loop still comes around | nothing |
-//! | `service` | signals, what systemd is told, the watchdog | `heartbeat`, `telemetry` |
+//! | `service` | signals, what systemd is told, the watchdog | `heartbeat`, `telemetry`, `view` (what is wrong) |
 //! | `daemon` | building everything, running it, exchanging it at a reload, draining it | all of the above |
 //! | `control` | the local socket of a running daemon: who may ask what | `status`, `tap`, `config` |
 //! | `cli` | one file a verb | all of the above |

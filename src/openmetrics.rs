@@ -4,7 +4,11 @@
 //! [`View`] when it is asked for. The label `channel` is NAME of `[channels.NAME]`, never a name in
 //! Redis: those are anybody's to invent, and each would be a series.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
+use std::hash::Hash;
+use std::ops::AddAssign;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
@@ -36,11 +40,13 @@ struct Scrape(Arc<View>);
 
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut page = Page(encoder);
         let outline = self.0.outline();
-        page.messages(&outline)?;
-        page.streams(&outline)?;
-        page.singles(&outline)?;
+        let channels: Vec<&Channel> = outline.all().collect();
+        let names_repeat = channels.iter().any(|channel| channel.is_ending);
+        let mut page = Page { encoder, names_repeat };
+        page.messages(&channels)?;
+        page.streams(&channels)?;
+        page.singles(&channels)?;
         page.handlers(&self.0, &outline)?;
         page.redis(&self.0)?;
         page.daemon(&self.0)
@@ -50,34 +56,41 @@ impl Collector for Scrape {
 /// What a family is called and means. Of a counter the name is without `_total`.
 struct About(&'static str, &'static str);
 
-struct Page<'a>(DescriptorEncoder<'a>);
+struct Page<'a> {
+    encoder: DescriptorEncoder<'a>,
+    /// A channel that is ending may have the NAME of another one: their numbers are added up.
+    names_repeat: bool,
+}
 
 type Labels<'l, const N: usize> = [(&'static str, &'l str); N];
 
 impl Page<'_> {
-    fn counters<'l, const N: usize, V: EncodeCounterValue>(
+    fn counters<'l, const N: usize, V: EncodeCounterValue + AddAssign>(
         &mut self,
         About(name, help): About,
         unit: Option<Unit>,
         series: impl Iterator<Item = (Labels<'l, N>, V)>,
     ) -> fmt::Result {
+        let names_repeat = self.names_repeat;
         let mut family =
-            self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
-        series.into_iter().try_for_each(|(labels, value)| {
+            self.encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+        each_once(series, names_repeat, |labels, value| {
             labelled(&mut family, &labels, |metric| {
                 metric.encode_counter::<NoLabelSet, V, f64>(&value, None)
             })
         })
     }
 
-    fn gauges<'l, const N: usize, V: EncodeGaugeValue>(
+    fn gauges<'l, const N: usize, V: EncodeGaugeValue + AddAssign>(
         &mut self,
         About(name, help): About,
         unit: Option<Unit>,
         series: impl Iterator<Item = (Labels<'l, N>, V)>,
     ) -> fmt::Result {
-        let mut family = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
-        series.into_iter().try_for_each(|(labels, value)| {
+        let names_repeat = self.names_repeat;
+        let mut family =
+            self.encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+        each_once(series, names_repeat, |labels, value| {
             labelled(&mut family, &labels, |metric| metric.encode_gauge(&value))
         })
     }
@@ -93,8 +106,8 @@ impl Page<'_> {
         self.counters(about, None, series)
     }
 
-    fn messages(&mut self, outline: &Outline) -> fmt::Result {
-        let channels = || outline.channels.iter();
+    fn messages(&mut self, channels: &[&Channel]) -> fmt::Result {
+        let channels = || channels.iter().copied();
         self.of_channels(
             About(
                 "handlerd_messages_received",
@@ -118,7 +131,7 @@ impl Page<'_> {
         self.counters(
             About(
                 "handlerd_messages_delivered",
-                "Writes that Redis acknowledged (pub/sub channels' dead letters included), and log lines.",
+                "Writes that Redis acknowledged (pub/sub channels' dead letters included), and lines that the log has written.",
             ),
             None,
             delivered,
@@ -130,7 +143,7 @@ impl Page<'_> {
         self.counters(
             About(
                 "handlerd_messages_dropped",
-                "Messages that were lost, and writes that were refused or have an unknown end.",
+                "Messages that were lost, writes that were refused or have an unknown end, and lines that the log dropped.",
             ),
             None,
             dropped,
@@ -161,8 +174,8 @@ impl Page<'_> {
         )
     }
 
-    fn streams(&mut self, outline: &Outline) -> fmt::Result {
-        let streams = || outline.channels.iter().filter(|channel| channel.is_stream());
+    fn streams(&mut self, channels: &[&Channel]) -> fmt::Result {
+        let streams = || channels.iter().copied().filter(|channel| channel.is_stream());
         let lag = |channel| Some((of(channel), channel.metrics().stream.lag()?));
         self.gauges(
             About(
@@ -216,8 +229,8 @@ impl Page<'_> {
         )
     }
 
-    fn singles(&mut self, outline: &Outline) -> fmt::Result {
-        let singles = || outline.channels.iter().filter(|channel| channel.is_single);
+    fn singles(&mut self, channels: &[&Channel]) -> fmt::Result {
+        let singles = || channels.iter().copied().filter(|channel| channel.is_single());
         self.gauges(
             About(
                 "handlerd_single_leader",
@@ -248,12 +261,16 @@ impl Page<'_> {
         });
         let about = About("handlerd_handler_failures", "Messages that a handler failed at.");
         self.counters(about, None, series)?;
-        let handlers = outline.handlers.iter();
+        let handlers = outline.handlers();
         let seen: Vec<_> = handlers.filter_map(|h| Some((&*h.name, h.seen()?))).collect();
         let help = "How long a handler had a message; those of a batch share its time evenly.";
         let unit = Some(&Unit::Seconds);
-        let mut family =
-            self.0.encode_descriptor("handlerd_handler", help, unit, MetricType::Histogram)?;
+        let mut family = self.encoder.encode_descriptor(
+            "handlerd_handler",
+            help,
+            unit,
+            MetricType::Histogram,
+        )?;
         for (name, seen) in &seen {
             let timing = seen.timing.snapshot();
             let (sum, count, buckets) = (timing.sum(), timing.count(), timing.buckets());
@@ -294,7 +311,7 @@ impl Page<'_> {
             reloads.map(|(result, n)| ([("result", result)], n)).into_iter(),
         )?;
         let help = "The handlerd that runs.";
-        self.0
+        self.encoder
             .encode_descriptor("handlerd_build", help, None, MetricType::Info)?
             .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
         let about = About("handlerd_stalled_loops", "Loops of the daemon that don't come around.");
@@ -311,6 +328,28 @@ impl Page<'_> {
 
 fn of(channel: &Channel) -> Labels<'_, 1> {
     [("channel", &channel.name)]
+}
+
+/// Each series; where labels `may_repeat`, with the sum of the values that have them.
+fn each_once<L: Copy + Eq + Hash, V: AddAssign>(
+    series: impl Iterator<Item = (L, V)>,
+    may_repeat: bool,
+    mut encode: impl FnMut(L, V) -> fmt::Result,
+) -> fmt::Result {
+    if !may_repeat {
+        return series.into_iter().try_for_each(|(labels, value)| encode(labels, value));
+    }
+    let (mut sums, mut places) = (Vec::new(), HashMap::new());
+    for (labels, value) in series {
+        match places.entry(labels) {
+            Entry::Vacant(place) => {
+                place.insert(sums.len());
+                sums.push((labels, value));
+            }
+            Entry::Occupied(place) => sums[*place.get()].1 += value,
+        }
+    }
+    sums.into_iter().try_for_each(|(labels, value)| encode(labels, value))
 }
 
 /// One series of a family; without labels the encoder would write empty braces.

@@ -21,7 +21,7 @@ use crate::config::{
 use crate::dead_letter::{DeadLetter, PAYLOAD};
 use crate::message::{Delivery, Message};
 use crate::queue::OutputAway;
-use crate::telemetry::{ChannelMetrics, DropReason, OutputKind, printable};
+use crate::telemetry::{ChannelMetrics, DropReason, OutputKind, log, printable};
 
 /// Bytes of a payload that a log line shows at most.
 const LOGGED_PAYLOAD: usize = 4 << 10;
@@ -358,10 +358,12 @@ impl Outputs {
         }
         let payload = printable(&message.payload, LOGGED_PAYLOAD);
         let redis_channel = printable(delivery.redis_channel.as_bytes(), LOGGED_PAYLOAD);
-        tracing::info!(
-            target: "handlerd::output",
-            channel = &*delivery.table, %redis_channel, "{payload}"
-        );
-        self.metrics.delivered.add(OutputKind::Log, 1);
+        // Never waits; a line for which the log has no room is counted as lost.
+        log::output_of(&self.metrics, || {
+            tracing::info!(
+                target: "handlerd::output",
+                channel = &*delivery.table, %redis_channel, "{payload}"
+            );
+        });
     }
 }

@@ -30,7 +30,7 @@ pub struct Status {
     pub redis: Vec<Redis>,
     /// Connections made again.
     pub reconnects: u64,
-    /// Its channels, in the order of the configuration.
+    /// Its channels, in the order of the configuration; behind them those that are ending.
     pub channels: Vec<Channel>,
     /// Their handlers, by name.
     pub handlers: Vec<Handler>,
@@ -76,6 +76,10 @@ pub enum Role {
 pub struct Channel {
     /// NAME.
     pub name: String,
+    /// A reload has taken it out, and it is still busy with what came before. Where another channel
+    /// of this NAME goes on with its counters, they are 0 here.
+    #[serde(default)]
+    pub ending: bool,
     /// `subscribe "a", "b"`.
     pub source: String,
     /// Its chain.

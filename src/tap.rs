@@ -72,22 +72,31 @@ pub enum Refused {
 /// All taps of a daemon, by NAME of the channel.
 #[derive(Default)]
 pub struct Hub {
-    /// Of a channel that is gone nothing is left but its name.
+    /// Each lives as long as a channel has it; of one that is gone nothing is left but its name.
     taps: Mutex<BTreeMap<Arc<str>, Weak<Tap>>>,
     clients: Arc<AtomicUsize>,
     closed: CancellationToken,
 }
 
 impl Hub {
-    /// The tap of a channel, the same as long as somebody has it.
+    /// The tap of a channel, the same as long as a channel has it: whoever looks on sees those that
+    /// come in its place, too.
     pub fn tap(&self, name: &Arc<str>) -> Arc<Tap> {
         let mut taps = lock(&self.taps);
         if let Some(tap) = taps.get(name).and_then(Weak::upgrade) {
+            *lock(&tap.end.renamed) = None;
             return tap;
         }
         let tap = Arc::new(Tap::default());
         taps.insert(name.clone(), Arc::downgrade(&tap));
         tap
+    }
+
+    /// The channel of this NAME has another one from now on: that is why nothing more is seen here.
+    pub fn renamed(&self, name: &str, to: &Arc<str>) {
+        if let Some(tap) = lock(&self.taps).get(name).and_then(Weak::upgrade) {
+            *lock(&tap.end.renamed) = Some(to.clone());
+        }
     }
 
     /// Look on at a channel from now on.
@@ -109,8 +118,18 @@ impl Hub {
         let client = Arc::new(Client::new(wish, samples, &tap));
         lock(&tap.clients).push(client.clone());
         tap.listening.fetch_add(1, Relaxed);
-        let closed = self.closed.clone();
-        Ok(Listener { tap, client, samples: receiver, closed, ended: false, _place: place })
+        let (closed, end) = (self.closed.clone(), tap.end.clone());
+        let (name, tap) = (name.into(), Arc::downgrade(&tap));
+        Ok(Listener {
+            name,
+            tap,
+            client,
+            samples: receiver,
+            closed,
+            end,
+            ended: false,
+            _place: place,
+        })
     }
 
     /// Tell every client that there is nothing more to come.
@@ -128,7 +147,8 @@ impl Drop for Place {
     }
 }
 
-/// Where one channel can be looked on at.
+/// Where one channel can be looked on at. When the last channel that has it is gone, those who look on
+/// are told.
 #[derive(Default)]
 pub struct Tap {
     /// How many look on.
@@ -137,6 +157,21 @@ pub struct Tap {
     /// Messages that came out of the chain while somebody looked on, and tries that failed.
     passed: AtomicU64,
     failed: AtomicU64,
+    end: Arc<End>,
+}
+
+/// That a tap is gone, and why.
+#[derive(Default)]
+struct End {
+    has_come: CancellationToken,
+    /// What its channel is called now.
+    renamed: Mutex<Option<Arc<str>>>,
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        self.end.has_come.cancel();
+    }
 }
 
 impl Tap {
@@ -343,10 +378,13 @@ impl Look {
 
 /// What one client is shown. When it is dropped nobody looks on for it any more.
 pub struct Listener {
-    tap: Arc<Tap>,
+    /// Of the channel.
+    name: Arc<str>,
+    tap: Weak<Tap>,
     client: Arc<Client>,
     samples: mpsc::Receiver<Sample>,
     closed: CancellationToken,
+    end: Arc<End>,
     ended: bool,
     _place: Place,
 }
@@ -364,12 +402,19 @@ impl Listener {
                 }
                 () = self.closed.cancelled() => {
                     self.ended = true;
-                    return Some(Line::End { end: "handlerd has stopped".to_owned() });
+                    let end = "handlerd has stopped".to_owned();
+                    return Some(Line::End { end, channel_is_gone: false });
+                }
+                () = self.end.has_come.cancelled() => {
+                    self.ended = true;
+                    let end = self.why_gone();
+                    return Some(Line::End { end, channel_is_gone: true });
                 }
                 () = tokio::time::sleep(TELL) => {
+                    let Some(tap) = self.tap.upgrade() else { continue };
                     let passed = match self.client.wish.failures {
-                        true => &self.tap.failed,
-                        false => &self.tap.passed,
+                        true => &tap.failed,
+                        false => &tap.passed,
                     };
                     let missed = self.client.missed(passed.load(Relaxed));
                     if missed > 0 {
@@ -380,12 +425,21 @@ impl Listener {
         }
         None
     }
+
+    fn why_gone(&self) -> String {
+        let name = &self.name;
+        match &*lock(&self.end.renamed) {
+            Some(to) => format!("channel {name} is called {to} now: a reload has renamed it"),
+            None => format!("channel {name} is no more: a reload has taken it out"),
+        }
+    }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        lock(&self.tap.clients).retain(|client| !Arc::ptr_eq(client, &self.client));
-        self.tap.listening.fetch_sub(1, Relaxed);
+        let Some(tap) = self.tap.upgrade() else { return };
+        lock(&tap.clients).retain(|client| !Arc::ptr_eq(client, &self.client));
+        tap.listening.fetch_sub(1, Relaxed);
     }
 }
 

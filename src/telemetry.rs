@@ -3,7 +3,7 @@
 //! Owns the metric names of the contract and the set of reasons. Everybody may count; nobody else
 //! names a metric. Counting is an atomic addition, never a lock, on the way of a message.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -18,7 +18,7 @@ pub mod log;
 
 pub use channel::{
     ChannelMetrics, Count, Delivered, Flag, OutputKind, SingleMetrics, StreamMetrics,
-    StreamTrouble, Unsubscribed,
+    StreamTrouble, Unsubscribed, Written,
 };
 
 /// Why a message was dropped, or what was sent of it is unsure. The words are the values of the metric label `reason`.
@@ -44,11 +44,13 @@ pub enum DropReason {
     Shutdown,
     /// Trimmed off its stream before it was finished.
     Trimmed,
+    /// Only its line of the log: there was no room for it, or it could not be written.
+    LogFull,
 }
 
 impl DropReason {
     /// All of them, in the order of the enum.
-    pub const ALL: [DropReason; 10] = [
+    pub const ALL: [DropReason; 11] = [
         DropReason::Overflow,
         DropReason::Memory,
         DropReason::RedisAway,
@@ -59,14 +61,17 @@ impl DropReason {
         DropReason::Unknown,
         DropReason::Shutdown,
         DropReason::Trimmed,
+        DropReason::LogFull,
     ];
 
     /// Whether a message of a stream (else of pub/sub) can be lost for it: streams wait instead.
     pub fn may_be_of(self, stream: bool) -> bool {
         match self {
-            DropReason::TooLarge | DropReason::Name | DropReason::Failed | DropReason::Refused => {
-                true
-            }
+            DropReason::TooLarge
+            | DropReason::Name
+            | DropReason::Failed
+            | DropReason::Refused
+            | DropReason::LogFull => true,
             DropReason::Trimmed => stream,
             DropReason::Overflow
             | DropReason::Memory
@@ -89,6 +94,7 @@ impl DropReason {
             DropReason::Unknown => "unknown",
             DropReason::Shutdown => "shutdown",
             DropReason::Trimmed => "trimmed",
+            DropReason::LogFull => "log_full",
         }
     }
 }
@@ -125,8 +131,8 @@ impl Metrics {
         let mut channels = lock(&self.channels);
         let before = std::mem::take(&mut channels.by_name);
         let kept: HashSet<*const ChannelMetrics> = by_name.values().map(Arc::as_ptr).collect();
-        let left = before.into_iter().filter(|(_, old)| !kept.contains(&Arc::as_ptr(old)));
-        channels.leaving.extend(left);
+        channels.leaving.extend(before);
+        channels.leaving.retain(|(_, old)| !kept.contains(&Arc::as_ptr(old)));
         channels.by_name = by_name;
         let Channels { leaving, gone, .. } = &mut *channels;
         let ended = leaving.extract_if(.., |(_, metrics)| Arc::strong_count(metrics) == 1);
@@ -139,6 +145,13 @@ impl Metrics {
     /// The counters of all channels, by name.
     pub fn channels(&self) -> BTreeMap<Arc<str>, Arc<ChannelMetrics>> {
         lock(&self.channels).by_name.clone()
+    }
+
+    /// The counters of channels that are no longer in the configuration, by name, while something of
+    /// them is left. One that gets such a name again goes on with them: what a name has counted never
+    /// becomes less.
+    pub fn leaving(&self) -> HashMap<Arc<str>, Arc<ChannelMetrics>> {
+        lock(&self.channels).leaving.iter().cloned().collect()
     }
 
     /// Only the handlers of these names are left. The failures of the others stay in the totals.

@@ -4,24 +4,27 @@
 //! whoever else shows how things go) ask it; numbers are read where they are counted, when somebody
 //! asks. Never touches Redis or a message, and never shows a payload or a secret.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
+use crate::broker::single::Lane;
 use crate::broker::stream;
 use crate::broker::writer::Writer;
 use crate::chain;
 use crate::config::{self, Output, Source};
 use crate::queue::Queue;
 use crate::status::{self, Role, State, Status};
-use crate::telemetry::{ChannelMetrics, DropReason, Flag, Metrics, OutputKind, printable};
+use crate::telemetry::{ChannelMetrics, DropReason, Flag, Metrics, OutputKind, StreamTrouble};
 use crate::worker;
 
-/// Bytes of a Redis channel's name that are shown.
-const SHOWN_NAME: usize = 200;
+mod problem;
+
+pub use problem::{Problem, Trouble};
+use problem::{listed, quoted};
 
 /// Tells the names of the loops that don't come around.
 pub type Stalled = Box<dyn Fn() -> Vec<String> + Send + Sync>;
@@ -38,18 +41,21 @@ pub struct View {
 }
 
 /// What runs between two reloads.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Outline {
     /// In the order of the configuration.
-    pub channels: Vec<Channel>,
-    /// By name.
-    pub handlers: Vec<Handler>,
+    pub channels: Vec<Arc<Channel>>,
+    /// Those that reloads have taken out, the latest last; some are done with everything by now.
+    ending: Vec<Arc<Channel>>,
+    /// By name; behind them those that only channels have which reloads have taken out.
+    handlers: Vec<Handler>,
     /// What an operator should know, in sentences: a removed plugin file that is still in use, keys
     /// that need a restart.
     pub warnings: Vec<String>,
 }
 
 /// A channel that runs.
+#[derive(Clone)]
 pub struct Channel {
     /// NAME of `[channels.NAME]`.
     pub name: Arc<str>,
@@ -58,14 +64,17 @@ pub struct Channel {
     /// The kinds of output that it may have.
     outputs: Vec<OutputKind>,
     queue: Arc<Queue>,
+    metrics: Arc<ChannelMetrics>,
     limit: usize,
     writers: Vec<Writer>,
     stream: Option<stream::Source>,
-    /// Whether one daemon at a time handles its messages.
-    pub is_single: bool,
+    single: Option<Arc<Lane>>,
+    /// Whether a reload has taken it out.
+    pub is_ending: bool,
 }
 
 /// A handler that runs.
+#[derive(Clone)]
 pub struct Handler {
     /// Its name.
     pub name: Arc<str>,
@@ -87,9 +96,35 @@ impl View {
         })
     }
 
-    /// This is what runs from now on.
-    pub fn set(&self, outline: Outline) {
-        self.outline.store(Arc::new(outline));
+    /// This is what runs from now on. What ran before and doesn't any more is seen until it is done
+    /// with what it has in hand.
+    pub fn set(&self, channels: Vec<Channel>, handlers: Vec<Handler>, warnings: Vec<String>) {
+        let before = self.outline();
+        let channels: Vec<Arc<Channel>> = channels.into_iter().map(Arc::new).collect();
+        let queues: HashSet<_> =
+            channels.iter().map(|channel| Arc::as_ptr(&channel.queue)).collect();
+        let ran = before.channels.iter().filter(|ran| !queues.contains(&Arc::as_ptr(&ran.queue)));
+        let ending = before.ending.iter().filter(|ending| !ending.is_done());
+        // Who has the counters of another one that is seen has none of its own.
+        let mut counters: HashSet<_> = channels.iter().map(|c| Arc::as_ptr(&c.metrics)).collect();
+        let ends = |channel: &Arc<Channel>| {
+            let own = counters.insert(Arc::as_ptr(&channel.metrics));
+            let metrics = if own { channel.metrics.clone() } else { Arc::default() };
+            Arc::new(Channel { metrics, is_ending: true, ..(**channel).clone() })
+        };
+        let ending: Vec<Arc<Channel>> = ending.chain(ran).map(ends).collect();
+        let mut handlers = handlers;
+        let names: HashSet<_> = handlers.iter().map(|handler| handler.name.clone()).collect();
+        handlers.extend(before.handlers.iter().filter(|h| !names.contains(&h.name)).cloned());
+        self.outline.store(Arc::new(Outline { channels, ending, handlers, warnings }.tidy()));
+    }
+
+    /// Let go of what reloads have taken out and what is done with everything.
+    pub fn tidy_up(&self) {
+        let now = self.outline();
+        if now.ending.iter().any(|ending| ending.is_done()) {
+            self.outline.store(Arc::new((*now).clone().tidy()));
+        }
     }
 
     /// No more messages are taken.
@@ -120,28 +155,37 @@ impl View {
     /// Why not every source is read and what comes of it delivered: a sentence for each thing that
     /// is missing. Empty when all is well.
     pub fn not_ready(&self) -> Vec<String> {
-        let draining =
-            self.draining.get().then(|| "draining: no more messages are taken".to_owned());
+        let draining = self.draining.get().then_some(Problem::Draining);
         let outline = self.outline();
-        draining.into_iter().chain(outline.channels.iter().flat_map(Channel::not_ready)).collect()
+        let channels = outline.channels.iter().flat_map(|channel| channel.problems());
+        draining.into_iter().chain(channels).map(|problem| problem.to_string()).collect()
+    }
+
+    /// All that is wrong now, whether or not it is in the way of a source.
+    pub fn problems(&self) -> Vec<Problem> {
+        let outline = self.outline();
+        let mut problems: Vec<Problem> = outline.all().flat_map(Channel::problems).collect();
+        problems.extend(self.stalled().into_iter().map(Problem::Stalled));
+        let failed = self.metrics.reloads().last.filter(|last| !last.ok);
+        problems.extend(failed.map(|last| Problem::ReloadFailed(last.message)));
+        problems
     }
 
     /// Each connection once for each thing that it is for.
     pub fn redis(&self) -> Vec<status::Redis> {
         let outline = self.outline();
         let channels = &outline.channels;
-        let is_stream = |channel: &Channel| channel.stream.is_some();
         let mut redis = Vec::new();
         if !channels.is_empty() {
-            let subscribed = channels.iter().all(is_stream) || self.metrics.subscription.get();
-            let away = |channel: &Channel| {
-                channel.metrics().stream.troubles().iter().any(|(_, trouble)| trouble.away)
-            };
-            let connected = subscribed && !channels.iter().filter(|c| is_stream(c)).any(away);
+            let all_streams = channels.iter().all(|channel| channel.is_stream());
+            let subscribed = all_streams || self.metrics.subscription.get();
+            let streams = channels.iter().filter(|channel| channel.is_stream());
+            let mut troubles = streams.flat_map(|channel| channel.metrics().stream.troubles());
+            let connected = subscribed && !troubles.any(|(_, trouble)| trouble.away);
             let connection = config::OWN_CONNECTION.to_owned();
             redis.push(status::Redis { connection, role: Role::Source, connected });
         }
-        let writers = channels.iter().flat_map(|channel| &channel.writers);
+        let writers = outline.all().flat_map(|channel| &channel.writers);
         let writers: BTreeMap<&str, bool> =
             writers.map(|writer| (&**writer.name(), !writer.is_away())).collect();
         redis.extend(writers.into_iter().map(|(name, connected)| status::Redis {
@@ -157,7 +201,9 @@ impl View {
         let outline = self.outline();
         let not_ready = self.not_ready();
         let failures = self.metrics.failures();
-        let handlers = outline.handlers.iter().map(|handler| handler.status(&failures));
+        let handlers = outline.handlers().map(|handler| handler.status(&failures));
+        let ending = outline.all().filter(|channel| channel.is_ending);
+        let hung = ending.flat_map(Channel::problems).map(|problem| problem.to_string());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -169,10 +215,10 @@ impl View {
             stalled: self.stalled(),
             redis: self.redis(),
             reconnects: self.metrics.totals().reconnects,
-            channels: outline.channels.iter().map(Channel::status).collect(),
+            channels: outline.all().map(Channel::status).collect(),
             handlers: handlers.collect(),
             reload: self.metrics.reloads(),
-            warnings: outline.warnings.clone(),
+            warnings: outline.warnings.iter().cloned().chain(hung).collect(),
         }
     }
 }
@@ -183,12 +229,38 @@ impl std::fmt::Debug for View {
     }
 }
 
+impl Outline {
+    /// The channels that run, and behind them those that reloads have taken out and that have
+    /// something in hand. One of these may have the NAME of another channel.
+    pub fn all(&self) -> impl Iterator<Item = &Channel> {
+        let ending = self.ending.iter().filter(|ending| ending.has_something_in_hand());
+        self.channels.iter().chain(ending).map(|channel| &**channel)
+    }
+
+    /// The handlers of these.
+    pub fn handlers(&self) -> impl Iterator<Item = &Handler> {
+        let used: HashSet<&Arc<str>> = self.all().flat_map(|channel| &channel.handlers).collect();
+        self.handlers.iter().filter(move |handler| used.contains(&handler.name))
+    }
+
+    /// Without what is done with everything.
+    fn tidy(mut self) -> Self {
+        self.ending.retain(|ending| !ending.is_done());
+        let channels = self.channels.iter().chain(&self.ending);
+        let used: HashSet<_> = channels.flat_map(|channel| channel.handlers.clone()).collect();
+        self.handlers.retain(|handler| used.contains(&handler.name));
+        self
+    }
+}
+
 impl Channel {
-    /// Of this table, run by these workers; `stream` where that is its source.
+    /// Of this table, run by these workers; with its stream where that is its source, or what it
+    /// shares its messages with others by.
     pub fn new(
         config: &config::Channel,
         running: &worker::Channel,
         stream: Option<&stream::Source>,
+        single: Option<&Arc<Lane>>,
     ) -> Self {
         let routes = &config.routes;
         let kind = |output: &Output| match output {
@@ -207,16 +279,37 @@ impl Channel {
             handlers: config.handlers.clone(),
             outputs,
             queue: running.queue.clone(),
+            metrics: running.queue.metrics().clone(),
             limit: stream.map_or(config.queue, stream::Source::hold),
             writers: running.outputs.writers().cloned().collect(),
             stream: stream.cloned(),
-            is_single: config.single,
+            single: single.cloned(),
+            is_ending: false,
         }
     }
 
-    /// Its counters.
+    /// Its counters. Of one that is ending and whose counters another channel of its NAME goes on
+    /// with, they are seen there, and here is nothing.
     pub fn metrics(&self) -> &ChannelMetrics {
-        self.queue.metrics()
+        &self.metrics
+    }
+
+    /// Whether a message waits or is being handled, or a write has no answer.
+    fn has_something_in_hand(&self) -> bool {
+        !self.queue.is_at_rest()
+            || self.metrics.is_written_for()
+            || self.stream.as_ref().is_some_and(|stream| stream.left() > 0)
+            || self.single.as_ref().is_some_and(|lane| lane.has_lease())
+    }
+
+    /// Whether nothing comes any more, and nothing is left.
+    fn is_done(&self) -> bool {
+        self.queue.is_closed() && !self.has_something_in_hand()
+    }
+
+    /// Whether one daemon at a time handles its messages.
+    pub fn is_single(&self) -> bool {
+        self.single.is_some()
     }
 
     /// Whether its source is a stream.
@@ -243,26 +336,33 @@ impl Channel {
     /// What was lost, by each reason that there may be.
     pub fn dropped(&self) -> impl Iterator<Item = (DropReason, u64)> {
         let counted = DropReason::ALL.map(|reason| (reason, self.metrics().dropped(reason)));
-        counted.into_iter().filter(|(reason, n)| *n > 0 || reason.may_be_of(self.is_stream()))
+        let may_be = |reason: DropReason| match reason {
+            DropReason::LogFull => self.outputs.contains(&OutputKind::Log),
+            other => other.may_be_of(self.is_stream()),
+        };
+        counted.into_iter().filter(move |(reason, n)| *n > 0 || may_be(*reason))
     }
 
-    /// A sentence for each thing that is missing.
-    fn not_ready(&self) -> Vec<String> {
-        let name = &self.name;
-        let mut missing = Vec::new();
-        let unsubscribed = self.metrics().unsubscribed.names();
-        if !unsubscribed.is_empty() {
-            missing.push(format!("channel {name}: not subscribed to {}", listed(&unsubscribed)));
+    /// What is in the way of its messages.
+    fn problems(&self) -> Vec<Problem> {
+        let channel = &self.name;
+        let mut problems = Vec::new();
+        let names = self.metrics().unsubscribed.names();
+        if !names.is_empty() {
+            problems.push(Problem::Unsubscribed { channel: channel.clone(), names });
         }
-        let what = if self.is_stream() { "stream" } else { "lease" };
-        for (key, trouble) in self.metrics().stream.troubles() {
-            missing.push(format!("channel {name}: {what} {}: {}", quoted(&key), trouble.text));
+        let kind = if self.is_stream() { Problem::Stream } else { Problem::Lease };
+        for (key, StreamTrouble { text, .. }) in self.metrics().stream.troubles() {
+            problems.push(kind(Trouble { channel: channel.clone(), key, text }));
         }
         for writer in self.writers.iter().filter(|writer| writer.is_away()) {
-            let connection = writer.name();
-            missing.push(format!("channel {name}: the Redis {connection} of its outputs is away"));
+            let (channel, connection) = (channel.clone(), writer.name().clone());
+            problems.push(Problem::OutputsAway { channel, connection });
         }
-        missing
+        match self.is_ending {
+            true => problems.into_iter().map(|p| Problem::Ending(Box::new(p))).collect(),
+            false => problems,
+        }
     }
 
     fn status(&self) -> status::Channel {
@@ -273,6 +373,7 @@ impl Channel {
         let dropped = dropped.into_iter().filter(|(_, n)| *n > 0);
         status::Channel {
             name: self.name.to_string(),
+            ending: self.is_ending,
             source: match &self.source {
                 Source::Subscribe(names) => format!("subscribe {}", listed(names)),
                 Source::Pattern(patterns) => format!("pattern {}", listed(patterns)),
@@ -288,7 +389,7 @@ impl Channel {
             dropped: dropped.map(|(reason, n)| (reason.as_str().to_owned(), n)).collect(),
             queue_bytes: queue_bytes as u64,
             queue_limit: queue_limit as u64,
-            ready: self.not_ready().is_empty(),
+            ready: self.problems().is_empty(),
             gap_ms: metrics.gap_ms.get(),
             stream: self.stream.as_ref().map(|source| status::Stream {
                 pending: metrics.stream.pending(),
@@ -297,7 +398,7 @@ impl Channel {
                 claimed: metrics.stream.claimed.get(),
                 redelivered: metrics.stream.redelivered.get(),
             }),
-            single: self.is_single.then(|| status::Single {
+            single: self.is_single().then(|| status::Single {
                 leads: metrics.single.is_leader(),
                 takeovers: metrics.single.takeovers.get(),
                 gaps: metrics.single.gaps.get(),
@@ -330,13 +431,4 @@ impl Handler {
             seconds,
         }
     }
-}
-
-fn listed(names: &[Arc<str>]) -> String {
-    let names: Vec<String> = names.iter().map(|name| quoted(name)).collect();
-    names.join(", ")
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", printable(name.as_bytes(), SHOWN_NAME))
 }

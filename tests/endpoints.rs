@@ -75,11 +75,11 @@ fn all_there_is_to_see_and_nothing_else() {
                 == 5.0
             && page.value("handlerd_messages_delivered_total", &[CHANNEL, ("output", "publish")])
                 == 5.0
+            && page.value("handlerd_messages_delivered_total", &[CHANNEL, ("output", "log")]) == 5.0
             && page.value("handlerd_stream_pending", &[ORDERS]) == 0.0
             && page.sum("handlerd_dead_letters_total") == 1.0
     });
     assert_eq!(page.value("handlerd_messages_handled_total", &[CHANNEL]), 4.0);
-    assert_eq!(page.value("handlerd_messages_delivered_total", &[CHANNEL, ("output", "log")]), 5.0);
     assert_eq!(
         page.value("handlerd_messages_dropped_total", &[CHANNEL, ("reason", "failed")]),
         2.0
@@ -88,10 +88,10 @@ fn all_there_is_to_see_and_nothing_else() {
         page.value("handlerd_messages_dropped_total", &[CHANNEL, ("reason", "overflow")]),
         0.0
     );
-    assert_eq!(
-        page.find("handlerd_messages_dropped_total", &[ORDERS, ("reason", "overflow")]),
-        None
-    );
+    for reason in ["overflow", "log_full"] {
+        let labels = [ORDERS, ("reason", reason)];
+        assert_eq!(page.find("handlerd_messages_dropped_total", &labels), None, "{reason}");
+    }
     for (kind, n) in [("reject", 1.0), ("trap", 1.0)] {
         let labels = [("handler", "misbehave"), ("kind", kind)];
         assert_eq!(page.value("handlerd_handler_failures_total", &labels), n, "{kind}");
@@ -337,7 +337,7 @@ fn clients_that_are_slow_or_many_are_no_affair_of_the_messages() {
     out.wait_count(10_000);
     let taken = begun.elapsed();
     assert!(taken < Duration::from_secs(10), "10,000 messages took {taken:?}");
-    // Each is cut off in its turn, and then who asks properly is answered.
+    // Who asks properly gets the place of one of these.
     assert_eq!(wait_code(port, "/healthz", 200).body, "ok\n");
     for stream in &mut slow {
         let mut rest = Vec::new();
@@ -346,4 +346,21 @@ fn clients_that_are_slow_or_many_are_no_affair_of_the_messages() {
         assert!(!String::from_utf8_lossy(&rest).contains(" 200 "));
     }
     assert_eq!(fetch(port, "/metrics").code, 200);
+}
+
+#[test]
+fn who_comes_gets_the_place_of_whoever_has_been_silent_longest() {
+    let redis = Redis::start();
+    let config =
+        "[channels.chat]\npublish = \"out\"\n[log]\nlevel = \"info,handlerd::http=debug\"\n";
+    let (mut daemon, port) = start(&redis, config);
+    wait_code(port, "/healthz", 200);
+    let mut silent: Vec<_> = (0..64).map(|_| begin(port, "GET /healthz HTTP/1.1\r\n")).collect();
+    assert_eq!(fetch(port, "/healthz").code, 200);
+    // Not by its own time: that is another line.
+    daemon.wait_log(&["DEBUG", "its place is needed"]);
+    let mut rest = Vec::new();
+    let _ = silent[0].read_to_end(&mut rest);
+    assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
+    assert_eq!(daemon.log_lines(&["its place is needed"]).len(), 1, "it is one for one");
 }

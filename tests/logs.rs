@@ -9,7 +9,9 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use rustix::process::Signal;
+use support::endpoints::Page;
 use support::process::Process;
+use support::redis_server::free_port;
 use support::{Handlerd, Redis, Watcher, wait_for};
 
 /// A channel whose messages are logged as well as published.
@@ -69,6 +71,41 @@ fn a_log_that_nobody_reads_holds_nothing_up_and_says_later_what_is_missing() {
     assert_eq!(written + dropped, MANY, "{said}");
     let last = lines.last().expect("a line");
     assert!(last.contains(&format!("stopped: {MANY} received, {MANY} handled")), "{last}");
+    // Each message was published; of its lines those count as delivered that were written.
+    let numbers = support::handlerd::numbers(last);
+    assert_eq!(numbers["delivered"], (MANY + written) as u64, "{last}");
+    let lost = (MANY - written) as u64;
+    assert_eq!((numbers["lost"], numbers["log_full"]), (lost, lost), "{last}");
+    assert!(
+        lines.iter().any(|line| line.contains("lines dropped: log_full")),
+        "it is said: {last}"
+    );
+}
+
+#[test]
+fn lines_that_nobody_will_read_are_lost_and_seen_as_such() {
+    let redis = Redis::start();
+    let out = Watcher::subscribe(&redis, &["out"]);
+    let port = free_port();
+    let http = format!("[http]\nlisten = \"127.0.0.1:{port}\"\n");
+    let dir = Handlerd::folder();
+    let mut command = Handlerd::command_in(dir.path(), &(loud(&redis, "") + &http), &[]);
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+    let daemon = Process::spawn(command.stderr(full)).expect("handlerd starts");
+    redis.wait_subscribed("in", 1);
+    redis.client().publish_all("in", ["one", "two", "three"]);
+    out.wait_count(3);
+    let dropped = [("channel", "loud"), ("reason", "log_full")];
+    let page = wait_for("the lines to be counted", || {
+        let page = Page::fetch(port);
+        (page.value("handlerd_messages_dropped_total", &dropped) == 3.0).then_some(page)
+    });
+    let delivered = |output| {
+        let labels = [("channel", "loud"), ("output", output)];
+        page.value("handlerd_messages_delivered_total", &labels)
+    };
+    assert_eq!((delivered("publish"), delivered("log")), (3.0, 0.0));
+    end(daemon);
 }
 
 #[test]

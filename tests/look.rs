@@ -107,19 +107,65 @@ fn a_tap_goes_on_over_a_reload() {
     let chat = tap(&daemon, &["chat", "--count", "2", "--json"]);
     redis.client().publish("chat", "before");
     chat.wait_stdout("before");
-    let config = daemon.dir().join("config.toml");
-    let text = std::fs::read_to_string(&config).expect("the config is there");
-    let changed = text.replace(r#"["redact", "announce"]"#, r#"["redact"]"#);
-    assert_ne!(changed, text);
-    std::fs::write(&config, changed).expect("it is written");
-    daemon.signal(Signal::HUP);
-    daemon.wait_log(&["reloaded: 2 channels"]);
+    reload(&mut daemon, |text| text.replace(r#"["redact", "announce"]"#, r#"["redact"]"#));
     redis.client().publish("chat", "after");
     let samples = objects(&chat.wait().expect(0).text());
     let hops = |sample: &Json| sample["hops"].as_array().map(Vec::len);
     let [before, after] = &samples[..] else { panic!("two samples: {samples:?}") };
     assert_eq!((hops(before), hops(after)), (Some(2), Some(1)), "{samples:?}");
     assert_eq!(after["input"]["payload"], "after", "{after}");
+}
+
+/// Have the daemon read its configuration again, changed by this.
+fn reload(daemon: &mut Handlerd, change: impl Fn(&str) -> String) {
+    let config = daemon.dir().join("config.toml");
+    let text = std::fs::read_to_string(&config).expect("the config is there");
+    let changed = change(&text);
+    assert_ne!(changed, text);
+    std::fs::write(&config, changed).expect("it is written");
+    let before = daemon.log_lines(&["reloaded: "]).len();
+    daemon.signal(Signal::HUP);
+    wait_until("it is reloaded", || daemon.log_lines(&["reloaded: "]).len() > before);
+}
+
+#[test]
+fn a_tap_goes_on_with_another_source_and_ends_with_its_channel_or_its_name() {
+    let redis = Redis::start();
+    let mut daemon = start(&redis);
+    let chat = tap(&daemon, &["chat", "--json"]);
+    let work = tap(&daemon, &["work", "--json"]);
+    // Another source is another channel, and has the same NAME.
+    reload(&mut daemon, |text| {
+        text.replace("[channels.chat]", "[channels.chat]\nsubscribe = \"b\"")
+    });
+    redis.wait_subscribed("b", 1);
+    redis.client().publish("b", "elsewhere");
+    chat.wait_stdout("elsewhere");
+
+    reload(&mut daemon, |text| text.replace("[channels.chat]", "[channels.talk]"));
+    let renamed = chat.wait().expect(66).stderr;
+    assert!(renamed.contains("channel chat is called talk now"), "{renamed}");
+
+    // What it has in hand is still seen.
+    redis.client().publish_all("in", ["sleep 1000", "echo last"]);
+    wait_until("both have come", || {
+        let json = daemon.verb(&["status", "--json"]).output().expect(0).text();
+        let json: Json = serde_json::from_str(&json).expect("JSON");
+        json["channels"][1]["received"] == 2
+    });
+    reload(&mut daemon, |text| {
+        let at = text.find("[channels.work]").expect("it is there");
+        text[..at].to_owned() + "[http]\nlisten = false\n"
+    });
+    let gone = work.wait().expect(66);
+    assert!(gone.text().contains("echo last"), "{}", gone.text());
+    assert!(
+        gone.stderr.contains("channel work is no more: a reload has taken it out"),
+        "{}",
+        gone.stderr
+    );
+    daemon.verb(&["tap", "work"]).output().expect(64);
+    assert_eq!(daemon.stop().number("lost"), 0);
 }
 
 #[test]
@@ -367,6 +413,32 @@ fn a_dead_daemons_socket_is_no_daemon_and_goes_and_several_are_told_apart() {
     dead.verb(&["status"]).output().expect(0);
     two.signal(Signal::TERM);
     two.wait().expect(0);
+}
+
+#[test]
+fn a_daemon_is_found_by_the_link_that_it_was_started_with_wherever_that_leads_now() {
+    let redis = Redis::start();
+    let daemon = start(&redis);
+    let [link, other] = ["link.toml", "other.toml"].map(|name| daemon.dir().join(name));
+    std::os::unix::fs::symlink(daemon.dir().join("config.toml"), &link).expect("a link");
+    std::fs::copy(daemon.dir().join("config.toml"), &other).expect("a copy");
+    let folder = daemon.dir().display().to_string();
+    let verb = |verb: &str| Run::new(&[verb]).config(&link).env("XDG_RUNTIME_DIR", &folder);
+    let process = |pid: u32| format!("process {pid}");
+    // One that was started with the file is found by a link to it, too.
+    assert!(verb("status").output().expect(0).text().contains(&process(daemon.pid())));
+    std::fs::remove_file(&link).expect("it is removed");
+    verb("status").output().expect(69);
+
+    std::os::unix::fs::symlink(&other, &link).expect("a link");
+    let linked = verb("run").spawn();
+    wait_until("a daemon", || verb("status").output().code == 0);
+    std::fs::remove_file(&link).expect("it is removed");
+    verb("status").output().expect(0);
+    std::os::unix::fs::symlink(daemon.dir().join("elsewhere.toml"), &link).expect("a link");
+    verb("status").output().expect(0);
+    linked.signal(Signal::TERM);
+    linked.wait().expect(0);
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub enum Code {
     Usage = 64,
     /// An input file has other content than it must have.
     Data = 65,
-    /// An input file isn't there or can't be read.
+    /// An input file isn't there or can't be read; or what was being read is gone.
     NoInput = 66,
     /// A Redis can't be reached, or doesn't do what it was asked for.
     Unavailable = 69,

@@ -77,8 +77,9 @@ async fn run(mut config: Config, watch_config: bool, log: &Writing) -> Outcome {
             signal = signals.stop.next() => warn!("{signal} again: the embedded broker's clients are left"),
         }
     }
-    // There must be room for the last line, whatever was logged before.
-    log.flush();
+    // There must be room for the last line, whatever was logged before, and its numbers are those of
+    // all that was.
+    log.finish();
     info!("{ended}");
     Ok(Code::Success)
 }

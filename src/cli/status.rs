@@ -10,6 +10,7 @@ use super::inside::{self, DaemonArgs};
 use super::load;
 use super::show::escaped;
 use crate::status::{Channel, Handler, Role, State, Status};
+use crate::view::Problem;
 
 /// Say how a running daemon is: what is wrong first, then its channels and handlers.
 ///
@@ -58,10 +59,21 @@ fn safe(text: &str) -> String {
     escaped(text.as_bytes())
 }
 
+/// What a channel is beside running as usual: the leader or a standby of a channel that is single, or
+/// taken out by a reload and not done yet.
+pub fn state(channel: &Channel) -> &'static str {
+    match &channel.single {
+        _ if channel.ending => "ending",
+        Some(single) if single.leads => "leads",
+        Some(_) => "standby",
+        None => "",
+    }
+}
+
 /// What is wrong, in sentences.
 pub fn wrongs(status: &Status, now: u64) -> Vec<String> {
-    let mut wrongs: Vec<String> =
-        status.stalled.iter().map(|l| format!("{l} stands still")).collect();
+    let stalled = status.stalled.iter().cloned().map(Problem::Stalled);
+    let mut wrongs: Vec<String> = stalled.map(|stalled| stalled.to_string()).collect();
     for redis in status.redis.iter().filter(|redis| !redis.connected) {
         let role = match redis.role {
             Role::Source => "no messages come",
@@ -119,11 +131,8 @@ fn lines(status: &Status, now: u64) -> Vec<String> {
     }
     if !status.handlers.is_empty() {
         lines.push(String::new());
-        lines.extend(with_head(
-            ["HANDLER", "CALLS", "FAILED", "P50", "P99", "PLUGIN"],
-            status.handlers.iter().map(handler),
-            1..5,
-        ));
+        let heads = ["HANDLER", "CALLS", "FAILED", "P50", "P99", "PLUGIN"];
+        lines.extend(with_head(&rows(heads, status.handlers.iter().map(handler)), 1..5));
     }
     lines
 }
@@ -131,7 +140,7 @@ fn lines(status: &Status, now: u64) -> Vec<String> {
 fn channels(channels: &[Channel]) -> Vec<String> {
     let heads = [
         "CHANNEL", "RECEIVED", "HANDLED", "OUT", "DEAD", "LOST", "QUEUE", "PENDING", "LAG",
-        "SOURCE",
+        "STATE", "SOURCE",
     ];
     let row = |channel: &Channel| {
         let stream = channel.stream.as_ref();
@@ -146,10 +155,16 @@ fn channels(channels: &[Channel]) -> Vec<String> {
             format!("{} of {}", bytes(channel.queue_bytes), bytes(channel.queue_limit)),
             number(stream.map(|stream| stream.pending)),
             number(stream.and_then(|stream| stream.lag)),
+            state(channel).to_owned(),
             safe(&channel.source),
         ]
     };
-    with_head(heads, channels.iter().map(row), 1..9)
+    let mut rows = rows(heads, channels.iter().map(row));
+    // Most daemons have none.
+    if channels.iter().all(|channel| state(channel).is_empty()) {
+        rows.iter_mut().for_each(|row| drop(row.remove(9)));
+    }
+    with_head(&rows, 1..9)
 }
 
 fn handler(handler: &Handler) -> [String; 6] {
@@ -169,21 +184,22 @@ fn handler(handler: &Handler) -> [String; 6] {
     ]
 }
 
-/// A table whose head matters less and whose first column are names.
-fn with_head<const N: usize>(
+fn rows<const N: usize>(
     head: [&str; N],
     rows: impl Iterator<Item = [String; N]>,
-    numbers: std::ops::Range<usize>,
-) -> Vec<String> {
+) -> Vec<Vec<String>> {
     let head = head.map(str::to_owned).to_vec();
-    let rows: Vec<Vec<String>> =
-        std::iter::once(head).chain(rows.map(|row| row.to_vec())).collect();
+    std::iter::once(head).chain(rows.map(|row| row.to_vec())).collect()
+}
+
+/// A table whose head matters less and whose first column are names.
+fn with_head(rows: &[Vec<String>], numbers: std::ops::Range<usize>) -> Vec<String> {
     let styled = |(at, line): (usize, String)| match (at, line.split_once(' ')) {
         (0, _) => format!("{DIM}{line}{DIM:#}"),
         (_, Some((name, rest))) => format!("{NAME}{name}{NAME:#} {rest}"),
         (_, None) => format!("{NAME}{line}{NAME:#}"),
     };
-    table(&rows, numbers).into_iter().enumerate().map(styled).collect()
+    table(rows, numbers).into_iter().enumerate().map(styled).collect()
 }
 
 #[cfg(test)]
@@ -191,7 +207,7 @@ pub mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::status::{Bucket, LastReload, Redis, Reload, Seconds, Stream};
+    use crate::status::{Bucket, LastReload, Redis, Reload, Seconds, Single, Stream};
 
     /// A daemon with one of everything.
     pub fn example() -> Status {
@@ -255,6 +271,24 @@ pub mod tests {
             },
             warnings: vec!["old.wasm is gone".into()],
         }
+    }
+
+    #[test]
+    fn who_leads_and_what_is_ending_has_a_column_where_there_is_such_a_channel() {
+        let mut status = example();
+        let single = |leads| Some(Single { leads, ..Single::default() });
+        status.channels[0].single = single(true);
+        status.channels[1].single = single(false);
+        let old = Channel { name: "old".into(), ending: true, ..Channel::default() };
+        status.channels.push(old);
+        let rows: Vec<String> = channels(&status.channels)
+            .iter()
+            .map(|line| anstream::adapter::strip_str(line).to_string())
+            .collect();
+        assert!(rows[0].ends_with("LAG  STATE    SOURCE"), "{rows:#?}");
+        assert!(rows[1].ends_with("  -  leads    subscribe \"chat\""), "{rows:#?}");
+        assert!(rows[2].ends_with(" 42  standby  stream \"orders\""), "{rows:#?}");
+        assert!(rows[3].starts_with("old ") && rows[3].ends_with("  -  ending"), "{rows:#?}");
     }
 
     #[test]

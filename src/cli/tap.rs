@@ -20,7 +20,9 @@ use crate::tap::{Line, Sample, Shown, Then, Value, Wish};
 /// Show what becomes of a channel's messages in a running daemon, as it happens.
 ///
 /// Samples: what came in, what each handler made of it and how long that took, and where it went or
-/// why it failed. The daemon is not slowed by it: what is too much is only counted. Ends at Ctrl-C.
+/// why it failed. The daemon is not slowed by it: what is too much is only counted. A reload that
+/// changes the channel is gone along with. Ends at Ctrl-C, or when a reload has taken the channel out,
+/// behind its last message, or renamed it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   handlerd tap chat
@@ -28,8 +30,8 @@ use crate::tap::{Line, Sample, Shown, Then, Value, Wish};
   handlerd tap chat --rate 100 --count 1000 --json > sample.jsonl
 
 Exit codes: 0 ended by Ctrl-C, by --count or because nobody reads, 64 there is no such channel, or
-several daemons run and --pid doesn't say which, 69 no daemon runs, or it has ended; and those of
-every verb, see handlerd --help.")]
+several daemons run and --pid doesn't say which, 66 a reload has taken the channel out or renamed it,
+69 no daemon runs, or it has ended; and those of every verb, see handlerd --help.")]
 pub struct Args {
     /// A channel: NAME of [channels.NAME]
     name: String,
@@ -126,8 +128,9 @@ impl Printer {
     /// Print a line that came; answers whether that was the last.
     fn line(&mut self, text: &[u8]) -> Result<bool, Fault> {
         let line: Line = serde_json::from_slice(text).or_exit(Code::Unavailable)?;
-        if let Line::End { end } = line {
-            return Err(Fault::say(Code::Unavailable, escaped(end.as_bytes())));
+        if let Line::End { end, channel_is_gone } = line {
+            let code = if channel_is_gone { Code::NoInput } else { Code::Unavailable };
+            return Err(Fault::say(code, escaped(end.as_bytes())));
         }
         if self.json {
             self.out.write(text)?;

@@ -15,9 +15,20 @@ pub fn absolute(config: &Path) -> PathBuf {
 
 /// A name made of that path: 32 hex digits.
 pub fn identity(config: &Path) -> String {
-    let digest = Sha256::digest(absolute(config).as_os_str().as_bytes());
     // Half of it is enough for a name.
-    digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    digits(&absolute(config), 16)
+}
+
+/// The same of the file and of the path by which it is called, 16 hex digits each: a link may lead
+/// elsewhere tomorrow, or nowhere.
+pub fn file_and_path(config: &Path) -> [String; 2] {
+    let path = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
+    [absolute(config), path].map(|path| digits(&path, 8))
+}
+
+fn digits(path: &Path, bytes: usize) -> String {
+    let digest = Sha256::digest(path.as_os_str().as_bytes());
+    digest[..bytes].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -35,5 +46,11 @@ mod tests {
         assert_eq!(identity(&file("a")), identity(&file("./a")));
         assert_ne!(identity(&file("a")), identity(&file("b")));
         assert_eq!(identity(&file("missing")).len(), 32);
+
+        let [of_file, of_path] = file_and_path(&file("link"));
+        assert_eq!(file_and_path(&file("a"))[0], of_file);
+        assert_ne!(file_and_path(&file("a"))[1], of_path);
+        std::fs::remove_file(file("link")).unwrap();
+        assert_eq!(file_and_path(&file("link"))[1], of_path);
     }
 }

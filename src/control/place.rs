@@ -1,9 +1,9 @@
 //! Where the control socket is, and how the verbs find it there.
 //!
 //! The folder is `$RUNTIME_DIRECTORY` under systemd, else `$XDG_RUNTIME_DIR/handlerd`, else a folder
-//! of this user's own in the one for temporary files. The name is made of the configuration's path,
-//! as the embedded broker's is, and of the process's number: several daemons may run with one
-//! configuration. It is a file, unlike the broker's socket, so that the folder and the file say who
+//! of this user's own in the one for temporary files. The name is made of the configuration's file and
+//! of the path by which that was called (a link may be changed, and is the same link to who asks), and
+//! of the process's number: several daemons may run with one configuration. It is a file, unlike the broker's socket, so that the folder and the file say who
 //! may look inside; a daemon that was killed leaves its file, and the next one removes it.
 
 use std::fs::{DirBuilder, Metadata};
@@ -15,10 +15,13 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::{Pid, geteuid, test_kill_process};
 
-use crate::config::identity::identity;
+use crate::config::identity::file_and_path;
 
 /// Where systemd makes the folders of its services.
 const SYSTEM: &str = "/run";
+
+/// Hex digits that stand for the configuration's file, and for the path to it.
+const DIGITS: usize = 16;
 
 /// Bytes of a socket's path, at most (`sun_path` with its end).
 const LONGEST: usize = 107;
@@ -45,7 +48,7 @@ impl Place {
             Some(folder) => (folder, true),
             None => (own_runtime_folder().unwrap_or_else(temporary_folder), false),
         };
-        let name = format!("{}-{}.sock", identity(config), std::process::id());
+        let name = format!("{}-{}.sock", file_and_path(config).concat(), std::process::id());
         Place { folder, is_shared, name }
     }
 
@@ -136,10 +139,11 @@ pub struct Found {
 
 /// The daemons that run now: with this configuration, or any.
 pub fn find(config: Option<&Path>) -> Vec<Found> {
-    find_identity(config.map(identity).as_deref())
+    find_identity(config.map(file_and_path).as_ref())
 }
 
-fn find_identity(identity: Option<&str>) -> Vec<Found> {
+/// `identity`: of a file, or of a path to it; either will do.
+fn find_identity(identity: Option<&[String; 2]>) -> Vec<Found> {
     let mut found = Vec::new();
     for folder in folders() {
         for (pid, path) in sockets(&folder, identity) {
@@ -167,7 +171,9 @@ fn knock(path: &Path) -> Result<(), Errno> {
 /// The daemon that runs now with the configuration of this one, which may be gone.
 pub fn again(gone: &Found) -> Option<Found> {
     let identity = gone.path.file_name()?.to_str()?.split_once('-')?.0;
-    find_identity(Some(identity)).into_iter().find(|found| found.may_open)
+    let (file, path) = identity.split_at_checked(DIGITS)?;
+    let identity = [file.to_owned(), path.to_owned()];
+    find_identity(Some(&identity)).into_iter().find(|found| found.may_open)
 }
 
 /// All folders in which a daemon's socket may be that this user can open.
@@ -192,10 +198,12 @@ fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> {
 }
 
 /// The sockets in a folder, of any configuration or of one, each with its process.
-fn sockets(folder: &Path, identity: Option<&str>) -> Vec<(u32, PathBuf)> {
+fn sockets(folder: &Path, identity: Option<&[String; 2]>) -> Vec<(u32, PathBuf)> {
     let parse = |path: PathBuf| {
         let (of, pid) = path.file_name()?.to_str()?.strip_suffix(".sock")?.split_once('-')?;
-        let is_wanted = of.len() == 32 && identity.is_none_or(|identity| of == identity);
+        let (of_file, of_path) = of.split_at_checked(DIGITS)?;
+        let is_it = |[file, path]: &[String; 2]| of_file == file || of_path == path;
+        let is_wanted = of_path.len() == DIGITS && identity.is_none_or(is_it);
         let pid = pid.parse().ok().filter(|_| is_wanted)?;
         Some((pid, path))
     };
@@ -238,7 +246,8 @@ mod tests {
     use super::*;
 
     fn place(folder: &Path) -> Place {
-        let name = format!("{}-{}.sock", identity(Path::new("/c")), std::process::id());
+        let name =
+            format!("{}-{}.sock", file_and_path(Path::new("/c")).concat(), std::process::id());
         Place { folder: folder.to_owned(), is_shared: false, name }
     }
 

@@ -23,7 +23,7 @@ use crate::heartbeat::Heartbeats;
 use crate::http;
 use crate::plugin::Host;
 use crate::service::{self, Notify, Signals};
-use crate::telemetry::{DropLog, Totals};
+use crate::telemetry::{DropLog, Metrics, Totals};
 use crate::watch::{Changed, Watch};
 
 mod handlers;
@@ -63,9 +63,10 @@ pub async fn run(start: Start, signals: &mut Signals, notify: &Notify) -> Ended 
     let heartbeats = Heartbeats::default();
     let mut running = Running::start(written, config, handlers, &heartbeats).await;
     let drops = DropLog::new(&running.metrics);
-    let (metrics, away) = (running.metrics.clone(), running.away());
-    let supervisor = service::Watch::new(notify.clone(), heartbeats, metrics, away);
     let (view, taps) = (running.view.clone(), running.taps.clone());
+    let (metrics, seen) = (running.metrics.clone(), view.clone());
+    let problems = Box::new(move || seen.problems());
+    let supervisor = service::Watch::new(notify.clone(), heartbeats, metrics, problems);
     let _endpoints = listen.map(|listen| http::Server::start(listen, view.clone()));
     let shown = view.clone();
     let control = Control::start(&file, Inside { status: Arc::new(move || shown.status()), taps });
@@ -117,12 +118,11 @@ async fn until_stopped(
             signal = stop.next() => return signal,
             prepared = reload::prepare(running, host, trigger) => prepared,
         };
-        let outcome = tokio::select! {
+        tokio::select! {
             biased;
             signal = stop.next() => return signal,
-            outcome = running.reload(prepared) => outcome,
-        };
-        notify.reloaded(outcome.err());
+            () = running.reload(prepared) => {}
+        }
         notify.ready();
         watch.follow(&running.config.plugin_dir);
         tokio::select! {
@@ -134,12 +134,25 @@ async fn until_stopped(
 }
 
 /// How a run ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Ended {
     /// Whether everything was finished in time.
     pub drained: bool,
-    /// The sums of the whole run.
-    pub totals: Totals,
+    metrics: Arc<Metrics>,
+    /// Entries of streams that were given back before the end and have been taken up again since.
+    given_back: u64,
+    /// Entries that were in hand at the end.
+    left: u64,
+}
+
+impl Ended {
+    /// The sums of the whole run, as they are by now.
+    pub fn totals(&self) -> Totals {
+        let mut totals = self.metrics.totals();
+        totals.pending -= self.given_back.min(totals.pending);
+        totals.pending += self.left;
+        totals
+    }
 }
 
 impl fmt::Display for Ended {
@@ -154,7 +167,7 @@ impl fmt::Display for Ended {
             failures,
             reconnects,
             gap,
-        } = &self.totals;
+        } = &self.totals();
         let how = if self.drained { "stopped" } else { "stopped before everything was finished" };
         write!(f, "{how}: {received} received, {handled} handled, {delivered} delivered")?;
         if *dead_letters > 0 {

@@ -30,10 +30,9 @@ use crate::crew::Crew;
 use crate::heartbeat::Heartbeats;
 use crate::plugin::PluginHandler;
 use crate::queue::{Budget, Queue, Rules};
-use crate::service;
 use crate::tap::Hub;
 use crate::telemetry::Metrics;
-use crate::view::{self, Outline, View};
+use crate::view::{self, View};
 use crate::worker;
 
 mod build;
@@ -150,28 +149,22 @@ impl Running {
         self.config.connections.get(name)
     }
 
-    /// Take over what a reload has built, and say how it went.
-    ///
-    /// # Errors
-    /// Why everything goes on as it was, in a line.
-    pub(super) async fn reload(
-        &mut self,
-        prepared: Result<Option<Prepared>, Refused>,
-    ) -> Result<(), String> {
+    /// Take over what a reload has built, and say how it went, or why everything goes on as it was.
+    pub(super) async fn reload(&mut self, prepared: Result<Option<Prepared>, Refused>) {
         let prepared = match prepared {
             Ok(Some(prepared)) => prepared,
             Ok(None) => {
                 let what = "nothing has changed that a channel uses";
                 self.metrics.reloaded(true, what);
                 tracing::info!("{what}");
-                return Ok(());
+                return;
             }
             Err(Refused(why)) => {
                 let first = why.lines().next().unwrap_or_default();
                 self.metrics.reloaded(false, first.strip_prefix("error: ").unwrap_or(first));
                 why.lines().for_each(|line| tracing::error!("{line}"));
                 tracing::error!("the reload was refused: everything goes on as it was");
-                return Err(first.to_owned());
+                return;
             }
         };
         let Prepared { written, config, handlers, notes } = prepared;
@@ -179,22 +172,11 @@ impl Running {
             let why = "the reload failed by a fault of handlerd's own";
             self.metrics.reloaded(false, why);
             tracing::error!("{why}");
-            return Err(why.to_owned());
+            return;
         };
         self.metrics.reloaded(true, &what);
         tracing::info!("reloaded: {what}");
         notes.iter().for_each(|note| tracing::warn!("{note}"));
-        Ok(())
-    }
-
-    /// Names the connections for outputs that are away, whenever it is called.
-    pub(super) fn away(&self) -> service::watch::Away {
-        let crew = self.crew.clone();
-        Box::new(move || {
-            let writers = crew.writers();
-            let away = writers.iter().filter(|writer| writer.is_away());
-            away.map(|writer| writer.name().clone()).collect()
-        })
     }
 
     /// Exchange the channels for those of another configuration, between two messages. Answers in
@@ -235,8 +217,9 @@ impl Running {
         let succeeded = succeeded.map(|channel| Arc::downgrade(&channel)).collect();
         let (places, change) = self.switch(&plan, wanted.collect(), &mut next).await?;
 
+        self.tell_taps_of_names(&config, &plan);
         // In place of the old one, which would keep counters of channels that are gone.
-        self.view.set(outline(&config, &next, &handlers, notes));
+        self.show(&config, &next, &handlers, notes);
         let kept: BTreeSet<usize> = places.iter().copied().collect();
         let live = next.into_iter().zip(&config.channels).zip(&places);
         let live = live.map(|((next, channel), place)| {
@@ -339,6 +322,32 @@ impl Running {
         });
     }
 
+    /// Who looks on at a channel by a NAME that it doesn't have any more is told which it has.
+    fn tell_taps_of_names(&self, config: &Config, plan: &Plan) {
+        let names: BTreeSet<&Arc<str>> =
+            config.channels.iter().map(|channel| &channel.name).collect();
+        for (channel, before) in config.channels.iter().zip(&plan.before) {
+            let before = before.map(|before| &self.live[before].name);
+            if let Some(before) = before.filter(|before| !names.contains(before)) {
+                self.taps.renamed(before, &channel.name);
+            }
+        }
+    }
+
+    /// This is what is seen from now on.
+    fn show(&self, config: &Config, next: &[Next], handlers: &Handlers, warnings: Vec<String>) {
+        let channel = |(config, next): (&config::Channel, &Next)| {
+            let stream = next.stream.as_ref().map(|stream| &stream.source);
+            let single = next.single.as_ref().map(|single| &single.lane);
+            view::Channel::new(config, &next.channel, stream, single)
+        };
+        let handler = |(name, handler): (&Arc<str>, &Arc<_>)| {
+            view::Handler::new(&config.handlers[name], Arc::<PluginHandler>::clone(handler))
+        };
+        let channels = config.channels.iter().zip(next).map(channel).collect();
+        self.view.set(channels, handlers.iter().map(handler).collect(), warnings);
+    }
+
     /// Wait until something has ended that a reload had left over, and tidy up behind it.
     pub(super) async fn changed(&mut self) {
         let Some(first) = self.leaving.join_next().await else {
@@ -355,6 +364,7 @@ impl Running {
         }
         self.crew.vacate(&free);
         self.streams.tend();
+        self.view.tidy_up();
         self.tidy_up();
     }
 
@@ -365,22 +375,6 @@ impl Running {
         }
         self.writers.close_unused(&self.config, self.config.drain_timeout);
         self.metrics.retain_handlers(|name| self.handlers.contains_key(name));
-    }
-}
-
-/// What is to be seen of these.
-fn outline(config: &Config, next: &[Next], handlers: &Handlers, warnings: Vec<String>) -> Outline {
-    let channel = |(config, next): (&config::Channel, &Next)| {
-        let stream = next.stream.as_ref().map(|stream| &stream.source);
-        view::Channel::new(config, &next.channel, stream)
-    };
-    let handler = |(name, handler): (&Arc<str>, &Arc<_>)| {
-        view::Handler::new(&config.handlers[name], Arc::<PluginHandler>::clone(handler))
-    };
-    Outline {
-        channels: config.channels.iter().zip(next).map(channel).collect(),
-        handlers: handlers.iter().map(handler).collect(),
-        warnings,
     }
 }
 

@@ -33,8 +33,11 @@ impl Letters {
 
     /// What is to be told what became of this letter, which goes to this stream.
     pub(super) fn receipt(self: &Arc<Self>, stream: &Arc<str>, letter: Arc<DeadLetter>) -> Receipt {
-        let (letters, stream) = (self.clone(), stream.clone());
-        Box::new(move |fate| letters.ended(&stream, &letter, fate))
+        let (letters, stream, written) = (self.clone(), stream.clone(), self.metrics.written());
+        Box::new(move |fate| {
+            letters.ended(&stream, &letter, fate);
+            drop(written);
+        })
     }
 
     fn ended(&self, stream: &str, letter: &DeadLetter, fate: Fate<'_>) {

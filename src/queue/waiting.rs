@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
-use super::Received;
 use super::order::{self, Busy, Workers};
+use super::{Queue, Received, lock};
 use crate::config::Overflow;
 
 /// Tells whether a Redis that the channel writes to is away: then what overflows does so for that.
@@ -162,6 +162,17 @@ impl Waiting {
     }
 
     pub(super) fn is_ended(&self) -> bool {
-        self.closed && self.turns == 0 && self.messages.is_empty()
+        self.closed && self.is_at_rest()
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.turns == 0 && self.messages.is_empty()
+    }
+}
+
+impl Queue {
+    /// Whether no message waits, and none is being handled.
+    pub fn is_at_rest(&self) -> bool {
+        lock(&self.waiting).is_at_rest()
     }
 }

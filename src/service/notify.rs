@@ -34,8 +34,6 @@ pub struct Notify(Arc<Inner>);
 struct Inner {
     socket: Option<Socket>,
     watchdog: Option<Duration>,
-    /// Why the last reload failed.
-    reload_failed: Mutex<Option<String>>,
     /// The end has begun: that is the status from then on.
     stops: AtomicBool,
 }
@@ -53,12 +51,7 @@ impl Notify {
             opened.map_err(refused).ok()
         });
         let watchdog = socket.as_ref().and_then(|_| sd_notify::watchdog_enabled());
-        Notify(Arc::new(Inner {
-            socket,
-            watchdog,
-            reload_failed: Mutex::default(),
-            stops: AtomicBool::new(false),
-        }))
+        Notify(Arc::new(Inner { socket, watchdog, stops: AtomicBool::new(false) }))
     }
 
     /// How often the watchdog is to be fed: at half of the time after which systemd would act.
@@ -77,16 +70,6 @@ impl Notify {
             Ok(now) => self.must_send(&[NotifyState::Reloading, now]),
             Err(error) => tracing::warn!("systemd isn't told of the reload, no clock: {error}"),
         }
-    }
-
-    /// How the last reload went: why it failed is in the status until one succeeds.
-    pub fn reloaded(&self, failed: Option<String>) {
-        *lock(&self.0.reload_failed) = failed;
-    }
-
-    /// Why the last reload failed, if it did.
-    pub fn reload_failed(&self) -> Option<String> {
-        lock(&self.0.reload_failed).clone()
     }
 
     /// The end begins, and may take this time and a little more, whatever the unit says.
@@ -215,12 +198,7 @@ mod tests {
 
     fn over(address: &OsStr) -> Notify {
         let socket = Some(Socket::open(address).expect("an address"));
-        Notify(Arc::new(Inner {
-            socket,
-            watchdog: None,
-            reload_failed: Mutex::default(),
-            stops: AtomicBool::new(false),
-        }))
+        Notify(Arc::new(Inner { socket, watchdog: None, stops: AtomicBool::new(false) }))
     }
 
     fn received(socket: &UnixDatagram) -> String {

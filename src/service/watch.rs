@@ -1,10 +1,9 @@
 //! The supervisor: asks every loop whether it comes around, feeds systemd's watchdog when all do,
 //! and says in a line of words how things go.
 //!
-//! Run by the daemon beside its work, on no thread that a loop could hold up. Reads counters; decides
-//! nothing and changes nothing.
+//! Run by the daemon beside its work, on no thread that a loop could hold up. Reads counters, and what
+//! the view says is wrong; decides nothing and changes nothing.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use super::notify::Notify;
 use crate::heartbeat::{Heartbeats, ROUND};
 use crate::telemetry::Metrics;
+use crate::view::Problem;
 
 /// How often the status is put into words.
 const STATUS_EVERY: Duration = Duration::from_secs(3);
@@ -21,15 +21,15 @@ const STATUS_EVERY: Duration = Duration::from_secs(3);
 /// Names that a status lists before it only counts them.
 const LISTED: usize = 5;
 
-/// Names the connections for outputs that are away.
-pub type Away = Box<dyn Fn() -> Vec<Arc<str>> + Send>;
+/// Tells what is wrong.
+pub type Problems = Box<dyn Fn() -> Vec<Problem> + Send>;
 
 /// See the module.
 pub struct Watch {
     notify: Notify,
     heartbeats: Heartbeats,
     metrics: Arc<Metrics>,
-    away: Away,
+    problems: Problems,
     stalled: Vec<String>,
     last: Last,
 }
@@ -38,21 +38,19 @@ pub struct Watch {
 struct Last {
     at: Instant,
     received: u64,
-    /// Failed tries of each channel's stream.
-    troubles: BTreeMap<Arc<str>, u64>,
     status: String,
 }
 
 impl Watch {
     /// Of these loops and counters.
-    pub fn new(notify: Notify, heartbeats: Heartbeats, metrics: Arc<Metrics>, away: Away) -> Self {
-        let last = Last {
-            at: Instant::now(),
-            received: 0,
-            troubles: BTreeMap::new(),
-            status: String::new(),
-        };
-        Watch { notify, heartbeats, metrics, away, stalled: Vec::new(), last }
+    pub fn new(
+        notify: Notify,
+        heartbeats: Heartbeats,
+        metrics: Arc<Metrics>,
+        problems: Problems,
+    ) -> Self {
+        let last = Last { at: Instant::now(), received: 0, status: String::new() };
+        Watch { notify, heartbeats, metrics, problems, stalled: Vec::new(), last }
     }
 
     /// Watch for ever.
@@ -107,19 +105,6 @@ impl Watch {
         let seconds = now.saturating_duration_since(self.last.at).as_secs_f64().max(0.001);
         let received = channels.values().map(|channel| channel.received.get()).sum::<u64>();
         let rate = received.saturating_sub(self.last.received) as f64 / seconds;
-        let (mut unsubscribed, mut streams) = (Vec::new(), Vec::new());
-        let mut troubles = BTreeMap::new();
-        for (name, channel) in &channels {
-            let seen = channel.stream.states().values().sum::<u64>();
-            let before = self.last.troubles.get(name).copied().unwrap_or_default();
-            if !channel.unsubscribed.is_empty() {
-                unsubscribed.push(&**name);
-            }
-            if seen > before {
-                streams.push(&**name);
-            }
-            troubles.insert(name.clone(), seen);
-        }
         let count = channels.len();
         let mut text = match count {
             1 => "1 channel".to_owned(),
@@ -127,23 +112,20 @@ impl Watch {
         };
         let precision = usize::from(rate > 0.0 && rate < 10.0);
         text.push_str(&format!(", {rate:.precision$} messages a second"));
-        let away = (self.away)();
-        let away: Vec<&str> = away.iter().map(|name| &**name).collect();
-        let stalled: Vec<&str> = self.stalled.iter().map(|name| &**name).collect();
-        for (what, names) in [
-            ("Redis is away for outputs", away),
-            ("not subscribed", unsubscribed),
-            ("streams in trouble", streams),
-            ("stands still", stalled),
-        ] {
-            if !names.is_empty() {
-                text.push_str(&format!("; {what}: {}", listed(&names)));
+        let problems = (self.problems)();
+        // What is of one kind is said together, in the order in which the kinds come.
+        let mut kinds: Vec<(&str, Vec<&str>)> = Vec::new();
+        for (what, of) in problems.iter().map(Problem::in_short) {
+            match kinds.iter_mut().find(|(kind, _)| *kind == what) {
+                Some((_, names)) if names.contains(&of) => {}
+                Some((_, names)) => names.push(of),
+                None => kinds.push((what, vec![of])),
             }
         }
-        if let Some(why) = self.notify.reload_failed() {
-            text.push_str(&format!("; the last reload failed: {why}"));
+        for (what, names) in kinds {
+            text.push_str(&format!("; {what}: {}", listed(&names)));
         }
-        (self.last.at, self.last.received, self.last.troubles) = (now, received, troubles);
+        (self.last.at, self.last.received) = (now, received);
         text
     }
 }
@@ -159,6 +141,8 @@ fn listed(names: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
     #[test]
@@ -166,28 +150,35 @@ mod tests {
         let metrics = Arc::new(Metrics::default());
         let chat = metrics.channel(&"chat".into());
         let orders = metrics.channel(&"orders".into());
-        let away = Box::new(|| vec!["eu".into()]);
+        let problems = Arc::new(Mutex::new(Vec::new()));
+        let told = problems.clone();
+        let told = Box::new(move || told.lock().unwrap().clone());
         let notify = Notify::of_environment();
-        let mut watch = Watch::new(notify.clone(), Heartbeats::default(), metrics.clone(), away);
+        let mut watch = Watch::new(notify, Heartbeats::default(), metrics.clone(), told);
         chat.received.add(10);
         orders.received.add(2);
         let later = watch.last.at + Duration::from_secs(2);
-        let well = "2 channels, 6.0 messages a second; Redis is away for outputs: eu";
-        assert_eq!(watch.words(later), well);
+        assert_eq!(watch.words(later), "2 channels, 6.0 messages a second");
 
-        chat.unsubscribed.insert(&"chat".into());
-        orders.stream.state("no_permission");
-        watch.stalled = vec!["hand 1".into()];
-        notify.reloaded(Some("config.toml:3:1: …".into()));
-        let ill = "2 channels, 0 messages a second; Redis is away for outputs: eu; not subscribed: \
-                   chat; streams in trouble: orders; stands still: hand 1; the last reload failed: \
-                   config.toml:3:1: …";
+        let away = |channel: &str| {
+            let (channel, connection) = (channel.into(), "eu".into());
+            Problem::OutputsAway { channel, connection }
+        };
+        let (channel, names) = ("chat".into(), vec!["a".into(), "b".into()]);
+        let unsubscribed = Problem::Unsubscribed { channel, names };
+        *problems.lock().unwrap() = vec![
+            unsubscribed,
+            away("chat"),
+            away("orders"),
+            Problem::Stalled("hand 1".into()),
+            Problem::ReloadFailed("config.toml:3:1: …".into()),
+        ];
+        let ill = "2 channels, 0 messages a second; not subscribed: chat; Redis is away for \
+                   outputs: eu; stands still: hand 1; the last reload failed: config.toml:3:1: …";
         assert_eq!(watch.words(later), ill);
 
-        watch.stalled.clear();
-        chat.unsubscribed.remove("chat");
-        notify.reloaded(None);
-        let again = "2 channels, 0 messages a second; Redis is away for outputs: eu";
+        problems.lock().unwrap().clear();
+        let again = "2 channels, 0 messages a second";
         assert_eq!(watch.words(later), again, "what is over isn't said any more");
     }
 

@@ -26,6 +26,9 @@ pub enum Line {
     End {
         /// A sentence.
         end: String,
+        /// A reload has taken the channel out, or renamed it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        channel_is_gone: bool,
     },
     /// Messages that passed and were not shown, since the line before.
     Missed {
@@ -340,7 +343,7 @@ mod tests {
         let lines = [
             Line::Sample(Box::new(sample)),
             Line::Missed { missed: 3 },
-            Line::End { end: "it stops".into() },
+            Line::End { end: "it stops".into(), channel_is_gone: true },
         ];
         for line in lines {
             let text = serde_json::to_string(&line).unwrap();

@@ -183,9 +183,9 @@ impl StreamMetrics {
 /// What is counted of a channel that is single.
 #[derive(Debug, Default)]
 pub struct SingleMetrics {
-    /// Who does, by its token: a channel may be replaced by one of its name, which leads before the
-    /// old one has ended.
-    leader: Mutex<Option<Box<str>>>,
+    /// Who of this daemon does, by their tokens. Two for a moment: one that a reload has taken out, and
+    /// the one that goes on with its counters.
+    leaders: Mutex<BTreeSet<Box<str>>>,
     /// Times that this daemon began to handle the channel's messages.
     pub takeovers: Count,
     /// Times that it did so and messages before may be missing: no daemon that could go on had been
@@ -196,20 +196,19 @@ pub struct SingleMetrics {
 impl SingleMetrics {
     /// Whether this daemon handles the channel's messages; else it stands by.
     pub fn is_leader(&self) -> bool {
-        lock(&self.leader).is_some()
+        !lock(&self.leaders).is_empty()
     }
 
     /// From now on it does, by the channel of this token.
     pub fn lead(&self, token: &str) {
-        let before = lock(&self.leader).replace(token.into());
-        if before.as_deref() != Some(token) {
+        if lock(&self.leaders).insert(token.into()) {
             self.takeovers.add(1);
         }
     }
 
     /// The channel of this token doesn't, or no longer.
     pub fn resign(&self, token: &str) {
-        lock(&self.leader).take_if(|leader| **leader == *token);
+        lock(&self.leaders).remove(token);
     }
 }
 
@@ -262,7 +261,8 @@ pub struct ChannelMetrics {
     pub received: Count,
     /// Input messages whose run through the chain succeeded (filtered ones included).
     pub handled: Count,
-    /// `handlerd_messages_delivered_total`: writes that Redis acknowledged, and log lines.
+    /// `handlerd_messages_delivered_total`: writes that Redis acknowledged, and lines that the log has
+    /// written.
     pub delivered: Delivered,
     /// `handlerd_dead_letters_total`: messages that were given up and stored in their stream.
     pub dead_letters: Count,
@@ -274,26 +274,57 @@ pub struct ChannelMetrics {
     pub stream: StreamMetrics,
     /// Of a channel with `single = true`.
     pub single: SingleMetrics,
+    /// Who has a [`Written`] of this.
+    written: AtomicU64,
     dropped: [Count; DropReason::ALL.len()],
     /// How many of those the log has told of.
     told: [AtomicU64; DropReason::ALL.len()],
 }
 
+/// The counters of a channel for which something is being written, as long as this lives.
+#[derive(Debug)]
+pub struct Written(Arc<ChannelMetrics>);
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        self.0.written.fetch_sub(1, Relaxed);
+    }
+}
+
+impl std::ops::Deref for Written {
+    type Target = Arc<ChannelMetrics>;
+
+    fn deref(&self) -> &Arc<ChannelMetrics> {
+        &self.0
+    }
+}
+
 impl ChannelMetrics {
+    /// From now on something is being written that ends in one of these counters.
+    pub fn written(self: &Arc<Self>) -> Written {
+        self.written.fetch_add(1, Relaxed);
+        Written(self.clone())
+    }
+
+    /// Whether something is being written that isn't counted yet.
+    pub fn is_written_for(&self) -> bool {
+        self.written.load(Relaxed) > 0
+    }
+
     /// Say in the log what was dropped since the last time.
     pub(super) fn tell(&self, channel: &str) {
         for reason in DropReason::ALL {
             let dropped = self.dropped(reason);
             let new = dropped - self.told[reason as usize].swap(dropped, Relaxed);
             if new > 0 {
-                let reason = reason.as_str();
-                let messages = if new == 1 { "message" } else { "messages" };
-                tracing::warn!(%channel, reason, "channel {channel}: {new} {messages} dropped: {reason}");
+                let what = if reason == DropReason::LogFull { "line" } else { "message" };
+                let (reason, s) = (reason.as_str(), if new == 1 { "" } else { "s" });
+                tracing::warn!(%channel, reason, "channel {channel}: {new} {what}{s} dropped: {reason}");
             }
         }
     }
 
-    /// Count `n` messages (or, for `refused` and `unknown`, writes) as lost for this reason.
+    /// Count `n` messages (or, for `refused`, `unknown` and `log_full`, outputs) as lost for this reason.
     pub fn lost(&self, reason: DropReason, n: u64) {
         self.dropped[reason as usize].add(n);
     }
@@ -306,5 +337,25 @@ impl ChannelMetrics {
     /// How many were lost for this reason.
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.dropped[reason as usize].get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_one_leader_is_not_that_of_the_one_that_follows_it() {
+        let single = SingleMetrics::default();
+        single.lead("old");
+        single.lead("new");
+        single.resign("old");
+        assert!(single.is_leader());
+        // Who has never led ends, too.
+        single.resign("other");
+        single.lead("new");
+        assert_eq!((single.is_leader(), single.takeovers.get()), (true, 2));
+        single.resign("new");
+        assert!(!single.is_leader());
     }
 }

@@ -7,6 +7,7 @@
 //! | module | owns |
 //! | --- | --- |
 //! | `queue` | what waits to be written, the thread that writes it, what is dropped |
+//! | `output` | which lines are outputs of a channel, and are counted as such |
 //! | `sink` | standard error; journald, and standard error where that is away |
 //! | `journal` | an event as a record of journald's protocol |
 
@@ -21,9 +22,11 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 use crate::config::{Log, LogFormat};
 
 mod journal;
+mod output;
 mod queue;
 mod sink;
 
+pub use output::output_of;
 pub use queue::dropped;
 
 use queue::Queue;
@@ -44,6 +47,13 @@ impl Writing {
     /// Wait until all that was logged is written, as far as somebody reads it.
     pub fn flush(&self) {
         self.0.flush(STUCK, FLUSH);
+    }
+
+    /// The same, at the end: lines of `log = true` that nobody has read by then are dropped, so that
+    /// all of them are counted and there is room for the last line.
+    pub fn finish(&self) {
+        self.flush();
+        self.0.give_up_outputs();
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::ledger::Kind;
-use crate::telemetry::{ChannelMetrics, DropReason};
+use crate::telemetry::{ChannelMetrics, DropReason, Written};
 
 /// What became of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Owner<'_> {
 /// The same, kept.
 pub(super) enum Whose {
     Nobody,
-    Channel(Arc<ChannelMetrics>),
+    Channel(Written),
     /// `None` once it has been told.
     Receipt(Option<Receipt>),
 }
@@ -61,7 +61,7 @@ pub(super) enum Whose {
 impl From<Owner<'_>> for Whose {
     fn from(owner: Owner<'_>) -> Self {
         match owner {
-            Owner::Channel(metrics) => Whose::Channel(metrics.clone()),
+            Owner::Channel(metrics) => Whose::Channel(metrics.written()),
             Owner::Receipt(receipt) => Whose::Receipt(Some(receipt)),
         }
     }

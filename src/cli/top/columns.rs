@@ -11,6 +11,7 @@ use ratatui::widgets::Cell;
 use super::rates::{ChannelRow, HandlerRow};
 use crate::cli::figures::{bytes, grouped, seconds, short};
 use crate::cli::show::escaped;
+use crate::cli::status::state;
 
 /// A column: its head, its least width, when it is left out (those of the highest rank first where
 /// there isn't room for all), and what of a row is in it.
@@ -24,9 +25,13 @@ pub struct Column<R> {
     pub cell: fn(&R) -> Shown,
 }
 
-/// The places of the columns that there is room for.
-pub fn fitting<R>(columns: &[Column<R>], width: u16) -> Vec<usize> {
-    let mut by_rank: Vec<usize> = (0..columns.len()).collect();
+/// The places of the columns that there is room for. One that has no word for any row needs none.
+pub fn fitting<R>(columns: &[Column<R>], rows: &[R], width: u16) -> Vec<usize> {
+    let is_blank = |row: &R, place: usize| matches!((columns[place].cell)(row), Shown::Text(text) if text.is_empty());
+    let says_something =
+        |place: &usize| *place == 0 || !rows.iter().all(|row| is_blank(row, *place));
+    let mut by_rank: Vec<usize> =
+        (0..columns.len()).filter(|place| rows.is_empty() || says_something(place)).collect();
     by_rank.sort_by_key(|place| columns[*place].rank);
     let mut left = width;
     let mut fitting: Vec<usize> = by_rank
@@ -102,12 +107,13 @@ pub fn safe(text: &str) -> String {
 }
 
 /// Of a channel.
-pub const CHANNELS: [Column<ChannelRow>; 10] = [
+pub const CHANNELS: [Column<ChannelRow>; 11] = [
     Column { head: "CHANNEL", width: 10, rank: 0, cell: |c| Shown::Text(safe(&c.now.name)) },
+    Column { head: "STATE", width: 7, rank: 5, cell: |c| Shown::Text(state(&c.now).to_owned()) },
     Column { head: "IN/s", width: 7, rank: 1, cell: |c| Shown::rate(c.received) },
-    Column { head: "HANDLED/s", width: 10, rank: 8, cell: |c| Shown::rate(c.handled) },
+    Column { head: "HANDLED/s", width: 10, rank: 9, cell: |c| Shown::rate(c.handled) },
     Column { head: "OUT/s", width: 7, rank: 3, cell: |c| Shown::rate(c.out) },
-    Column { head: "LOST/s", width: 7, rank: 9, cell: |c| Shown::rate(c.dropped).bad() },
+    Column { head: "LOST/s", width: 7, rank: 10, cell: |c| Shown::rate(c.dropped).bad() },
     Column { head: "LOST", width: 9, rank: 2, cell: |c| Shown::sum(&c.now.dropped).bad() },
     Column {
         head: "QUEUE",
@@ -118,17 +124,17 @@ pub const CHANNELS: [Column<ChannelRow>; 10] = [
             Shown::Number(format!("{} of {}", bytes(used), bytes(limit)), used as f64)
         },
     },
-    Column { head: "DEAD", width: 7, rank: 5, cell: |c| Shown::count(Some(c.now.dead_letters)) },
+    Column { head: "DEAD", width: 7, rank: 6, cell: |c| Shown::count(Some(c.now.dead_letters)) },
     Column {
         head: "PENDING",
         width: 8,
-        rank: 7,
+        rank: 8,
         cell: |c| Shown::count(c.now.stream.as_ref().map(|stream| stream.pending)),
     },
     Column {
         head: "LAG",
         width: 8,
-        rank: 6,
+        rank: 7,
         cell: |c| Shown::count(c.now.stream.as_ref().and_then(|stream| stream.lag)),
     },
 ];

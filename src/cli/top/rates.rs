@@ -46,7 +46,8 @@ fn rate(before: u64, now: u64, seconds: f64) -> f64 {
 pub fn channels(before: Option<&Status>, now: &Status) -> Vec<ChannelRow> {
     let seconds = between(before, now);
     let row = |channel: &Channel| {
-        let was = before.and_then(|before| before.channels.iter().find(|c| c.name == channel.name));
+        let is_same = |was: &&Channel| was.name == channel.name && was.ending == channel.ending;
+        let was = before.and_then(|before| before.channels.iter().find(is_same));
         let of = |number: fn(&Channel) -> u64| Some(rate(number(was?), number(channel), seconds?));
         ChannelRow {
             now: channel.clone(),

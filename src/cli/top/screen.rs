@@ -9,7 +9,7 @@ use ratatui::style::{Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Table};
 
-use super::columns::{CHANNELS, Column, HANDLERS, fitting, safe};
+use super::columns::{CHANNELS, Column, HANDLERS, Shown, fitting, safe};
 use super::rates;
 use crate::cli::figures::span;
 use crate::cli::status::wrongs;
@@ -236,13 +236,15 @@ fn table<R>(
         true => format!(" {title} {} to {last} of {} ", view.first + 1, view.rows),
         false => format!(" {title} "),
     };
-    view.columns = fitting(columns, area.width.saturating_sub(2));
+    view.columns = fitting(columns, &rows, area.width.saturating_sub(2));
     let fitting = || view.columns.iter().map(|place| (*place, &columns[*place]));
     let head = fitting().map(|(at, column)| {
         let is_sorted = at == view.sort && has_focus;
         let style = if is_sorted { Style::new().reversed() } else { Style::new().dim() };
         let line = Line::styled(column.head, style);
-        Cell::new(if at == 0 { line } else { line.alignment(Alignment::Right) })
+        let cell = rows.first().map(column.cell);
+        let is_text = at == 0 || matches!(cell, Some(Shown::Text(_)));
+        Cell::new(if is_text { line } else { line.alignment(Alignment::Right) })
     });
     let shown = rows.iter().skip(view.first).take(view.room);
     let shown = shown.map(|row| Row::new(fitting().map(|(_, column)| (column.cell)(row).cell())));
@@ -262,6 +264,7 @@ mod tests {
 
     use super::*;
     use crate::cli::status::tests::example;
+    use crate::status::Single;
 
     fn draw(screen: &mut Screen, width: u16, height: u16) -> Vec<String> {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
@@ -306,6 +309,28 @@ mod tests {
         assert!(has(&lines, &["orders", "17", "42"]), "{lines:#?}");
         assert!(has(&lines, &["redact", "123", "750 ms", "995 ms", "67"]), "{lines:#?}");
         assert!(!lines.concat().contains('\u{1b}'));
+    }
+
+    #[test]
+    fn who_leads_and_what_is_ending_is_seen_and_else_there_is_no_such_column() {
+        let mut now = example();
+        let mut screen = Screen::default();
+        screen.take(Ok(now.clone()));
+        assert!(!has(&draw(&mut screen, 110, 24), &["STATE"]));
+        now.channels[0].single = Some(Single { leads: true, ..Single::default() });
+        // Of two with one name each has its own rates.
+        let ending =
+            crate::status::Channel { ending: true, received: 0, ..now.channels[0].clone() };
+        now.channels.push(ending);
+        screen.take(Ok(now.clone()));
+        now.uptime_ms += 1000;
+        now.channels[0].received += 20_000;
+        now.channels[2].received += 7_000;
+        screen.take(Ok(now));
+        let lines = draw(&mut screen, 80, 24);
+        assert!(has(&lines, &["CHANNEL", "STATE", "IN/s"]), "{lines:#?}");
+        assert!(has(&lines, &["chat", "leads", "20.0k"]), "{lines:#?}");
+        assert!(has(&lines, &["chat", "ending", "7000"]), "{lines:#?}");
     }
 
     #[test]

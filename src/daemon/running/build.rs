@@ -60,8 +60,9 @@ impl Running {
     /// Build the channels of a configuration, in its order.
     pub(super) fn build(&mut self, config: &Config, plan: &Plan, handlers: &Handlers) -> Vec<Next> {
         let gone = plan.gone(self.live.len()).into_iter().map(|old| &self.live[old]);
-        let counters = gone.map(|live| (live.name.clone(), live.queue.metrics().clone()));
-        let (counters, writers) = (counters.collect(), self.writers.by_name());
+        let mut counters = self.metrics.leaving();
+        counters.extend(gone.map(|live| (live.name.clone(), live.queue.metrics().clone())));
+        let writers = self.writers.by_name();
         let parts = Parts { config, handlers, writers, counters };
         let channels = config.channels.iter().zip(&plan.before);
         let next = |(channel, before): (&config::Channel, &Option<usize>)| match &channel.source {

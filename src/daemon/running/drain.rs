@@ -58,11 +58,11 @@ impl Running {
             self.streams.abandon();
             self.writers.abandon();
         }
+        // That is why they see nothing more, not that channels are gone.
+        self.taps.close();
         tracing::debug!("drained in {:?}", started.elapsed());
-        let mut totals = self.metrics.totals();
-        totals.pending -= given_back.min(totals.pending);
-        totals.pending += self.streams.left() as u64;
-        Ended { drained, totals }
+        let left = self.streams.left() as u64;
+        Ended { drained, metrics: self.metrics.clone(), given_back, left }
     }
 
     /// Sources, then the crew, then writers: each ends when what feeds it has ended.

@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::output;
 use super::sink::Sink;
+use crate::telemetry::Written;
 
 /// Bytes that may wait.
 const LIMIT: usize = 4 << 20;
@@ -39,12 +41,20 @@ struct Shared {
     written: Condvar,
 }
 
+struct Record {
+    bytes: Vec<u8>,
+    /// The channel whose output it is.
+    from: Option<Written>,
+}
+
 #[derive(Default)]
 struct State {
-    records: VecDeque<Vec<u8>>,
+    records: VecDeque<Record>,
     bytes: usize,
     /// A chunk is being written.
     writing: bool,
+    /// Of the records in it, whose output each is.
+    written_for: Vec<Option<Written>>,
     /// Chunks that were done with.
     chunks: u64,
     /// Dropped, and not said yet.
@@ -62,7 +72,7 @@ impl Queue {
             loop {
                 let chunk = mine.next();
                 let lost = sink.write(&chunk);
-                mine.done(lost as u64);
+                mine.done(&lost);
             }
         };
         std::thread::Builder::new().name("handlerd-log".to_owned()).spawn(work)?;
@@ -71,15 +81,17 @@ impl Queue {
 
     /// Hand over a record. Never waits.
     pub(super) fn push(&self, record: &[u8]) {
+        let from = output::whose();
         let mut state = self.state();
         if !state.records.is_empty() && state.bytes + record.len() > LIMIT {
             state.unsaid += 1;
             drop(state);
             DROPPED.fetch_add(1, Relaxed);
+            from.iter().for_each(|channel| output::count(channel, false));
             return;
         }
         state.bytes += record.len();
-        state.records.push_back(record.to_vec());
+        state.records.push_back(Record { bytes: record.to_vec(), from });
         let idle = !state.writing && state.records.len() == 1;
         drop(state);
         if idle {
@@ -109,25 +121,48 @@ impl Queue {
         }
         let (mut chunk, mut bytes) = (Vec::new(), 0);
         while let Some(record) = state.records.pop_front_if(|record| {
-            bytes += record.len();
-            bytes <= CHUNK || bytes == record.len()
+            bytes += record.bytes.len();
+            bytes <= CHUNK || bytes == record.bytes.len()
         }) {
-            state.bytes -= record.len();
-            chunk.push(record);
+            state.bytes -= record.bytes.len();
+            chunk.push(record.bytes);
+            state.written_for.push(record.from);
         }
         state.writing = true;
         chunk
     }
 
-    fn done(&self, lost: u64) {
+    /// A chunk was written, but for the records at these places.
+    fn done(&self, lost: &[usize]) {
         let mut state = self.state();
         state.writing = false;
         state.chunks += 1;
-        state.failing = lost > 0;
-        state.unsaid += lost;
+        state.failing = !lost.is_empty();
+        state.unsaid += lost.len() as u64;
+        let written_for = std::mem::take(&mut state.written_for);
         drop(state);
-        DROPPED.fetch_add(lost, Relaxed);
+        DROPPED.fetch_add(lost.len() as u64, Relaxed);
+        for (place, channel) in written_for.iter().enumerate() {
+            channel.iter().for_each(|channel| output::count(channel, !lost.contains(&place)));
+        }
         self.0.written.notify_all();
+    }
+
+    /// Drop the lines that wait and are outputs of channels, and count them. One that is being written
+    /// may still arrive; that nobody knows.
+    pub(super) fn give_up_outputs(&self) {
+        let mut state = self.state();
+        let records = std::mem::take(&mut state.records);
+        let (outputs, others): (Vec<Record>, _) =
+            records.into_iter().partition(|r| r.from.is_some());
+        state.records = others.into();
+        state.bytes = state.records.iter().map(|record| record.bytes.len()).sum();
+        let begun = std::mem::take(&mut state.written_for);
+        drop(state);
+        DROPPED.fetch_add(outputs.len() as u64, Relaxed);
+        let outputs = outputs.into_iter().filter_map(|record| record.from);
+        let all = begun.into_iter().flatten().chain(outputs);
+        all.for_each(|channel| output::count(&channel, false));
     }
 
     /// Wait until nothing waits any more; not longer than `most`, nor than `stuck` without progress.
@@ -179,6 +214,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::telemetry::{ChannelMetrics, DropReason, OutputKind};
 
     /// Takes a chunk only when the test lets it.
     struct Gate {
@@ -187,11 +223,12 @@ mod tests {
     }
 
     impl Sink for Gate {
-        fn write(&mut self, records: &[Vec<u8>]) -> usize {
+        fn write(&mut self, records: &[Vec<u8>]) -> Vec<usize> {
             // A closed gate lets everything through.
             let _ = self.open.recv();
             let _ = self.written.send(records.concat());
-            0
+            let is_lost = |place: &usize| records[*place].starts_with(b"lost");
+            (0..records.len()).filter(is_lost).collect()
         }
     }
 
@@ -215,6 +252,52 @@ mod tests {
         queue.flush(Duration::from_secs(30), Duration::from_secs(30));
         let through: usize = written.try_iter().map(|chunk| chunk.len()).sum();
         assert_eq!(through, (many - lost) * line.len(), "what wasn't dropped is written");
+    }
+
+    /// Logs outputs of a channel.
+    fn outputs(queue: &Queue) -> (Arc<ChannelMetrics>, impl Fn(&[u8])) {
+        let (queue, channel) = (queue.clone(), Arc::<ChannelMetrics>::default());
+        let from = channel.clone();
+        (channel, move |line| output::output_of(&from, || queue.push(line)))
+    }
+
+    /// Delivered, lost, and whether something isn't known yet.
+    fn counted(channel: &ChannelMetrics) -> (u64, u64, bool) {
+        let lost = channel.dropped(DropReason::LogFull);
+        (channel.delivered.by(OutputKind::Log), lost, channel.is_written_for())
+    }
+
+    #[test]
+    fn an_output_is_delivered_when_it_is_written_and_lost_when_it_is_not() {
+        let (queue, open, _written) = gated();
+        let (channel, log) = outputs(&queue);
+        log(b"one\n");
+        log(b"lost\n");
+        queue.push(b"nobody's\n");
+        assert_eq!(counted(&channel), (0, 0, true), "nothing is known yet");
+        drop(open);
+        queue.flush(Duration::from_secs(30), Duration::from_secs(30));
+        assert_eq!(counted(&channel), (1, 1, false));
+    }
+
+    #[test]
+    fn outputs_that_are_given_up_are_lost_and_counted_once() {
+        let (queue, open, _written) = gated();
+        let (channel, log) = outputs(&queue);
+        log(b"begun\n");
+        while !queue.state().writing {
+            std::thread::yield_now();
+        }
+        log(&vec![b'x'; LIMIT]);
+        log(b"no room\n");
+        assert_eq!(counted(&channel), (0, 1, true));
+        queue.give_up_outputs();
+        assert_eq!(counted(&channel), (0, 3, false));
+        assert_eq!(queue.state().bytes, 0);
+        // What is begun ends all the same, and isn't counted again.
+        drop(open);
+        queue.flush(Duration::from_secs(30), Duration::from_secs(30));
+        assert_eq!(counted(&channel), (0, 3, false));
     }
 
     #[test]

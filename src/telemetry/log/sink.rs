@@ -1,7 +1,7 @@
 //! Where records end: standard error, or journald.
 //!
-//! Called by the queue's thread alone, which may wait here. A sink that can't write says how many
-//! records are lost, and goes on.
+//! Called by the queue's thread alone, which may wait here. A sink that can't write says which records
+//! are lost, and goes on.
 
 use std::io::{self, ErrorKind, IoSlice, Write};
 use std::mem::MaybeUninit;
@@ -22,8 +22,8 @@ const JOURNAL: &str = "/run/systemd/journal/socket";
 
 /// Takes records.
 pub(super) trait Sink: Send {
-    /// Write them; answers how many are lost.
-    fn write(&mut self, records: &[Vec<u8>]) -> usize;
+    /// Write them; answers the places of those that are lost.
+    fn write(&mut self, records: &[Vec<u8>]) -> Vec<usize>;
 }
 
 /// Whether this is a stream of journald's, as systemd says it.
@@ -41,36 +41,44 @@ pub(super) struct StandardError {
 }
 
 impl StandardError {
-    fn write_all(&mut self, to: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match to.write(bytes) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+    /// Answers how many bytes could be written.
+    fn write_all(&mut self, to: &mut impl Write, bytes: &[u8]) -> usize {
+        let mut written = 0;
+        while written < bytes.len() {
+            match to.write(&bytes[written..]) {
+                Ok(0) => break,
                 Ok(n) => {
-                    bytes = &bytes[n..];
-                    self.torn = !bytes.is_empty();
+                    written += n;
+                    self.torn = written < bytes.len();
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // A terminal that another program has made so.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     std::thread::sleep(Duration::from_millis(10));
                 }
-                Err(error) => return Err(error),
+                Err(_) => break,
             }
         }
-        Ok(())
+        written
+    }
+
+    fn write_records(&mut self, to: &mut impl Write, records: &[Vec<u8>]) -> Vec<usize> {
+        if self.torn && self.write_all(to, b"\n") == 0 {
+            return (0..records.len()).collect();
+        }
+        let mut left = self.write_all(to, &records.concat());
+        let is_lost = |place: &usize| {
+            let fits = records[*place].len() <= left;
+            left = if fits { left - records[*place].len() } else { 0 };
+            !fits
+        };
+        (0..records.len()).filter(is_lost).collect()
     }
 }
 
 impl Sink for StandardError {
-    fn write(&mut self, records: &[Vec<u8>]) -> usize {
-        let mut stderr = io::stderr().lock();
-        if self.torn && self.write_all(&mut stderr, b"\n").is_err() {
-            return records.len();
-        }
-        match self.write_all(&mut stderr, &records.concat()) {
-            Ok(()) => 0,
-            Err(_) => records.len(),
-        }
+    fn write(&mut self, records: &[Vec<u8>]) -> Vec<usize> {
+        self.write_records(&mut io::stderr().lock(), records)
     }
 }
 
@@ -130,10 +138,12 @@ fn is_too_large(error: &io::Error) -> bool {
 }
 
 impl Sink for Journald {
-    fn write(&mut self, records: &[Vec<u8>]) -> usize {
-        let away = records.iter().filter(|record| self.send(record).is_err());
-        let lines: Vec<Vec<u8>> = away.map(|record| journal::as_line(record)).collect();
-        if lines.is_empty() { 0 } else { self.instead.write(&lines) }
+    fn write(&mut self, records: &[Vec<u8>]) -> Vec<usize> {
+        let is_away = |place: &usize| self.send(&records[*place]).is_err();
+        let away: Vec<usize> = (0..records.len()).filter(is_away).collect();
+        let lines: Vec<_> = away.iter().map(|place| journal::as_line(&records[*place])).collect();
+        let lost = if lines.is_empty() { Vec::new() } else { self.instead.write(&lines) };
+        lost.into_iter().map(|place| away[place]).collect()
     }
 }
 
@@ -175,7 +185,7 @@ mod tests {
         for (size, as_file) in [(10, false), (5 << 20, true)] {
             let record = [b"PRIORITY=4\nMESSAGE=".to_vec(), vec![b'x'; size], b"\n".to_vec()];
             let record = record.concat();
-            assert_eq!(journald.write(std::slice::from_ref(&record)), 0);
+            assert_eq!(journald.write(std::slice::from_ref(&record)), [0; 0]);
             let (got, file) = received(&socket);
             assert_eq!((got == record, file), (true, as_file), "{size} bytes");
         }
@@ -194,8 +204,14 @@ mod tests {
                 Ok(())
             }
         }
-        let (mut sink, mut disk) = (StandardError::default(), Full(Vec::new(), 6));
-        assert!(sink.write_all(&mut disk, b"one\n").is_ok() && !sink.torn);
-        assert!(sink.write_all(&mut disk, b"two\n").is_err() && sink.torn);
+        let (mut sink, mut disk) = (StandardError::default(), Full(Vec::new(), 10));
+        let lines = ["one\n", "two\n", "three\n", "four\n"].map(|line| line.as_bytes().to_vec());
+        assert_eq!(sink.write_records(&mut disk, &lines[..1]), [0; 0]);
+        assert!(!sink.torn);
+        assert_eq!(sink.write_records(&mut disk, &lines[1..]), [1, 2], "which is lost");
+        assert!(sink.torn);
+        disk.1 = 20;
+        assert_eq!(sink.write_records(&mut disk, &lines[3..]), [0; 0]);
+        assert_eq!(disk.0, b"one\ntwo\nth\nfour\n");
     }
 }

@@ -19,7 +19,7 @@ impl Lane {
     }
 
     /// Whether the lease is ours, for all we know.
-    pub(in crate::broker::single) fn has_lease(&self) -> bool {
+    pub fn has_lease(&self) -> bool {
         self.state().role != Role::Standby
     }
 
