@@ -132,19 +132,21 @@ impl Queue {
         chunk
     }
 
-    /// A chunk was written, but for the records at these places.
+    /// A chunk was written, but for the records at these places, which ascend.
     fn done(&self, lost: &[usize]) {
         let mut state = self.state();
         state.writing = false;
         state.chunks += 1;
         state.failing = !lost.is_empty();
         state.unsaid += lost.len() as u64;
-        let written_for = std::mem::take(&mut state.written_for);
-        drop(state);
         DROPPED.fetch_add(lost.len() as u64, Relaxed);
-        for (place, channel) in written_for.iter().enumerate() {
-            channel.iter().for_each(|channel| output::count(channel, !lost.contains(&place)));
+        // Whoever waits for that, and looks, finds it counted.
+        for (place, channel) in std::mem::take(&mut state.written_for).iter().enumerate() {
+            channel
+                .iter()
+                .for_each(|channel| output::count(channel, lost.binary_search(&place).is_err()));
         }
+        drop(state);
         self.0.written.notify_all();
     }
 

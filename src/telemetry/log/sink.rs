@@ -22,7 +22,7 @@ const JOURNAL: &str = "/run/systemd/journal/socket";
 
 /// Takes records.
 pub(super) trait Sink: Send {
-    /// Write them; answers the places of those that are lost.
+    /// Write them; answers the places of those that are lost, the first one first.
     fn write(&mut self, records: &[Vec<u8>]) -> Vec<usize>;
 }
 
