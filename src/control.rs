@@ -2,8 +2,8 @@
 //!
 //! Started by `handlerd run` before the daemon and ended after it, so that it tells of the draining
 //! too. Only reads: nothing that is asked here changes anything. Where the socket can't be made
-//! that is said, the daemon works without it, and it is tried again. A client that doesn't read is
-//! cut off, never waited for.
+//! that is said, the daemon works without it, and it is tried again. A client that doesn't ask or read
+//! is cut off, never waited for, and each connection is good for one answer.
 
 mod client;
 pub mod place;
@@ -38,6 +38,9 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// How long clients have to take what is left for them when the daemon ends.
 const LAST: Duration = Duration::from_secs(1);
+
+/// Nobody keeps a place who has been answered.
+const LAST_ANSWER: (header::HeaderName, &str) = (header::CONNECTION, "close");
 
 /// What can be seen of a daemon.
 #[derive(Clone)]
@@ -185,8 +188,8 @@ async fn tap(
     match inside.taps.listen(&name, wish) {
         Ok(listener) => {
             let lines = stream::unfold(listener, next_line);
-            let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
-            (kind, Body::from_stream(lines)).into_response()
+            let head = [(header::CONTENT_TYPE, "application/x-ndjson"), LAST_ANSWER];
+            (head, Body::from_stream(lines)).into_response()
         }
         Err(refused) => {
             let sentence = refused.to_string();
@@ -226,7 +229,10 @@ fn refuse(code: StatusCode, error: &str, channels: Vec<String>) -> Response {
 
 fn json(code: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
-        Ok(text) => (code, [(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Ok(text) => {
+            let head = [(header::CONTENT_TYPE, "application/json"), LAST_ANSWER];
+            (code, head, text).into_response()
+        }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

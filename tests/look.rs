@@ -335,6 +335,31 @@ fn status_says_what_is_wrong_and_counts() {
     assert!(answer(stream).contains("bytes may be 65536 at most"));
 }
 
+#[test]
+fn those_who_do_not_ask_are_in_nobodys_way() {
+    let redis = Redis::start();
+    let daemon = start(&redis);
+    let socket = socket(&daemon);
+    let silent: Vec<_> = (0..64)
+        .map(|n| {
+            let mut stream = UnixStream::connect(&socket).expect("the daemon listens");
+            stream.write_all(["", "GET /sta"][n % 2].as_bytes()).expect("it reads");
+            stream
+        })
+        .collect();
+    daemon.verb(&["status"]).output().expect(0);
+    wait_until("they are cut off", || silent.iter().all(is_cut_off));
+    // Nor does one keep its place who has been answered.
+    let asked = ask(&socket, "/status");
+    wait_until("it is over", || is_cut_off(&asked));
+    // Who looks on asks once, and may have nothing to see for long.
+    let quiet = tap(&daemon, &["chat", "--count", "1"]);
+    let silent = UnixStream::connect(&socket).expect("the daemon listens");
+    wait_until("one that came later is cut off", || is_cut_off(&silent));
+    redis.client().publish("chat", "late");
+    quiet.wait().expect(0);
+}
+
 /// What comes, as far as the first read gets it.
 fn answer(mut stream: UnixStream) -> String {
     let mut text = vec![0; 4096];

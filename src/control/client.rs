@@ -12,8 +12,11 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
-/// Connections at once; who comes beyond waits.
+/// Connections at once; who comes beyond waits for one to end.
 const MOST: usize = 64;
+
+/// Who hasn't asked anything by then is cut off: others may want the place.
+const ASK: Duration = Duration::from_secs(2);
 
 /// Who doesn't read for so long is cut off.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -43,7 +46,8 @@ impl axum::serve::Listener for Clients {
             let place = self.places.clone().acquire_owned().await.ok();
             match self.listener.accept().await {
                 Ok((stream, address)) => {
-                    return (Client { stream, patience: None, _place: place }, address);
+                    let ask = Some(Box::pin(tokio::time::sleep(ASK)));
+                    return (Client { stream, ask, patience: None, _place: place }, address);
                 }
                 Err(error) => {
                     tracing::debug!("the control socket can't take a connection: {error}");
@@ -58,9 +62,11 @@ impl axum::serve::Listener for Clients {
     }
 }
 
-/// A connection that fails when what is written isn't read.
+/// A connection that fails when nothing is asked, or what is written isn't read.
 pub struct Client {
     stream: UnixStream,
+    /// Runs until something is answered.
+    ask: Option<Pin<Box<Sleep>>>,
     /// Runs while something can't be written.
     patience: Option<Pin<Box<Sleep>>>,
     _place: Option<OwnedSemaphorePermit>,
@@ -89,7 +95,14 @@ impl AsyncRead for Client {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        match &mut self.ask {
+            Some(ask) if read.is_pending() => {
+                ready!(ask.as_mut().poll(cx));
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+            _ => read,
+        }
     }
 }
 
@@ -99,6 +112,7 @@ impl AsyncWrite for Client {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.ask = None;
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.within_patience(cx, written)
     }
