@@ -136,3 +136,27 @@ fn a_standby_whose_subscription_was_dead_holds_what_comes_over_the_next_one() {
     let stopped = standby.stop();
     assert_eq!((stopped.code, stopped.number("lost")), (0, 0), "{}", stopped.last);
 }
+
+#[test]
+fn a_leader_whose_subscription_is_dead_hands_over_when_it_finds_out() {
+    let redis = redis();
+    let proxy = Proxy::to(redis.port());
+    let mut leader = daemon_behind(&proxy, "a");
+    leader.wait_log(&[LEADS]);
+    let mut standby = daemon(&redis, "b");
+    standby.wait_log(&[STANDS_BY]);
+    let publisher = Publisher::start(&redis);
+    let mut client = redis.client();
+    flow(&mut client);
+    proxy.begin(Hole::Deaf);
+    wait_again(&mut standby, LEADS, 0);
+    flow(&mut client);
+    wait_again(&mut leader, STANDS_BY, 0);
+    let sent = publisher.stop();
+    each_once(&mut client, sent);
+    assert_eq!(standby.log_lines(&["may be missing"]), [""; 0]);
+    for mut daemon in [leader, standby] {
+        let stopped = daemon.stop();
+        assert_eq!((stopped.code, stopped.number("lost")), (0, 0), "{}", stopped.last);
+    }
+}
