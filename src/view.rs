@@ -26,6 +26,10 @@ const SHOWN_NAME: usize = 200;
 /// Tells the names of the loops that don't come around.
 pub type Stalled = Box<dyn Fn() -> Vec<String> + Send + Sync>;
 
+/// Of compiled plugins: how often one could not be kept for the next start, and a sentence while that
+/// is so.
+pub type Unkept = Box<dyn Fn() -> (u64, Option<String>) + Send + Sync>;
+
 /// The running daemon, seen from outside.
 pub struct View {
     started: Instant,
@@ -35,6 +39,7 @@ pub struct View {
     outline: ArcSwap<Outline>,
     draining: Flag,
     stalled: Stalled,
+    unkept: Unkept,
 }
 
 /// What runs between two reloads.
@@ -44,8 +49,8 @@ pub struct Outline {
     pub channels: Vec<Channel>,
     /// By name.
     pub handlers: Vec<Handler>,
-    /// What an operator should know, in sentences: a removed plugin file that is still in use, keys
-    /// that need a restart.
+    /// What an operator should know since the last reload, in sentences: a removed plugin file that is
+    /// still in use, keys that need a restart.
     pub warnings: Vec<String>,
 }
 
@@ -75,7 +80,12 @@ pub struct Handler {
 
 impl View {
     /// Of the daemon that begins now, with this configuration's file.
-    pub fn new(config: &Path, metrics: Arc<Metrics>, stalled: Stalled) -> Arc<View> {
+    pub fn new(
+        config: &Path,
+        metrics: Arc<Metrics>,
+        stalled: Stalled,
+        unkept: Unkept,
+    ) -> Arc<View> {
         Arc::new(View {
             started: Instant::now(),
             started_at: SystemTime::now(),
@@ -84,6 +94,7 @@ impl View {
             outline: ArcSwap::default(),
             draining: Flag::default(),
             stalled,
+            unkept,
         })
     }
 
@@ -115,6 +126,11 @@ impl View {
     /// The names of the loops that don't come around.
     pub fn stalled(&self) -> Vec<String> {
         (self.stalled)()
+    }
+
+    /// How often a compiled plugin could not be kept for the next start.
+    pub fn cache_errors(&self) -> u64 {
+        (self.unkept)().0
     }
 
     /// Why not every source is read and what comes of it delivered: a sentence for each thing that
@@ -172,7 +188,7 @@ impl View {
             channels: outline.channels.iter().map(Channel::status).collect(),
             handlers: handlers.collect(),
             reload: self.metrics.reloads(),
-            warnings: outline.warnings.clone(),
+            warnings: outline.warnings.iter().cloned().chain((self.unkept)().1).collect(),
         }
     }
 }

@@ -61,7 +61,7 @@ pub async fn run(start: Start, signals: &mut Signals, notify: &Notify) -> Ended 
     let unused = Unused::new(&config);
     let (file, listen) = (config.file.clone(), config.http.listen);
     let heartbeats = Heartbeats::default();
-    let mut running = Running::start(written, config, handlers, &heartbeats).await;
+    let mut running = Running::start(written, config, handlers, &heartbeats, &host).await;
     let drops = DropLog::new(&running.metrics);
     let (metrics, away) = (running.metrics.clone(), running.away());
     let supervisor = service::Watch::new(notify.clone(), heartbeats, metrics, away);

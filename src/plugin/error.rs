@@ -75,12 +75,6 @@ pub enum PluginError {
         /// What the plugin said of the config, or how it failed; escaped.
         reason: String,
     },
-    /// Neither the cache folder nor a temporary one can be used.
-    #[error("no folder for compiled plugins: {reason}")]
-    Cache {
-        /// What was tried.
-        reason: String,
-    },
     /// The engine can't run on this machine.
     #[error("the WebAssembly engine can't start: {reason}")]
     Engine {
