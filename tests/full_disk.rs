@@ -8,16 +8,9 @@ use std::path::Path;
 
 use handlerd::status::Status;
 use support::endpoints::{Page, fetch};
-use support::plugins::bundled;
+use support::plugins::variant;
 use support::redis_server::free_port;
 use support::{Handlerd, Output, Redis, Run, Watcher, wait_until};
-
-/// A plugin with other bytes, which does the same: another custom section at its end.
-fn variant(number: u8) -> Vec<u8> {
-    let mut bytes = fs::read(bundled("announce")).expect("the plugin is there");
-    bytes.extend([0, 3, 1, b'v', number]);
-    bytes
-}
 
 /// A daemon whose compiled plugins have nowhere to go.
 struct Cramped {
@@ -61,7 +54,7 @@ impl Cramped {
 
     /// Exchange a plugin that is used, and wait until that has been taken.
     #[track_caller]
-    fn exchange(&mut self, number: u8) {
+    fn exchange(&mut self, number: u32) {
         let reloaded = || self.daemon.log_lines(&["reloaded: ", "announce"]).len();
         let before = reloaded();
         let plugins = self.daemon.dir().join("plugins");

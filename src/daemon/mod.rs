@@ -98,12 +98,19 @@ async fn until_stopped(
     notify: &Notify,
 ) -> &'static str {
     let Signals { stop, reload: asked } = signals;
+    let unfinished = watch.unfinished();
+    // A configuration was refused only because a plugin file was not whole yet.
+    let mut is_early = false;
     loop {
         let (trigger, why) = tokio::select! {
             signal = stop.next() => return signal,
             () = asked.next() => (Changed::Config, "SIGHUP"),
             changed = watch.next() => match changed {
                 Changed::Config => (changed, "the configuration has changed"),
+                Changed::Plugins if is_early => (
+                    Changed::Config,
+                    "files in the plugin folder have changed, and the configuration waits for them",
+                ),
                 Changed::Plugins => (changed, "files in the plugin folder have changed"),
             },
             () = running.changed() => continue,
@@ -113,8 +120,10 @@ async fn until_stopped(
         let prepared = tokio::select! {
             biased;
             signal = stop.next() => return signal,
-            prepared = reload::prepare(running, host, trigger) => prepared,
+            prepared = reload::prepare(running, host, trigger, &unfinished) => prepared,
         };
+        is_early =
+            trigger == Changed::Config && prepared.as_ref().is_err_and(|refused| refused.is_early);
         let outcome = tokio::select! {
             biased;
             signal = stop.next() => return signal,
@@ -126,7 +135,7 @@ async fn until_stopped(
         tokio::select! {
             biased;
             signal = stop.next() => return signal,
-            () = unused.look(&running.config, host) => {}
+            () = unused.look(&running.config, host, &unfinished) => {}
         }
     }
 }

@@ -169,7 +169,7 @@ impl Running {
                 tracing::info!("{what}");
                 return Ok(());
             }
-            Err(Refused(why)) => {
+            Err(Refused { why, .. }) => {
                 let first = why.lines().next().unwrap_or_default();
                 self.metrics.reloaded(false, first.strip_prefix("error: ").unwrap_or(first));
                 why.lines().for_each(|line| tracing::error!("{line}"));

@@ -24,6 +24,16 @@ pub enum PluginError {
         /// What it is instead.
         what: String,
     },
+    /// Somebody is writing the file.
+    #[error(
+        "the plugin {} is still being written: it is taken when it is closed, or when nothing has come \
+         for half a minute",
+        file.display()
+    )]
+    Unfinished {
+        /// The plugin.
+        file: PathBuf,
+    },
     /// The bytes aren't those that the config pins.
     #[error(
         "{} is not the file that `sha256` pins: its sha256 is {found}, and the config says \
