@@ -20,7 +20,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::status::Role;
-use crate::telemetry::ChannelMetrics;
+use crate::telemetry::{self, ChannelMetrics};
 use crate::view::{Channel, Outline, View};
 
 /// Of the text.
@@ -310,6 +310,14 @@ impl Page<'_> {
             None,
             reloads.map(|(result, n)| ([("result", result)], n)).into_iter(),
         )?;
+        let about = About(
+            "handlerd_plugin_cache_errors",
+            "Compiled plugins that could not be kept for the next start, or not be used again.",
+        );
+        self.counters(about, None, [([], view.cache_errors())].into_iter())?;
+        let about =
+            About("handlerd_log_lines_dropped", "Lines of the log that could not be written.");
+        self.counters(about, None, [([], telemetry::log::dropped())].into_iter())?;
         let help = "The handlerd that runs.";
         self.encoder
             .encode_descriptor("handlerd_build", help, None, MetricType::Info)?

@@ -29,6 +29,10 @@ use problem::{listed, quoted};
 /// Tells the names of the loops that don't come around.
 pub type Stalled = Box<dyn Fn() -> Vec<String> + Send + Sync>;
 
+/// Of compiled plugins: how often one could not be kept for the next start, and a sentence while that
+/// is so.
+pub type Unkept = Box<dyn Fn() -> (u64, Option<String>) + Send + Sync>;
+
 /// The running daemon, seen from outside.
 pub struct View {
     started: Instant,
@@ -38,6 +42,7 @@ pub struct View {
     outline: ArcSwap<Outline>,
     draining: Flag,
     stalled: Stalled,
+    unkept: Unkept,
 }
 
 /// What runs between two reloads.
@@ -49,8 +54,8 @@ pub struct Outline {
     ending: Vec<Arc<Channel>>,
     /// By name; behind them those that only channels have which reloads have taken out.
     handlers: Vec<Handler>,
-    /// What an operator should know, in sentences: a removed plugin file that is still in use, keys
-    /// that need a restart.
+    /// What an operator should know since the last reload, in sentences: a removed plugin file that is
+    /// still in use, keys that need a restart.
     pub warnings: Vec<String>,
 }
 
@@ -84,7 +89,12 @@ pub struct Handler {
 
 impl View {
     /// Of the daemon that begins now, with this configuration's file.
-    pub fn new(config: &Path, metrics: Arc<Metrics>, stalled: Stalled) -> Arc<View> {
+    pub fn new(
+        config: &Path,
+        metrics: Arc<Metrics>,
+        stalled: Stalled,
+        unkept: Unkept,
+    ) -> Arc<View> {
         Arc::new(View {
             started: Instant::now(),
             started_at: SystemTime::now(),
@@ -93,6 +103,7 @@ impl View {
             outline: ArcSwap::default(),
             draining: Flag::default(),
             stalled,
+            unkept,
         })
     }
 
@@ -150,6 +161,11 @@ impl View {
     /// The names of the loops that don't come around.
     pub fn stalled(&self) -> Vec<String> {
         (self.stalled)()
+    }
+
+    /// How often a compiled plugin could not be kept for the next start.
+    pub fn cache_errors(&self) -> u64 {
+        (self.unkept)().0
     }
 
     /// Why not every source is read and what comes of it delivered: a sentence for each thing that
@@ -218,7 +234,13 @@ impl View {
             channels: outline.all().map(Channel::status).collect(),
             handlers: handlers.collect(),
             reload: self.metrics.reloads(),
-            warnings: outline.warnings.iter().cloned().chain(hung).collect(),
+            warnings: outline
+                .warnings
+                .iter()
+                .cloned()
+                .chain(hung)
+                .chain((self.unkept)().1)
+                .collect(),
         }
     }
 }

@@ -1,27 +1,36 @@
 //! Tells of changed files: those of the plugin folder, and the configuration's where that is wished.
 //!
 //! Used by the daemon. Says that something has changed and is whole, never what: whoever is told
-//! looks at the bytes. A file that somebody writes is waited for.
+//! looks at the bytes, and asks which files somebody is still writing. Links are followed: what they
+//! lead to is watched where it really is.
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | `trail` | through which links a path leads, and so which folders are to be watched |
+//! | `place` | what has happened to one thing, and when that may be looked at |
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
+use notify::event::{EventKind, ModifyKind};
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-/// Nothing has happened for so long: who copies several files has got to the end.
-const QUIET: Duration = Duration::from_millis(300);
+mod place;
+mod trail;
 
-/// So long a file that was written to and not closed is waited for after the last byte came. Then
-/// it is looked at as it is.
-const UNFINISHED: Duration = Duration::from_secs(30);
+use place::Place;
+use trail::Survey;
 
 /// How often a folder that is not there is looked for.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// How often links are gone through again because they led to folders that were not watched yet.
+const AGAIN: usize = 4;
 
 /// What has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,53 +45,27 @@ pub enum Changed {
 pub struct Watch {
     watcher: Option<RecommendedWatcher>,
     seen: Arc<Seen>,
-    plugins: Folder,
-    /// The folder of the configuration, when that is watched.
-    config: Option<Folder>,
+    /// The folders that are watched, and which ones these were.
+    watched: BTreeMap<PathBuf, Identity>,
+    /// Folders that can't be, which the log has said.
+    refused: BTreeSet<PathBuf>,
+    /// Whether all is watched that is to be.
+    is_whole: bool,
 }
 
-struct Folder {
-    path: PathBuf,
-    is_watched: bool,
-    /// Whether it was tried to watch it before.
-    is_known: bool,
-    /// Whether the log has said that it can't be.
-    told: bool,
-}
+/// Device and inode.
+type Identity = (u64, u64);
 
-impl Folder {
-    fn new(path: &Path) -> Self {
-        Folder { path: path.to_owned(), is_watched: false, is_known: false, told: false }
-    }
+/// The files that somebody is writing.
+#[derive(Clone, Default)]
+pub struct Unfinished(Option<Arc<Seen>>);
 
-    /// Try to watch it; whether that is so again, and something may have been missed.
-    fn watch(&mut self, watcher: &mut RecommendedWatcher) -> bool {
-        if self.is_watched {
-            return false;
-        }
-        let was_known = std::mem::replace(&mut self.is_known, true);
-        if was_known {
-            // The one that was moved away would go on being watched.
-            let _ = watcher.unwatch(&self.path);
-        }
-        match watcher.watch(&self.path, RecursiveMode::NonRecursive) {
-            Ok(()) => {
-                self.is_watched = true;
-                self.told = false;
-                return was_known;
-            }
-            Err(error) if !self.told => {
-                self.told = true;
-                let path = self.path.display();
-                tracing::warn!(
-                    "changes in the folder {path} are not noticed by themselves: {}; SIGHUP has them \
-                     looked at",
-                    error.to_string()
-                );
-            }
-            Err(_) => {}
-        }
-        false
+impl Unfinished {
+    /// Whether this file is one of them. Links are followed.
+    pub fn contains(&self, file: &Path) -> bool {
+        let Some(seen) = &self.0 else { return false };
+        let Ok(real) = std::fs::canonicalize(file) else { return false };
+        seen.marks().places().any(|place| place.is_unfinished(&real))
     }
 }
 
@@ -92,60 +75,19 @@ struct Seen {
     wake: Notify,
 }
 
-#[derive(Default)]
 struct Marks {
     plugins: Place,
-    config: Place,
+    /// Where the configuration is watched.
+    config: Option<Place>,
+    /// Something may be elsewhere than it was.
+    is_stale: bool,
+    /// What was moved or removed and has watched folders in it, or is one.
+    moved: BTreeSet<PathBuf>,
 }
 
-/// One of the two things that are watched.
-#[derive(Default)]
-struct Place {
-    /// Of plugins the folder, of the configuration the file.
-    path: PathBuf,
-    /// When something happened last that nobody was told of.
-    changed: Option<Instant>,
-    /// Files that were written to since they were closed last, and when.
-    open: HashMap<PathBuf, Instant>,
-    /// The folder itself is gone.
-    lost: bool,
-}
-
-impl Place {
-    /// Take note of what has happened to one path.
-    fn note(&mut self, path: &Path, kind: &EventKind, now: Instant) {
-        match kind {
-            EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
-                self.open.remove(path);
-            }
-            EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Any) => {
-                self.open.insert(path.to_owned(), now);
-            }
-            EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => {
-                self.open.remove(path);
-            }
-            EventKind::Create(_) | EventKind::Any | EventKind::Other => {}
-            // Its times and rights may change; its bytes are the same.
-            EventKind::Modify(_) | EventKind::Access(_) => return,
-        }
-        self.changed = Some(now);
-    }
-
-    /// When it may be looked at; `None` while there is nothing to see.
-    fn settled(&self) -> Option<Instant> {
-        let unfinished = self.open.values().max().map(|last| *last + UNFINISHED);
-        let quiet = self.changed? + QUIET;
-        Some(unfinished.map_or(quiet, |unfinished| unfinished.max(quiet)))
-    }
-
-    /// Whether it may be looked at now, of which is taken note.
-    fn take(&mut self, now: Instant) -> bool {
-        let is_settled = self.settled().is_some_and(|at| at <= now);
-        if is_settled {
-            self.changed = None;
-            self.open.clear();
-        }
-        is_settled
+impl Marks {
+    fn places(&mut self) -> impl Iterator<Item = &mut Place> {
+        self.config.iter_mut().chain([&mut self.plugins])
     }
 }
 
@@ -154,8 +96,10 @@ impl Watch {
     /// the log says so once, and it is tried again.
     pub fn new(plugin_dir: &Path, config: Option<&Path>) -> Self {
         let marks = Marks {
-            plugins: Place { path: plugin_dir.to_owned(), ..Place::default() },
-            config: Place { path: config.map(absolute).unwrap_or_default(), ..Place::default() },
+            plugins: Place::new(&absolute(plugin_dir)),
+            config: config.map(|config| Place::new(&absolute(config))),
+            is_stale: true,
+            moved: BTreeSet::new(),
         };
         let seen = Arc::new(Seen { marks: Mutex::new(marks), wake: Notify::new() });
         let told = seen.clone();
@@ -165,29 +109,29 @@ impl Watch {
                 tracing::warn!("changed files are not noticed by themselves: {error}; SIGHUP has them looked at");
             })
             .ok();
-        let folder = |file: &Path| Folder::new(absolute(file).parent().unwrap_or(Path::new("/")));
-        let mut watch =
-            Watch { watcher, seen, plugins: Folder::new(plugin_dir), config: config.map(folder) };
+        let (watched, refused) = (BTreeMap::new(), BTreeSet::new());
+        let mut watch = Watch { watcher, seen, watched, refused, is_whole: true };
         watch.look();
         watch
     }
 
     /// The plugin folder is this one from now on.
     pub fn follow(&mut self, plugin_dir: &Path) {
-        if self.plugins.path == plugin_dir {
-            return;
-        }
-        let before = std::mem::replace(&mut self.plugins, Folder::new(plugin_dir));
-        // The configuration may be in the folder that is left.
-        let is_shared = self.config.as_ref().is_some_and(|folder| folder.path == before.path);
-        if let Some(watcher) = &mut self.watcher
-            && before.is_watched
-            && !is_shared
+        let plugin_dir = absolute(plugin_dir);
         {
-            let _ = watcher.unwatch(&before.path);
+            let mut marks = self.seen.marks();
+            if marks.plugins.path == plugin_dir {
+                return;
+            }
+            marks.plugins = Place::new(&plugin_dir);
+            marks.is_stale = true;
         }
-        self.seen.marks().plugins = Place { path: plugin_dir.to_owned(), ..Place::default() };
         self.look();
+    }
+
+    /// What is being written: always as it is when it is asked.
+    pub fn unfinished(&self) -> Unfinished {
+        Unfinished(Some(self.seen.clone()))
     }
 
     /// Wait until something has changed, and is whole again.
@@ -198,21 +142,16 @@ impl Watch {
             let next = {
                 let mut marks = self.seen.marks();
                 // A new configuration may want the new plugins.
-                if marks.config.take(now) {
+                if marks.config.as_mut().is_some_and(|config| config.take(now)) {
                     return Changed::Config;
                 }
                 if marks.plugins.take(now) {
                     return Changed::Plugins;
                 }
-                self.plugins.is_watched &= !std::mem::take(&mut marks.plugins.lost);
-                if let Some(config) = &mut self.config {
-                    config.is_watched &= !std::mem::take(&mut marks.config.lost);
-                }
-                [marks.config.settled(), marks.plugins.settled()].into_iter().flatten().min()
+                marks.places().filter_map(|place| place.due()).min()
             };
             let pause = next.map(|next| next.saturating_duration_since(now));
-            let pause =
-                if self.watches_all() { pause } else { Some(pause.unwrap_or(LOOK).min(LOOK)) };
+            let pause = if self.is_whole { pause } else { Some(pause.unwrap_or(LOOK).min(LOOK)) };
             match pause {
                 Some(pause) => {
                     tokio::select! { () = self.seen.wake.notified() => {}, () = sleep(pause) => {} }
@@ -222,63 +161,150 @@ impl Watch {
         }
     }
 
-    fn watches_all(&self) -> bool {
-        let config = self.config.as_ref().is_none_or(|folder| folder.is_watched);
-        self.watcher.is_none() || (config && self.plugins.is_watched)
+    /// Watch what isn't watched yet, where something may be elsewhere than before.
+    fn look(&mut self) {
+        // Until all was watched before it was looked at.
+        for _ in 0..AGAIN {
+            let is_stale = std::mem::take(&mut self.seen.marks().is_stale);
+            if self.watcher.is_none() || (self.is_whole && !is_stale) || !self.look_once() {
+                return;
+            }
+            self.seen.marks().is_stale = true;
+        }
     }
 
-    /// Watch what isn't watched yet. What was not there before, and is now, has changed.
-    fn look(&mut self) {
-        let Some(watcher) = &mut self.watcher else { return };
-        if self.plugins.watch(watcher) {
-            self.seen.marks().plugins.changed = Some(Instant::now());
+    /// Whether folders are watched that were not.
+    fn look_once(&mut self) -> bool {
+        let seen = self.seen.clone();
+        let (plugins, config) = {
+            let marks = seen.marks();
+            (marks.plugins.path.clone(), marks.config.as_ref().map(|config| config.path.clone()))
+        };
+        let plugins = Survey::of_folder(&plugins);
+        let config = config.as_deref().map(Survey::of_file);
+        let now = Instant::now();
+        let (wanted, moved) = {
+            let mut marks = seen.marks();
+            self.is_whole = plugins.trouble.is_none();
+            marks.plugins.set(plugins, now);
+            if let (Some(place), Some(survey)) = (&mut marks.config, config) {
+                place.set(survey, now);
+            }
+            let folders = |place: &mut Place| {
+                let folders = place.survey().map(Survey::folders).unwrap_or_default();
+                folders.into_iter().map(Path::to_owned).collect::<Vec<_>>()
+            };
+            let wanted: BTreeSet<PathBuf> = marks.places().flat_map(folders).collect();
+            (wanted, std::mem::take(&mut marks.moved))
+        };
+        let left: Vec<_> =
+            self.watched.keys().filter(|dir| !wanted.contains(*dir)).cloned().collect();
+        left.iter().for_each(|dir| self.unwatch(dir));
+        self.refused.retain(|dir| wanted.contains(dir));
+        let mut is_new = false;
+        for dir in wanted {
+            let was_moved = moved.iter().any(|moved| dir.starts_with(moved));
+            is_new |= self.watch(dir, was_moved, now);
         }
-        if let Some(folder) = &mut self.config
-            && folder.watch(watcher)
-        {
-            self.seen.marks().config.changed = Some(Instant::now());
+        is_new
+    }
+
+    /// Watch a folder unless it is watched already and `was_moved` is false; whether it is now and was
+    /// not.
+    fn watch(&mut self, dir: PathBuf, was_moved: bool, now: Instant) -> bool {
+        let identity = identity(&dir);
+        let before = self.watched.get(&dir).copied();
+        if before.is_some() && before == identity && !was_moved {
+            return false;
         }
+        if before.is_some() {
+            // The one that was moved away would go on being watched.
+            self.unwatch(&dir);
+        }
+        let Some(watcher) = &mut self.watcher else { return false };
+        match watcher.watch(&dir, RecursiveMode::NonRecursive) {
+            Ok(()) => {
+                // It may be another one by now: then it is watched the next time.
+                self.watched.insert(dir.clone(), identity.unwrap_or_default());
+                if self.refused.remove(&dir) || before.is_some() {
+                    self.seen.marks().missed(&dir, now);
+                }
+                true
+            }
+            Err(error) => {
+                self.is_whole = false;
+                if !self.refused.contains(&dir) {
+                    not_noticed(&dir, &error.to_string());
+                    self.refused.insert(dir);
+                }
+                false
+            }
+        }
+    }
+
+    fn unwatch(&mut self, dir: &Path) {
+        self.watched.remove(dir);
+        if let Some(watcher) = &mut self.watcher {
+            // It may be gone already.
+            let _ = watcher.unwatch(dir);
+        }
+    }
+}
+
+impl Marks {
+    /// What happened in this folder may not have been seen.
+    fn missed(&mut self, dir: &Path, now: Instant) {
+        let is_in = |place: &Place| place.survey().is_some_and(|at| at.folders().contains(dir));
+        self.places().filter(|place| is_in(place)).for_each(|place| place.change(now));
+    }
+
+    /// Take note of what has happened; whether it matters.
+    fn note(&mut self, event: &Event, now: Instant) -> bool {
+        // Events were lost: anything may have changed.
+        if event.need_rescan() {
+            self.places().for_each(|place| place.lose(now));
+            self.is_stale = true;
+            return true;
+        }
+        let is_other_bytes = matches!(
+            event.kind,
+            EventKind::Access(_) | EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_))
+        );
+        let is_away =
+            matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
+        let mut matters = false;
+        for path in &event.paths {
+            let (mut concerns, mut holds) = (false, false);
+            for place in self.places() {
+                let Some(survey) = place.survey() else { continue };
+                // Also one that was moved away: another may be in its place.
+                holds |= is_away && survey.folders().iter().any(|dir| dir.starts_with(path));
+                if survey.concerns(path) {
+                    concerns = true;
+                    place.note(path, &event.kind, now);
+                }
+            }
+            if holds {
+                self.moved.insert(path.clone());
+            }
+            self.is_stale |= holds || (concerns && !is_other_bytes);
+            matters |= holds || concerns;
+        }
+        matters
     }
 }
 
 impl Seen {
     /// Called by the watcher's thread.
     fn note(&self, event: notify::Result<Event>) {
-        let now = Instant::now();
-        let mut marks = self.marks();
         match event {
-            // Events were lost: anything may have changed.
-            Ok(event) if event.need_rescan() => {
-                marks.plugins.changed = Some(now);
-                if !marks.config.path.as_os_str().is_empty() {
-                    marks.config.changed = Some(now);
-                }
-            }
             Ok(event) => {
-                for path in &event.paths {
-                    let Marks { plugins, config } = &mut *marks;
-                    if path.parent() == Some(&*plugins.path)
-                        && path.extension().is_some_and(|extension| extension == "wasm")
-                    {
-                        plugins.note(path, &event.kind, now);
-                    }
-                    if *path == config.path {
-                        config.note(path, &event.kind, now);
-                    }
-                    // Also one that was moved away: another may be in its place.
-                    if matches!(
-                        event.kind,
-                        EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
-                    ) {
-                        plugins.lost |= *path == plugins.path;
-                        config.lost |= config.path.parent() == Some(&**path);
-                    }
+                if self.marks().note(&event, Instant::now()) {
+                    self.wake.notify_one();
                 }
             }
             Err(error) => tracing::warn!("watching files: {error}"),
         }
-        drop(marks);
-        self.wake.notify_one();
     }
 
     fn marks(&self) -> MutexGuard<'_, Marks> {
@@ -286,92 +312,21 @@ impl Seen {
     }
 }
 
+/// Say that changes in this folder are seen when somebody asks for it.
+fn not_noticed(dir: &Path, why: &str) {
+    let dir = dir.display();
+    tracing::warn!(
+        "changes in the folder {dir} are not noticed by themselves: {why}; SIGHUP has them looked at"
+    );
+}
+
+fn identity(dir: &Path) -> Option<Identity> {
+    std::fs::metadata(dir).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs::{self, File};
-    use std::io::Write;
-
-    use super::*;
-
-    const PATIENCE: Duration = Duration::from_secs(20);
-
-    async fn told(watch: &mut Watch) -> Changed {
-        tokio::time::timeout(PATIENCE, watch.next()).await.expect("something has changed")
-    }
-
-    async fn nothing(watch: &mut Watch, what: &str) {
-        let told = tokio::time::timeout(3 * QUIET, watch.next()).await;
-        assert!(told.is_err(), "{what}: {told:?}");
-    }
-
-    #[tokio::test]
-    async fn a_file_is_told_of_when_it_is_whole() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let mut watch = Watch::new(dir.path(), None);
-        fs::write(dir.path().join("notes.txt"), "x").expect("written");
-        nothing(&mut watch, "a file that is no plugin").await;
-        let mut file = File::create(dir.path().join("a.wasm")).expect("made");
-        file.write_all(b"half").expect("written");
-        nothing(&mut watch, "half a file").await;
-        file.write_all(b"whole").expect("written");
-        drop(file);
-        assert_eq!(told(&mut watch).await, Changed::Plugins);
-        nothing(&mut watch, "what was told already").await;
-        fs::rename(dir.path().join("a.wasm"), dir.path().join("b.wasm")).expect("renamed");
-        assert_eq!(told(&mut watch).await, Changed::Plugins);
-        fs::remove_file(dir.path().join("b.wasm")).expect("removed");
-        assert_eq!(told(&mut watch).await, Changed::Plugins);
-    }
-
-    #[tokio::test]
-    async fn the_configuration_is_watched_by_its_name() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let plugins = dir.path().join("plugins");
-        fs::create_dir(&plugins).expect("made");
-        let config = dir.path().join("config.toml");
-        fs::write(&config, "1").expect("written");
-        let mut watch = Watch::new(&plugins, Some(&config));
-        fs::write(dir.path().join("other.toml"), "x").expect("written");
-        nothing(&mut watch, "another file").await;
-        // As editors do it.
-        fs::write(dir.path().join("config.toml~"), "2").expect("written");
-        fs::rename(dir.path().join("config.toml~"), &config).expect("renamed");
-        assert_eq!(told(&mut watch).await, Changed::Config);
-    }
-
-    #[tokio::test]
-    async fn a_folder_that_comes_later_is_watched_then() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let plugins = dir.path().join("plugins");
-        let mut watch = Watch::new(&plugins, None);
-        nothing(&mut watch, "nothing is there").await;
-        fs::create_dir(&plugins).expect("made");
-        assert_eq!(told(&mut watch).await, Changed::Plugins);
-        fs::write(plugins.join("a.wasm"), "x").expect("written");
-        assert_eq!(told(&mut watch).await, Changed::Plugins);
-        fs::remove_dir_all(&plugins).expect("removed");
-        assert_eq!(told(&mut watch).await, Changed::Plugins);
-        fs::create_dir(&plugins).expect("made");
-        fs::write(plugins.join("b.wasm"), "x").expect("written");
-        assert_eq!(told(&mut watch).await, Changed::Plugins);
-        let other = dir.path().join("other");
-        fs::create_dir(&other).expect("made");
-        watch.follow(&other);
-        fs::write(other.join("c.wasm"), "x").expect("written");
-        assert_eq!(told(&mut watch).await, Changed::Plugins);
-        // Another one in its place.
-        let next = dir.path().join("next");
-        fs::create_dir(&next).expect("made");
-        fs::rename(&other, dir.path().join("before")).expect("moved away");
-        fs::rename(&next, &other).expect("moved there");
-        assert_eq!(told(&mut watch).await, Changed::Plugins);
-        fs::write(other.join("e.wasm"), "x").expect("written");
-        assert_eq!(told(&mut watch).await, Changed::Plugins);
-        fs::write(plugins.join("d.wasm"), "x").expect("written");
-        nothing(&mut watch, "the folder before").await;
-    }
-}
+mod tests;

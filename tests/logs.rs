@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use support::endpoints::Page;
 use support::process::Process;
 use support::redis_server::free_port;
-use support::{Handlerd, Redis, Watcher, wait_for};
+use support::{Handlerd, Redis, Watcher, wait_for, wait_until};
 
 /// A channel whose messages are logged as well as published.
 fn loud(redis: &Redis, log: &str) -> String {
@@ -113,12 +113,18 @@ fn a_full_disk_ends_and_holds_up_nothing() {
     let redis = Redis::start();
     let out = Watcher::subscribe(&redis, &["out"]);
     let dir = Handlerd::folder();
-    let mut command = Handlerd::command_in(dir.path(), &loud(&redis, ""), &[]);
+    let port = free_port();
+    let config = format!("[http]\nlisten = \"127.0.0.1:{port}\"\n{}", loud(&redis, ""));
+    let mut command = Handlerd::command_in(dir.path(), &config, &[]);
     let full = std::fs::File::options().write(true).open("/dev/full").expect("/dev/full");
     let daemon = Process::spawn(command.stderr(full)).expect("handlerd starts");
     redis.wait_subscribed("in", 1);
     publish_much(&redis);
     out.wait_count(MANY);
+    wait_until("every line is counted", || {
+        let page = Page::fetch(port);
+        page.value("handlerd_log_lines_dropped_total", &[]) > MANY as f64
+    });
     end(daemon);
 }
 

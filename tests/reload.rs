@@ -3,113 +3,15 @@
 mod support;
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use handlerd::status::Status;
-use rustix::process::Signal;
+use support::changing::{Changing, put};
 use support::endpoints::{Page, fetch, wait_code};
-use support::plugins::{bundled, misbehave};
+use support::plugins::{misbehave, variant};
 use support::redis_server::free_port;
-use support::{Handlerd, Redis, Watcher, wait_for, wait_until};
-
-/// Write a file the way a careful program does: aside, then renamed.
-fn put(file: &Path, bytes: impl AsRef<[u8]>) {
-    let aside = file.with_extension("aside");
-    fs::write(&aside, bytes).expect("it is written");
-    fs::rename(&aside, file).expect("it is renamed");
-}
-
-/// The announce plugin with other bytes, which does the same: another custom section at its end.
-fn variant(number: u32) -> Vec<u8> {
-    let mut bytes = fs::read(bundled("announce")).expect("the plugin is there");
-    let name = b"variant";
-    let number = number.to_le_bytes();
-    bytes.extend([0, (1 + name.len() + number.len()) as u8, name.len() as u8]);
-    bytes.extend(name);
-    bytes.extend(number);
-    bytes
-}
-
-/// A daemon whose configuration is changed.
-struct Changing {
-    daemon: Handlerd,
-    config: PathBuf,
-    head: String,
-    /// Lines that say how a reload went which have been seen.
-    told: usize,
-    /// Signals that were sent.
-    hangups: usize,
-}
-
-impl Changing {
-    fn start(redis: &Redis, channels: &str) -> Changing {
-        Changing::start_with(redis, channels, &[], |_| {})
-    }
-
-    fn start_with(
-        redis: &Redis,
-        channels: &str,
-        args: &[&str],
-        prepare: impl FnOnce(&Path),
-    ) -> Changing {
-        let dir = Handlerd::folder();
-        prepare(dir.path());
-        let config = dir.path().join("config.toml");
-        // The port of the endpoints is one: who looks at them says where.
-        let quiet = if channels.contains("[http]") { "" } else { "[http]\nlisten = false\n" };
-        let head = format!("{quiet}[redis]\nurl = \"{}\"\n", redis.url());
-        let mut daemon = Handlerd::start_with(dir, &format!("{head}{channels}"), args, &[]);
-        // Before that SIGHUP would end it.
-        daemon.wait_log(&["INFO", "runs"]);
-        Changing { daemon, config, head, told: 0, hangups: 0 }
-    }
-
-    fn plugin(&self, name: &str) -> PathBuf {
-        self.daemon.dir().join("plugins").join(format!("{name}.wasm"))
-    }
-
-    fn write(&self, channels: &str) {
-        put(&self.config, format!("{}{channels}", self.head));
-    }
-
-    /// Have it read again, and answer what the log says of how that went.
-    #[track_caller]
-    fn reload(&mut self) -> String {
-        self.hangups += 1;
-        self.daemon.signal(Signal::HUP);
-        let hangups = self.hangups;
-        wait_for("the log says how the reload went", || {
-            // Changed plugins are noticed besides, and said too.
-            let log = self.daemon.log();
-            let mut lines = log.iter().filter(|line| line.contains("SIGHUP: ")).count();
-            lines = lines.checked_sub(hangups)?;
-            let at = log.iter().rposition(|line| line.contains("SIGHUP: "))?;
-            assert_eq!(lines, 0, "one signal was sent");
-            self.told = log.iter().filter(|line| is_outcome(line)).count();
-            log[at..].iter().find(|line| is_outcome(line)).cloned()
-        })
-    }
-
-    /// Wait for the next line that says how a reload went.
-    #[track_caller]
-    fn wait_told(&mut self) -> String {
-        wait_until("the log says how the reload went", || self.outcomes().len() > self.told);
-        let line = self.outcomes().swap_remove(self.told);
-        self.told += 1;
-        line
-    }
-
-    fn outcomes(&self) -> Vec<String> {
-        self.daemon.log().into_iter().filter(|line| is_outcome(line)).collect()
-    }
-}
-
-/// Whether a line of the log says how a reload went.
-fn is_outcome(line: &str) -> bool {
-    line.contains("reloaded: ") || line.contains("reload was refused")
-}
+use support::{Redis, Watcher, wait_for, wait_until};
 
 /// Stops whoever looks at it, also when the test fails.
 struct StopsOnDrop<'a>(&'a AtomicBool);

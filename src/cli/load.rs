@@ -114,7 +114,7 @@ pub fn payload_file(file: &Path) -> Result<Vec<u8>, Fault> {
 /// What loads plugins.
 ///
 /// # Errors
-/// Exit code 70 when this machine can't run WebAssembly or has no place for compiled plugins.
+/// Exit code 70 when this machine can't run WebAssembly.
 pub fn host() -> Result<Arc<Host>, Fault> {
     Host::new(Host::default_cache_dir()).or_exit(Code::Software)
 }
@@ -140,12 +140,7 @@ pub fn refusal_code(errors: &[HandlerError]) -> Code {
 }
 
 fn is_of_the_machine(error: &PluginError) -> bool {
-    matches!(
-        error,
-        PluginError::Cache { .. }
-            | PluginError::Engine { .. }
-            | PluginError::Compile { of_machine: true, .. }
-    )
+    matches!(error, PluginError::Engine { .. } | PluginError::Compile { of_machine: true, .. })
 }
 
 /// A plugin file that was named on the command line can't be used.
@@ -174,7 +169,7 @@ mod tests {
 
     #[test]
     fn only_faults_of_the_machine_may_be_gone_at_the_next_start() {
-        let of_machine = || PluginError::Cache { reason: "the disk is full".into() };
+        let of_machine = || PluginError::Engine { reason: "there are no threads".into() };
         let of_file =
             || PluginError::NotAPlugin { file: "x.wasm".into(), reason: "it is empty".into() };
         let compile = |of_machine| PluginError::Compile {

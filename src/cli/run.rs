@@ -26,9 +26,9 @@ use crate::{daemon, telemetry};
 #[command(after_help = "Example:
   handlerd run --config /etc/handlerd/config.toml
 
-Exit codes: 0 stopped by a signal, 69 the embedded broker finds no port, 70 the machine has no room
-for compiled plugins, 78 the configuration or a plugin is wrong or missing; and those of every verb,
-see handlerd --help.")]
+Exit codes: 0 stopped by a signal, 69 the embedded broker finds no port, 70 the machine has no
+memory to compile a plugin, 78 the configuration or a plugin is wrong or missing; and those
+of every verb, see handlerd --help.")]
 pub struct Args {
     /// Also read the configuration again whenever its file changes, as SIGHUP does
     #[arg(long)]

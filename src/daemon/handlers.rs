@@ -8,6 +8,7 @@ use crate::chain::{Chain, Handler, RunLimits};
 use crate::config::{self, Config};
 use crate::plugin::{Host, PluginError, PluginHandler};
 use crate::telemetry::{printable, with_causes};
+use crate::watch::Unfinished;
 
 /// The handlers of a configuration, loaded and set up, by name.
 pub type Handlers = BTreeMap<Arc<str>, Arc<PluginHandler>>;
@@ -39,7 +40,8 @@ pub async fn load_handlers(
     config: &Config,
     host: &Arc<Host>,
 ) -> Result<Handlers, Vec<HandlerError>> {
-    Ok(reload_handlers(config, host, &Handlers::new()).await?.handlers)
+    let nothing = Unfinished::default();
+    Ok(reload_handlers(config, host, &Handlers::new(), &nothing).await?.handlers)
 }
 
 /// What [`reload_handlers`] has loaded.
@@ -50,15 +52,29 @@ pub(super) struct Reloaded {
 }
 
 /// The same, but those that have neither another file nor another table than before are the ones
-/// that run already. One whose file is gone goes on, too.
+/// that run already. One whose file is gone goes on, too, and so does one whose file somebody is
+/// still writing.
 pub(super) async fn reload_handlers(
     config: &Config,
     host: &Arc<Host>,
     before: &Handlers,
+    unfinished: &Unfinished,
 ) -> Result<Reloaded, Vec<HandlerError>> {
+    let load = async |handler: &config::Handler, before: Option<&Arc<PluginHandler>>| {
+        let file = &handler.plugin;
+        // Looked at before, so that not half of it is read; and after, because it may just have begun.
+        if !unfinished.contains(file) {
+            let loaded = host.load_unless(handler, before).await;
+            if loaded.is_ok() || !unfinished.contains(file) {
+                return loaded;
+            }
+        }
+        before.cloned().ok_or_else(|| PluginError::Unfinished { file: file.clone() })
+    };
+    let load = &load;
     let loading = config.handlers.values().map(|handler| async move {
         let before = before.get(&handler.name).filter(|before| before.config() == handler);
-        match (host.load_unless(handler, before).await, before) {
+        match (load(handler, before).await, before) {
             (Ok(loaded), _) => Ok((handler.name.clone(), loaded, false)),
             (Err(PluginError::Read { source, .. }), Some(before))
                 if source.kind() == io::ErrorKind::NotFound =>

@@ -61,7 +61,7 @@ pub async fn run(start: Start, signals: &mut Signals, notify: &Notify) -> Ended 
     let unused = Unused::new(&config);
     let (file, listen) = (config.file.clone(), config.http.listen);
     let heartbeats = Heartbeats::default();
-    let mut running = Running::start(written, config, handlers, &heartbeats).await;
+    let mut running = Running::start(written, config, handlers, &heartbeats, &host).await;
     let drops = DropLog::new(&running.metrics);
     let (view, taps) = (running.view.clone(), running.taps.clone());
     let (metrics, seen) = (running.metrics.clone(), view.clone());
@@ -101,12 +101,19 @@ async fn until_stopped(
     notify: &Notify,
 ) -> &'static str {
     let Signals { stop, reload: asked } = signals;
+    let unfinished = watch.unfinished();
+    // A configuration was refused only because a plugin file was not whole yet.
+    let mut is_early = false;
     loop {
         let (trigger, why) = tokio::select! {
             signal = stop.next() => return signal,
             () = asked.next() => (Changed::Config, "SIGHUP"),
             changed = watch.next() => match changed {
                 Changed::Config => (changed, "the configuration has changed"),
+                Changed::Plugins if is_early => (
+                    Changed::Config,
+                    "files in the plugin folder have changed, and the configuration waits for them",
+                ),
                 Changed::Plugins => (changed, "files in the plugin folder have changed"),
             },
             () = running.changed() => continue,
@@ -116,8 +123,10 @@ async fn until_stopped(
         let prepared = tokio::select! {
             biased;
             signal = stop.next() => return signal,
-            prepared = reload::prepare(running, host, trigger) => prepared,
+            prepared = reload::prepare(running, host, trigger, &unfinished) => prepared,
         };
+        is_early =
+            trigger == Changed::Config && prepared.as_ref().is_err_and(|refused| refused.is_early);
         tokio::select! {
             biased;
             signal = stop.next() => return signal,
@@ -128,7 +137,7 @@ async fn until_stopped(
         tokio::select! {
             biased;
             signal = stop.next() => return signal,
-            () = unused.look(&running.config, host) => {}
+            () = unused.look(&running.config, host, &unfinished) => {}
         }
     }
 }

@@ -8,8 +8,8 @@ use super::HandlerError;
 use super::handlers::{Handlers, Reloaded, reload_handlers};
 use super::running::Running;
 use crate::config::{Config, Connection};
-use crate::plugin::Host;
-use crate::watch::Changed;
+use crate::plugin::{Host, PluginError};
+use crate::watch::{Changed, Unfinished};
 
 /// What is to run from now on.
 pub(super) struct Prepared {
@@ -22,10 +22,22 @@ pub(super) struct Prepared {
     pub(super) notes: Vec<String>,
 }
 
-/// Why everything stays as it is: sentences, one a line.
-pub(super) struct Refused(pub(super) String);
+/// Why everything stays as it is.
+pub(super) struct Refused {
+    /// Sentences, one a line.
+    pub(super) why: String,
+    /// Whether it may be taken as it is when a plugin file that somebody is writing is whole.
+    pub(super) is_early: bool,
+}
 
-/// Build what is to run. `None` when that is what runs.
+impl Refused {
+    fn because(why: String) -> Self {
+        Refused { why, is_early: false }
+    }
+}
+
+/// Build what is to run. `None` when that is what runs. A plugin file that is unfinished is left for
+/// later.
 ///
 /// # Errors
 /// Everything that is wrong with it.
@@ -33,6 +45,7 @@ pub(super) async fn prepare(
     running: &Running,
     host: &Arc<Host>,
     changed: Changed,
+    unfinished: &Unfinished,
 ) -> Result<Option<Prepared>, Refused> {
     let written = match changed {
         Changed::Plugins => running.written.clone(),
@@ -40,7 +53,7 @@ pub(super) async fn prepare(
     };
     let (config, mut notes) = fitted(written.clone(), running);
     let Reloaded { handlers, orphans } =
-        reload_handlers(&config, host, &running.handlers).await.map_err(refused)?;
+        reload_handlers(&config, host, &running.handlers, unfinished).await.map_err(refused)?;
     if changed == Changed::Plugins && same(&handlers, &running.handlers) && orphans.is_empty() {
         return Ok(None);
     }
@@ -65,9 +78,9 @@ async fn read(before: &Config) -> Result<Config, Refused> {
     let file = before.file.clone();
     let in_use: Vec<_> = before.handlers.values().map(|handler| handler.plugin.clone()).collect();
     let reading = tokio::task::spawn_blocking(move || Config::load_again(&file, &in_use)).await;
-    let loaded =
-        reading.map_err(|e| Refused(format!("reading the configuration ended early: {e}")))?;
-    let loaded = loaded.map_err(|errors| Refused(errors.render(false)))?;
+    let loaded = reading
+        .map_err(|e| Refused::because(format!("reading the configuration ended early: {e}")))?;
+    let loaded = loaded.map_err(|errors| Refused::because(errors.render(false)))?;
     for warning in &loaded.warnings {
         tracing::warn!("{}", warning.render(false));
     }
@@ -104,6 +117,8 @@ fn fitted(written: Config, running: &Running) -> (Config, Vec<String>) {
 }
 
 fn refused(errors: Vec<HandlerError>) -> Refused {
+    let is_early =
+        errors.iter().all(|refused| matches!(refused.error, PluginError::Unfinished { .. }));
     let sentences = errors.into_iter().map(|error| error.to_string());
-    Refused(sentences.collect::<Vec<_>>().join("\n"))
+    Refused { why: sentences.collect::<Vec<_>>().join("\n"), is_early }
 }

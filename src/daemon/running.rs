@@ -28,7 +28,7 @@ use crate::broker::stream;
 use crate::config::{self, Config, Connection};
 use crate::crew::Crew;
 use crate::heartbeat::Heartbeats;
-use crate::plugin::PluginHandler;
+use crate::plugin::{Host, PluginHandler};
 use crate::queue::{Budget, Queue, Rules};
 use crate::tap::Hub;
 use crate::telemetry::Metrics;
@@ -101,10 +101,13 @@ impl Running {
         config: Config,
         handlers: Handlers,
         heartbeats: &Heartbeats,
+        host: &Arc<Host>,
     ) -> Self {
         let metrics = Arc::new(Metrics::default());
-        let beats = heartbeats.clone();
-        let view = View::new(&config.file, metrics.clone(), Box::new(move || beats.stalled()));
+        let (beats, host) = (heartbeats.clone(), host.clone());
+        let unkept = Box::new(move || (host.cache_errors(), host.cache_trouble()));
+        let stalled = Box::new(move || beats.stalled());
+        let view = View::new(&config.file, metrics.clone(), stalled, unkept);
         let hands = std::thread::available_parallelism().map_or(1, usize::from);
         let source = Connector::new(&config.redis);
         let mut running = Running {
@@ -159,7 +162,7 @@ impl Running {
                 tracing::info!("{what}");
                 return;
             }
-            Err(Refused(why)) => {
+            Err(Refused { why, .. }) => {
                 let first = why.lines().next().unwrap_or_default();
                 self.metrics.reloaded(false, first.strip_prefix("error: ").unwrap_or(first));
                 why.lines().for_each(|line| tracing::error!("{line}"));

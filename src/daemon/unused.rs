@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use crate::config::Config;
 use crate::plugin::Host;
 use crate::telemetry::with_causes;
+use crate::watch::Unfinished;
 
 /// What a file was like when it was looked at. Good enough for a warning.
 type Looks = (u64, Option<SystemTime>);
@@ -26,8 +27,16 @@ impl Unused {
     }
 
     /// Look at those that have come or changed since the last time.
-    pub(super) async fn look(&mut self, config: &Config, host: &Arc<Host>) {
-        let before = std::mem::replace(&mut self.known, unused(config));
+    /// One that somebody is still writing comes later.
+    pub(super) async fn look(
+        &mut self,
+        config: &Config,
+        host: &Arc<Host>,
+        unfinished: &Unfinished,
+    ) {
+        let mut found = unused(config);
+        found.retain(|file, _| !unfinished.contains(file));
+        let before = std::mem::replace(&mut self.known, found);
         for (file, looks) in &self.known {
             if before.get(file) == Some(looks) {
                 continue;

@@ -3,20 +3,23 @@
 //! An entry is native code that the daemon will run: it is taken only from a folder that is the
 //! daemon's own, written aside and put in place whole, and never changed afterwards (it is
 //! mapped into memory). Its name is the sum of the plugin and of all that compiling depends on;
-//! what is damaged is compiled again.
+//! what is damaged is compiled again. What can't be written, on a full disk for instance, is loaded
+//! from memory, said and counted: a plugin that is compiled can be used.
 
 use std::fs::{File, Metadata};
 use std::hash::{Hash, Hasher};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tempfile::{NamedTempFile, TempDir};
+use rustix::process::{Resource, getrlimit};
+use tempfile::TempDir;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::PluginError;
 use super::file::hex;
 
 /// Part of every name: raised when what is kept of a plugin changes otherwise than by its version.
@@ -31,53 +34,63 @@ const TRAILER_LENGTH: u64 = 8;
 
 /// The folder.
 pub(super) struct Cache {
-    dir: PathBuf,
+    /// None where not even a temporary one can be used: what is compiled is kept in memory alone.
+    dir: Option<PathBuf>,
     /// Where the folder given can't be used: goes when the daemon does.
     _temporary: Option<TempDir>,
     /// What artifacts depend on beside the plugin.
     environment: u64,
+    /// A sentence, while what is compiled isn't kept for the next start.
+    trouble: Mutex<Option<String>>,
+    /// How often something could not be kept, or what was kept not be used.
+    errors: AtomicU64,
+}
+
+/// Why an artifact was not written, and what to do.
+struct Unwritten {
+    reason: String,
+    remedy: &'static str,
 }
 
 impl Cache {
     /// Open the folder, making it if need be, or a temporary one where that can't be: with a
     /// warning.
-    ///
-    /// # Errors
-    /// When there is no temporary one either.
-    pub(super) fn open(dir: PathBuf, engine: &Engine) -> Result<Cache, PluginError> {
-        let environment = environment(engine);
-        let reason = match private_folder(&dir) {
-            Ok(()) => return Ok(Cache { dir, _temporary: None, environment }),
-            Err(reason) => reason,
+    pub(super) fn open(dir: PathBuf, engine: &Engine) -> Cache {
+        let mut cache = Cache {
+            dir: None,
+            _temporary: None,
+            environment: environment(engine),
+            trouble: Mutex::default(),
+            errors: AtomicU64::new(0),
         };
-        // systemd's folder goes before the user's (`Host::default_cache_dir`).
-        let by_systemd = std::env::var_os("CACHE_DIRECTORY").is_some();
-        let variable = if by_systemd { "CACHE_DIRECTORY" } else { "XDG_CACHE_HOME" };
-        tracing::warn!(
-            "compiled plugins can't be kept in {}: {reason}; they are compiled at every start. Make \
-             that folder this user's own (chown), or start it with {variable}=FOLDER, a folder that \
-             this user can write to",
-            dir.display()
-        );
+        let Err(reason) = private_folder(&dir) else {
+            cache.dir = Some(dir);
+            return cache;
+        };
         let temporary = tempfile::Builder::new()
             .prefix("handlerd-")
             .permissions(PermissionsExt::from_mode(0o700))
-            .tempdir()
-            .map_err(|e| PluginError::Cache {
-                reason: format!(
-                    "{} can't be used ({reason}), nor can a temporary one be made in {} ({e})",
-                    dir.display(),
-                    std::env::temp_dir().display()
-                ),
-            })?;
-        let dir = temporary.path().to_owned();
-        Ok(Cache { dir, _temporary: Some(temporary), environment })
+            .tempdir();
+        let reason = match &temporary {
+            Ok(_) => reason,
+            Err(e) => {
+                let place = std::env::temp_dir();
+                format!("{reason}, nor for now in {} ({e})", place.display())
+            }
+        };
+        cache._temporary = temporary.ok();
+        cache.dir = cache._temporary.as_ref().map(|temporary| temporary.path().to_owned());
+        let remedy = "make that folder this user's own (chown)";
+        let trouble = sentence(&dir, &Unwritten { reason, remedy });
+        tracing::warn!("{trouble}");
+        *cache.trouble() = Some(trouble);
+        cache
     }
 
     /// Where it is; not the folder asked for if that can't be used.
     #[cfg(test)]
-    pub(super) fn dir(&self) -> &Path {
-        &self.dir
+    pub(super) fn dir(&self) -> Option<&Path> {
+        self.dir.as_deref()
     }
 
     /// Whether it is gone when the daemon ends.
@@ -86,8 +99,24 @@ impl Cache {
         self._temporary.is_some()
     }
 
-    fn entry(&self, sha256: &[u8; 32]) -> PathBuf {
-        self.dir.join(format!("{}-{:016x}.cwasm", hex(sha256), self.environment))
+    /// How often what is compiled could not be kept, or what was kept not be used.
+    pub(super) fn errors(&self) -> u64 {
+        self.errors.load(Relaxed)
+    }
+
+    /// Why the next start compiles again what this one has compiled, and what to do; none when it
+    /// doesn't.
+    pub(super) fn trouble_now(&self) -> Option<String> {
+        self.trouble().clone()
+    }
+
+    /// A lock whose holder panicked is still good: it is held for single steps only.
+    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn entry(&self, dir: &Path, sha256: &[u8; 32]) -> PathBuf {
+        dir.join(format!("{}-{:016x}.cwasm", hex(sha256), self.environment))
     }
 
     /// The compiled plugin; none if it isn't here. Blocks.
@@ -99,35 +128,99 @@ impl Cache {
         engine: &Engine,
         sha256: &[u8; 32],
     ) -> Result<Option<Component>, String> {
-        let path = self.entry(sha256);
-        load(engine, &path).map_err(|reason| format!("{}: {reason}", path.display()))
+        let Some(dir) = &self.dir else { return Ok(None) };
+        let path = self.entry(dir, sha256);
+        load(engine, &path).map_err(|reason| {
+            self.errors.fetch_add(1, Relaxed);
+            format!("{}: {reason}", path.display())
+        })
     }
 
-    /// A file to compile into, which goes again unless [`Self::put`] places it. Blocks.
-    pub(super) fn aside(&self) -> std::io::Result<NamedTempFile> {
-        tempfile::Builder::new().prefix(".compiling-").tempfile_in(&self.dir)
-    }
-
-    /// Put an artifact in its place, and load it. Blocks.
+    /// Put an artifact in its place, and load it; from memory where it can't be put there. Blocks.
+    ///
+    /// # Errors
+    /// A sentence, when it can't be loaded at all.
     pub(super) fn put(
         &self,
         engine: &Engine,
         sha256: &[u8; 32],
-        aside: NamedTempFile,
+        artifact: &[u8],
     ) -> Result<Component, String> {
-        self.remove_unused();
-        let path = self.entry(sha256);
-        seal(aside.as_file())
-            .and_then(|()| aside.as_file().sync_all())
-            .map_err(|e| format!("can't write {}: {e}", aside.path().display()))?;
-        aside.persist(&path).map_err(|e| format!("can't write {}: {}", path.display(), e.error))?;
-        load(engine, &path)?.ok_or_else(|| format!("{} vanished", path.display()))
+        let unwritten = match self.write(sha256, artifact) {
+            Ok(path) => match load(engine, &path) {
+                Ok(Some(component)) => {
+                    self.kept();
+                    return Ok(component);
+                }
+                Ok(None) => Unwritten::by("it vanished at once", ALLOW),
+                Err(reason) => {
+                    // Nobody has it yet.
+                    let _ = std::fs::remove_file(&path);
+                    Unwritten::by(reason, "look after that disk")
+                }
+            },
+            Err(unwritten) => unwritten,
+        };
+        // SAFETY: it is what this program's compiler has just answered.
+        let component = unsafe { Component::deserialize(engine, artifact) }
+            .map_err(|e| format!("what the compiler made can't be loaded: {e:#}"))?;
+        self.not_kept(&unwritten);
+        Ok(component)
+    }
+
+    /// Write an artifact aside and put it in its place; answers that.
+    fn write(&self, sha256: &[u8; 32], artifact: &[u8]) -> Result<PathBuf, Unwritten> {
+        let dir = self.dir.as_ref().ok_or_else(|| Unwritten::by("there is no folder", ALLOW))?;
+        self.remove_unused(dir);
+        // The kernel ends who writes more.
+        let longest = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
+        if artifact.len() as u64 + TRAILER_LENGTH > longest {
+            return Err(Unwritten::from(std::io::Error::from(ErrorKind::FileTooLarge)));
+        }
+        let aside = tempfile::Builder::new().prefix(".compiling-").tempfile_in(dir);
+        // The name, which is another one each time, is in nobody's interest.
+        let aside = aside.map_err(|e| std::io::Error::from(e.kind()))?;
+        let mut file = aside.as_file();
+        file.write_all(artifact)?;
+        file.write_all(&seal(artifact))?;
+        // The disk may be full and say so only now.
+        file.sync_all()?;
+        let path = self.entry(dir, sha256);
+        aside.persist(&path).map_err(|e| e.error)?;
+        Ok(path)
+    }
+
+    /// Something is kept for the next start.
+    fn kept(&self) {
+        if self._temporary.is_some() {
+            self.errors.fetch_add(1, Relaxed);
+            return;
+        }
+        if self.trouble().take().is_some()
+            && let Some(dir) = &self.dir
+        {
+            tracing::info!("compiled plugins are kept in {} again", dir.display());
+        }
+    }
+
+    /// Something is not. That is said once for all that follow.
+    fn not_kept(&self, unwritten: &Unwritten) {
+        self.errors.fetch_add(1, Relaxed);
+        let Some(dir) = &self.dir else { return };
+        // Of a temporary folder the first trouble is the one to mend.
+        let mut trouble = self.trouble();
+        let said = sentence(dir, unwritten);
+        if trouble.as_ref() == Some(&said) || self._temporary.is_some() {
+            return;
+        }
+        tracing::warn!("{said}");
+        *trouble = Some(said);
     }
 
     /// Remove what nobody has asked for in a long time: former versions, of plugins and of this
     /// program.
-    fn remove_unused(&self) {
-        let Ok(entries) = std::fs::read_dir(&self.dir) else { return };
+    fn remove_unused(&self, dir: &Path) {
+        let Ok(entries) = std::fs::read_dir(dir) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
@@ -140,6 +233,39 @@ impl Cache {
             }
         }
     }
+}
+
+/// What helps where a folder refuses.
+const ALLOW: &str = "let this user write to it";
+
+impl Unwritten {
+    fn by(reason: impl Into<String>, remedy: &'static str) -> Self {
+        Unwritten { reason: reason.into(), remedy }
+    }
+}
+
+impl From<std::io::Error> for Unwritten {
+    fn from(error: std::io::Error) -> Self {
+        let remedy = match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "make room there",
+            ErrorKind::FileTooLarge => "raise `ulimit -f`, or LimitFSIZE of the service",
+            _ => ALLOW,
+        };
+        Unwritten::by(format!("a file can't be written there: {error}"), remedy)
+    }
+}
+
+/// That what is compiled isn't kept in this folder, why, and what to do.
+fn sentence(dir: &Path, Unwritten { reason, remedy }: &Unwritten) -> String {
+    // systemd's folder goes before the user's (`Host::default_cache_dir`).
+    let by_systemd = std::env::var_os("CACHE_DIRECTORY").is_some();
+    let variable = if by_systemd { "CACHE_DIRECTORY" } else { "XDG_CACHE_HOME" };
+    format!(
+        "compiled plugins can't be kept in {}: {reason}. They are used all the same, and compiled again \
+         at the next start: {remedy}, or start it with {variable}=FOLDER, a folder that this user can \
+         write to",
+        dir.display()
+    )
 }
 
 /// What artifacts depend on beside the plugin: the engine with its settings and this processor,
@@ -158,7 +284,7 @@ fn private_folder(dir: &Path) -> Result<(), String> {
             std::fs::create_dir_all(parent)?;
         }
         match std::fs::DirBuilder::new().mode(0o700).create(dir) {
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
             made => made,
         }
     };
@@ -192,14 +318,12 @@ fn is_ours(metadata: &Metadata) -> Result<(), String> {
     Ok(())
 }
 
-/// Write the trailer behind an artifact.
-fn seal(mut file: &File) -> std::io::Result<()> {
-    file.seek(SeekFrom::Start(0))?;
-    let mut hasher = crc32fast::Hasher::new();
-    let length = checksum(file, u64::MAX, &mut hasher)?;
-    file.seek(SeekFrom::Start(length))?;
-    file.write_all(&TRAILER)?;
-    file.write_all(&hasher.finalize().to_le_bytes())
+/// The trailer behind an artifact.
+fn seal(artifact: &[u8]) -> [u8; TRAILER_LENGTH as usize] {
+    let mut trailer = [0; TRAILER_LENGTH as usize];
+    trailer[..4].copy_from_slice(&TRAILER);
+    trailer[4..].copy_from_slice(&crc32fast::hash(artifact).to_le_bytes());
+    trailer
 }
 
 fn checksum(file: &File, limit: u64, hasher: &mut crc32fast::Hasher) -> std::io::Result<u64> {
@@ -221,7 +345,7 @@ fn load(engine: &Engine, path: &Path) -> Result<Option<Component>, String> {
     let nofollow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
     let file = match File::options().read(true).custom_flags(nofollow).open(path) {
         Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(format!("it can't be opened: {e}")),
     };
     let metadata = file.metadata().map_err(|e| format!("it can't be looked at: {e}"))?;

@@ -3,19 +3,18 @@
 //! Compiling a plugin of an interpreted language takes seconds and hundreds of megabytes that a
 //! process doesn't give back, and a compiler is much code for a stranger's bytes. So the daemon
 //! starts itself with a hidden verb: the file goes in on standard input, the artifact comes out on
-//! standard output, which is a file in the cache folder that isn't in its place yet. What is wrong
-//! with the file is said on standard error.
+//! standard output, and what is wrong with the file on standard error. All three are pipes, so that
+//! a disk that is full is in no compilation's way.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use wit_component::ComponentEncoder;
 
 use super::driver;
@@ -29,7 +28,7 @@ pub const VERB: &str = "compile-plugin";
 /// What a compilation may use. A Python plugin of 18 MB takes 8 s and 300 MiB.
 const ADDRESS_SPACE: u64 = 3 << 30;
 const CPU_SECONDS: u64 = 240;
-const FILE_SIZE: u64 = 1 << 30;
+const ARTIFACT: u64 = 1 << 30;
 const WALL: Duration = Duration::from_secs(180);
 
 /// Threads of one compilation: each reserves address space of its own.
@@ -85,14 +84,14 @@ impl Compiler {
         Compiler::Child { program, args: vec![VERB.into()] }
     }
 
-    /// Compile a plugin's bytes into the artifact file.
+    /// Compile a plugin's bytes into an artifact.
     ///
     /// # Errors
     /// A sentence about the file, about the limit it reached, or about the machine.
-    pub(super) async fn compile(&self, wasm: Vec<u8>, artifact: File) -> Result<(), Trouble> {
+    pub(super) async fn compile(&self, wasm: Vec<u8>) -> Result<Vec<u8>, Trouble> {
         match self {
             Compiler::Child { program, args } => {
-                let work = compile_in_child(program, args, wasm, artifact);
+                let work = compile_in_child(program, args, wasm);
                 match tokio::time::timeout(WALL, work).await {
                     Ok(result) => result,
                     // Whose fault that is can't be told: another attempt isn't denied.
@@ -103,13 +102,11 @@ impl Compiler {
                     ))),
                 }
             }
-            Compiler::InProcess => tokio::task::spawn_blocking(move || {
-                let mut artifact = artifact;
-                let compiled = compile_here(&wasm)?;
-                artifact.write_all(&compiled).map_err(not_written)
-            })
-            .await
-            .unwrap_or_else(|panic| Err(Trouble::of_file(format!("the compiler failed: {panic}")))),
+            Compiler::InProcess => {
+                tokio::task::spawn_blocking(move || compile_here(&wasm)).await.unwrap_or_else(
+                    |panic| Err(Trouble::of_file(format!("the compiler failed: {panic}"))),
+                )
+            }
         }
     }
 }
@@ -118,8 +115,7 @@ async fn compile_in_child(
     program: &PathBuf,
     args: &[OsString],
     wasm: Vec<u8>,
-    artifact: File,
-) -> Result<(), Trouble> {
+) -> Result<Vec<u8>, Trouble> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS);
     let mut child = tokio::process::Command::new(program)
         .args(args)
@@ -129,31 +125,42 @@ async fn compile_in_child(
         .env("MALLOC_ARENA_MAX", "2")
         .current_dir("/")
         .stdin(Stdio::piped())
-        .stdout(artifact)
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .map_err(|e| {
             Trouble::of_machine(format!("can't start the compiler {}: {e}", program.display()))
         })?;
-    let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let give = async move {
         if let Some(mut stdin) = stdin {
             // A child that ends early breaks the pipe: its own words matter then.
             let _ = stdin.write_all(&wasm).await;
         }
     };
-    let hear = async move {
-        let mut reason = Vec::new();
-        if let Some(stderr) = stderr {
-            let _ = stderr.take(MAX_REASON).read_to_end(&mut reason).await;
-        }
-        reason
-    };
-    let ((), reason, status) = tokio::join!(give, hear, child.wait());
+    let hear = all_of(stderr, MAX_REASON);
+    let ((), artifact, reason, status) =
+        tokio::join!(give, all_of(stdout, ARTIFACT), hear, child.wait());
     let status =
         status.map_err(|e| Trouble::of_machine(format!("can't wait for the compiler: {e}")))?;
-    judge_exit(status, &String::from_utf8_lossy(&reason))
+    // A longer one was cut off, and the child has failed at it: whatever it says, that is why.
+    if artifact.len() as u64 == ARTIFACT {
+        let reason = format!("what is compiled is longer than {} MiB", ARTIFACT >> 20);
+        return Err(Trouble::of_file(reason));
+    }
+    judge_exit(status, &String::from_utf8_lossy(&reason))?;
+    Ok(artifact)
+}
+
+/// What comes out of a pipe until its other end is closed, or as much of it as this.
+async fn all_of(pipe: Option<impl AsyncRead + Unpin>, most: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(pipe) = pipe {
+        // What fails is the child's to say, by how it ends.
+        let _ = pipe.take(most).read_to_end(&mut bytes).await;
+    }
+    bytes
 }
 
 /// What a child's end means.
@@ -177,11 +184,6 @@ fn judge_exit(status: ExitStatus, reason: &str) -> Result<(), Trouble> {
              memory: try again when there is more of it"
                 .into(),
         ),
-        Some(Signal::XFSZ) => Trouble::of_machine(
-            "what is compiled is longer than a file may be here (SIGXFSZ): see `ulimit -f`, or \
-             LimitFSIZE of the service"
-                .into(),
-        ),
         _ => Trouble::of_file(format!(
             "the compiler ended with {status}, perhaps because it needed more than its {} MiB of \
              memory{}{}",
@@ -203,7 +205,12 @@ fn cut(text: &str, bytes: usize) -> &str {
 /// # Errors
 /// Exit code 65 with a sentence about the file on standard error; 71 with one about the machine.
 pub fn child_main() -> ExitCode {
-    let compile = || -> Result<(), Trouble> {
+    child(std::io::stdout().lock())
+}
+
+/// The same, with the artifact written to this.
+pub(super) fn child(mut artifact_to: impl Write) -> ExitCode {
+    let mut compile = || -> Result<(), Trouble> {
         let limited = limit_self();
         limited.map_err(|e| Trouble::of_machine(format!("can't limit the compiler: {e}")))?;
         let mut wasm = Vec::new();
@@ -212,8 +219,8 @@ pub fn child_main() -> ExitCode {
             .read_to_end(&mut wasm)
             .map_err(|e| Trouble::of_machine(format!("can't read the file: {e}")))?;
         let artifact = compile_here(&wasm)?;
-        let mut stdout = std::io::stdout().lock();
-        stdout.write_all(&artifact).and_then(|()| stdout.flush()).map_err(not_written)
+        let written = artifact_to.write_all(&artifact).and_then(|()| artifact_to.flush());
+        written.map_err(|e| Trouble::of_machine(format!("can't write the result: {e}")))
     };
     match compile() {
         Ok(()) => ExitCode::SUCCESS,
@@ -222,10 +229,6 @@ pub fn child_main() -> ExitCode {
             ExitCode::from(if of_machine { BAD_MACHINE } else { BAD_FILE })
         }
     }
-}
-
-fn not_written(error: std::io::Error) -> Trouble {
-    Trouble::of_machine(format!("can't write the result: {error}"))
 }
 
 fn limit_self() -> std::io::Result<()> {
@@ -242,7 +245,6 @@ fn limit_self() -> std::io::Result<()> {
     lower(Resource::As, ADDRESS_SPACE, 0)?;
     // The soft limit's signal names the reason; the hard one, a little later, can't be ignored.
     lower(Resource::Cpu, CPU_SECONDS, 5)?;
-    lower(Resource::Fsize, FILE_SIZE, 0)?;
     lower(Resource::Core, 0, 0)?;
     Ok(())
 }

@@ -24,6 +24,16 @@ pub enum PluginError {
         /// What it is instead.
         what: String,
     },
+    /// Somebody is writing the file.
+    #[error(
+        "the plugin {} is still being written: it is taken when it is closed, or when nothing has come \
+         for half a minute",
+        file.display()
+    )]
+    Unfinished {
+        /// The plugin.
+        file: PathBuf,
+    },
     /// The bytes aren't those that the config pins.
     #[error(
         "{} is not the file that `sha256` pins: its sha256 is {found}, and the config says \
@@ -73,12 +83,6 @@ pub enum PluginError {
         /// The plugin.
         file: PathBuf,
         /// What the plugin said of the config, or how it failed; escaped.
-        reason: String,
-    },
-    /// Neither the cache folder nor a temporary one can be used.
-    #[error("no folder for compiled plugins: {reason}")]
-    Cache {
-        /// What was tried.
         reason: String,
     },
     /// The engine can't run on this machine.

@@ -81,12 +81,12 @@ impl Builder {
     /// Make the host.
     ///
     /// # Errors
-    /// When the engine doesn't run on this machine, or there is no folder for compiled plugins.
+    /// When the engine doesn't run on this machine.
     pub fn build(self) -> Result<Arc<Host>, PluginError> {
         let broken = |reason: String| PluginError::Engine { reason };
         let engine = engine::engine().map_err(|e| broken(format!("{e:#}")))?;
         let linker = import::linker(&engine).map_err(|e| broken(format!("{e:#}")))?;
-        let cache = Arc::new(Cache::open(self.cache_dir, &engine)?);
+        let cache = Arc::new(Cache::open(self.cache_dir, &engine));
         let compiler = match self.program {
             _ if self.in_process => Compiler::InProcess,
             Some((program, args)) => Compiler::Child { program, args },
@@ -139,8 +139,7 @@ impl Host {
     /// A host that keeps compiled plugins in this folder, which it makes if need be.
     ///
     /// # Errors
-    /// When the engine doesn't run on this machine, or there is no folder for compiled plugins,
-    /// not even a temporary one.
+    /// When the engine doesn't run on this machine.
     pub fn new(cache_dir: PathBuf) -> Result<Arc<Host>, PluginError> {
         Host::builder(cache_dir).build()
     }
@@ -258,6 +257,17 @@ impl Host {
         self.compiled.load(Relaxed)
     }
 
+    /// How often what was compiled could not be kept for the next start, or what was kept not be used.
+    pub fn cache_errors(&self) -> u64 {
+        self.cache.errors()
+    }
+
+    /// Why the next start compiles again what this one has compiled, and what to do, in a sentence;
+    /// none when it doesn't.
+    pub fn cache_trouble(&self) -> Option<String> {
+        self.cache.trouble_now()
+    }
+
     pub(super) fn pulse(&self) -> &Pulse {
         self.ticker.pulse()
     }
@@ -288,7 +298,7 @@ impl Host {
 
     async fn read(&self, path: &Path) -> Result<PluginFile, PluginError> {
         let path = path.to_owned();
-        blocking(move || Ok(file::read(&path))).await?
+        blocking(move || file::read(&path)).await?
     }
 
     /// The plugin in a file: one for all handlers that are made of the same bytes.
@@ -322,7 +332,7 @@ impl Host {
             FileKind::NotWasm => return Err(not_a_plugin(file::not_wasm(&file.bytes))),
         }
         let (cache, engine, sha256) = (self.cache.clone(), self.engine.clone(), file.sha256);
-        match blocking(move || Ok(cache.get(&engine, &sha256))).await? {
+        match blocking(move || cache.get(&engine, &sha256)).await? {
             Ok(Some(component)) => return Ok(component),
             Ok(None) => {}
             Err(reason) => tracing::warn!(
@@ -340,21 +350,14 @@ impl Host {
             return Err(PluginError::Compile { file: path, reason, of_machine: true });
         };
         let began = Instant::now();
-        let cache = self.cache.clone();
-        let (aside, artifact) = blocking(move || {
-            let aside = cache.aside()?;
-            let artifact = aside.as_file().try_clone()?;
-            Ok((aside, artifact))
-        })
-        .await?;
         let failed = |Trouble { reason, of_machine }| PluginError::Compile {
             file: path.clone(),
             reason,
             of_machine,
         };
-        self.compiler.compile(file.bytes, artifact).await.map_err(failed)?;
+        let artifact = self.compiler.compile(file.bytes).await.map_err(failed)?;
         let (cache, engine, sha256) = (self.cache.clone(), self.engine.clone(), file.sha256);
-        let component = blocking(move || Ok(cache.put(&engine, &sha256, aside))).await?;
+        let component = blocking(move || cache.put(&engine, &sha256, &artifact)).await?;
         let component = component.map_err(|reason| failed(Trouble::of_machine(reason)))?;
         self.compiled.fetch_add(1, Relaxed);
         tracing::info!("compiled {} in {} ms", path.display(), began.elapsed().as_millis());
@@ -378,11 +381,8 @@ impl Host {
 
 /// Do what blocks where it may. A panic of it is an error, not the daemon's end.
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, PluginError> {
-    let failed = |reason: String| PluginError::Engine { reason };
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result.map_err(|e| PluginError::Cache { reason: e.to_string() }),
-        Err(e) => Err(failed(format!("loading a plugin ended early: {e}"))),
-    }
+    let ended = |e| PluginError::Engine { reason: format!("loading a plugin ended early: {e}") };
+    tokio::task::spawn_blocking(work).await.map_err(ended)
 }

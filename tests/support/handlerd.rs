@@ -109,7 +109,27 @@ impl Handlerd {
     /// The same, with these arguments of `run`.
     pub fn start_with(dir: TempDir, config: &str, args: &[&str], env: &[(&str, &str)]) -> Handlerd {
         let mut command = Handlerd::command_in(dir.path(), config, env);
-        command.args(args).stderr(Stdio::piped());
+        command.args(args);
+        Handlerd::attend(dir, command)
+    }
+
+    /// Start it by a shell: this script does something before, and then `exec "$@"`.
+    pub fn start_by(script: &str, dir: TempDir, config: &str, env: &[(&str, &str)]) -> Handlerd {
+        let run = Handlerd::command_in(dir.path(), config, env);
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh"]).arg(run.get_program()).args(run.get_args());
+        for (name, value) in run.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        Handlerd::attend(dir, command)
+    }
+
+    fn attend(dir: TempDir, mut command: Command) -> Handlerd {
+        command.stderr(Stdio::piped());
         let mut process = Process::spawn(&mut command).expect("the binary starts");
         let stderr = process.child().stderr.take().expect("standard error is a pipe");
         let lines = Arc::new(Mutex::new(Vec::new()));

@@ -22,6 +22,17 @@ fn existing(file: PathBuf) -> PathBuf {
     file
 }
 
+/// The announce plugin with other bytes, which does the same: another custom section at its end.
+pub fn variant(number: u32) -> Vec<u8> {
+    let mut bytes = std::fs::read(bundled("announce")).expect("the plugin is there");
+    let name = b"variant";
+    let number = number.to_le_bytes();
+    bytes.extend([0, (1 + name.len() + number.len()) as u8, name.len() as u8]);
+    bytes.extend(name);
+    bytes.extend(number);
+    bytes
+}
+
 /// Fill a folder with every plugin that tests name, so that configs can say `dir = "plugins"`.
 pub fn install(dir: &Path) {
     std::fs::create_dir_all(dir).expect("a plugin folder");

@@ -1,0 +1,221 @@
+//! Real files, real links, real events.
+
+use std::fs::{self, File};
+use std::io::Write;
+
+use super::place::QUIET;
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn told(watch: &mut Watch) -> Changed {
+    tokio::time::timeout(PATIENCE, watch.next()).await.expect("something has changed")
+}
+
+async fn nothing(watch: &mut Watch, what: &str) {
+    let told = tokio::time::timeout(3 * QUIET, watch.next()).await;
+    assert!(told.is_err(), "{what}: {told:?}");
+}
+
+#[tokio::test]
+async fn a_file_is_told_of_when_it_is_whole() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut watch = Watch::new(dir.path(), None);
+    fs::write(dir.path().join("notes.txt"), "x").expect("written");
+    nothing(&mut watch, "a file that is no plugin").await;
+    let mut file = File::create(dir.path().join("a.wasm")).expect("made");
+    file.write_all(b"half").expect("written");
+    nothing(&mut watch, "half a file").await;
+    file.write_all(b"whole").expect("written");
+    drop(file);
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    nothing(&mut watch, "what was told already").await;
+    fs::rename(dir.path().join("a.wasm"), dir.path().join("b.wasm")).expect("renamed");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    fs::remove_file(dir.path().join("b.wasm")).expect("removed");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+}
+
+#[tokio::test]
+async fn the_configuration_is_watched_by_its_name() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let plugins = dir.path().join("plugins");
+    fs::create_dir(&plugins).expect("made");
+    let config = dir.path().join("config.toml");
+    fs::write(&config, "1").expect("written");
+    let mut watch = Watch::new(&plugins, Some(&config));
+    fs::write(dir.path().join("other.toml"), "x").expect("written");
+    nothing(&mut watch, "another file").await;
+    // As editors do it.
+    fs::write(dir.path().join("config.toml~"), "2").expect("written");
+    fs::rename(dir.path().join("config.toml~"), &config).expect("renamed");
+    assert_eq!(told(&mut watch).await, Changed::Config);
+}
+
+#[tokio::test]
+async fn a_folder_that_comes_later_is_watched_then() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let plugins = dir.path().join("plugins");
+    let mut watch = Watch::new(&plugins, None);
+    nothing(&mut watch, "nothing is there").await;
+    fs::create_dir(&plugins).expect("made");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    fs::write(plugins.join("a.wasm"), "x").expect("written");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    fs::remove_dir_all(&plugins).expect("removed");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    fs::create_dir(&plugins).expect("made");
+    fs::write(plugins.join("b.wasm"), "x").expect("written");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    let other = dir.path().join("other");
+    fs::create_dir(&other).expect("made");
+    watch.follow(&other);
+    fs::write(other.join("c.wasm"), "x").expect("written");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    // Another one in its place.
+    let next = dir.path().join("next");
+    fs::create_dir(&next).expect("made");
+    fs::rename(&other, dir.path().join("before")).expect("moved away");
+    fs::rename(&next, &other).expect("moved there");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    fs::write(other.join("e.wasm"), "x").expect("written");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    fs::write(plugins.join("d.wasm"), "x").expect("written");
+    nothing(&mut watch, "the folder before").await;
+}
+
+/// As `ln -sfn` does it: aside, then renamed.
+fn link(target: impl AsRef<Path>, at: &Path) {
+    let aside = at.with_file_name("aside.link");
+    std::os::unix::fs::symlink(target, &aside).expect("a link");
+    fs::rename(&aside, at).expect("renamed");
+}
+
+#[tokio::test]
+async fn what_a_link_in_the_folder_leads_to_is_watched() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let [plugins, library, other] =
+        ["plugins", "library", "other"].map(|name| dir.path().join(name));
+    for dir in [&plugins, &library, &other] {
+        fs::create_dir(dir).expect("made");
+    }
+    fs::write(library.join("a-1.wasm"), "1").expect("written");
+    fs::write(other.join("a-2.wasm"), "2").expect("written");
+    // By a second link, and not by the same name.
+    link("a-1.wasm", &library.join("a.current"));
+    link("../library/a.current", &plugins.join("a.wasm"));
+    let mut watch = Watch::new(&plugins, None);
+    fs::write(library.join("a-1.wasm"), "other bytes").expect("written");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    fs::write(library.join("aside"), "3").expect("written");
+    nothing(&mut watch, "another file beside it").await;
+    fs::rename(library.join("aside"), library.join("a-1.wasm")).expect("renamed");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    nothing(&mut watch, "what was told already").await;
+    // To a folder that was not watched.
+    link(other.join("a-2.wasm"), &library.join("a.current"));
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    fs::write(other.join("a-2.wasm"), "other bytes").expect("written");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    fs::write(library.join("a-1.wasm"), "4").expect("written");
+    nothing(&mut watch, "what it led to before").await;
+    // Half of it is not looked at, and known to be half by the link's name.
+    let mut file = File::create(other.join("a-2.wasm")).expect("made");
+    file.write_all(b"half").expect("written");
+    nothing(&mut watch, "half a file").await;
+    assert!(watch.unfinished().contains(&plugins.join("a.wasm")));
+    drop(file);
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    assert!(!watch.unfinished().contains(&plugins.join("a.wasm")));
+    // It leads nowhere for a while.
+    fs::remove_file(other.join("a-2.wasm")).expect("removed");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    fs::write(other.join("a-2.wasm"), "back").expect("written");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+}
+
+#[tokio::test]
+async fn a_folder_that_is_a_link_is_watched_where_it_is() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let [one, two, three, plugins] = ["1", "2", "3", "plugins"].map(|name| dir.path().join(name));
+    for release in [&one, &two, &three] {
+        fs::create_dir_all(release.join("wasm")).expect("made");
+    }
+    link(&one, &dir.path().join("current"));
+    link("current/wasm", &plugins);
+    let mut watch = Watch::new(&plugins, None);
+    fs::write(one.join("wasm/a.wasm"), "1").expect("written");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    link(&two, &dir.path().join("current"));
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    fs::write(two.join("wasm/a.wasm"), "2").expect("written");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    fs::write(one.join("wasm/a.wasm"), "3").expect("written");
+    nothing(&mut watch, "the folder before").await;
+    // Another folder in its place, and the same link.
+    fs::rename(two.join("wasm"), two.join("before")).expect("moved away");
+    fs::rename(three.join("wasm"), two.join("wasm")).expect("moved there");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    fs::write(two.join("wasm/b.wasm"), "4").expect("written");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+}
+
+#[tokio::test]
+async fn a_configuration_by_links_as_kubernetes_makes_them_is_watched() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| dir.path().join(name);
+    let version = |name: &str| {
+        fs::create_dir(at(name)).expect("made");
+        fs::write(at(name).join("config.toml"), name).expect("written");
+    };
+    fs::create_dir(at("plugins")).expect("made");
+    version("..1");
+    link("..1", &at("..data"));
+    link("..data/config.toml", &at("config.toml"));
+    let mut watch = Watch::new(&at("plugins"), Some(&at("config.toml")));
+    for (before, next) in [("..1", "..2"), ("..2", "..3")] {
+        version(next);
+        nothing(&mut watch, "what no link leads to yet").await;
+        link(next, &at("..data"));
+        fs::remove_dir_all(at(before)).expect("removed");
+        assert_eq!(told(&mut watch).await, Changed::Config);
+        nothing(&mut watch, "what was told already").await;
+    }
+    fs::write(at("..3/config.toml"), "in place").expect("written");
+    assert_eq!(told(&mut watch).await, Changed::Config);
+}
+
+#[tokio::test]
+async fn a_file_that_is_made_and_not_written_yet_is_waited_for() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut watch = Watch::new(dir.path(), None);
+    let mut file = File::create(dir.path().join("a.wasm")).expect("made");
+    nothing(&mut watch, "an empty file").await;
+    assert!(watch.unfinished().contains(&dir.path().join("a.wasm")));
+    file.write_all(b"whole").expect("written");
+    drop(file);
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    // The same for one that is emptied to be written anew.
+    let file = File::create(dir.path().join("a.wasm")).expect("emptied");
+    nothing(&mut watch, "an emptied file").await;
+    drop(file);
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+}
+
+#[tokio::test]
+async fn a_file_that_is_written_slowly_holds_up_no_other() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let [slow, other] = ["slow.wasm", "other.wasm"].map(|name| dir.path().join(name));
+    let mut watch = Watch::new(dir.path(), None);
+    let mut file = File::create(&slow).expect("made");
+    file.write_all(b"half").expect("written");
+    fs::write(&other, "whole").expect("written");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    let unfinished = watch.unfinished();
+    assert!(unfinished.contains(&slow) && !unfinished.contains(&other));
+    nothing(&mut watch, "half a file").await;
+    file.write_all(b"whole").expect("written");
+    drop(file);
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    assert!(!unfinished.contains(&slow));
+}

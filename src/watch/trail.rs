@@ -1,0 +1,129 @@
+//! The way that a path takes through symbolic links, and where else something may change that matters.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+/// As many links as the kernel follows.
+const MOST_LINKS: usize = 40;
+
+/// The way of a path.
+struct Trail {
+    /// Each link on the way, or the first thing that is missing: where they really are.
+    steps: BTreeSet<PathBuf>,
+    /// What it leads to: where that really is.
+    end: io::Result<PathBuf>,
+}
+
+impl Trail {
+    fn of(path: &Path) -> Trail {
+        let mut trail = Trail { steps: BTreeSet::new(), end: Ok(PathBuf::from("/")) };
+        trail.end = trail.walk(path);
+        trail
+    }
+
+    fn walk(&mut self, path: &Path) -> io::Result<PathBuf> {
+        let mut at = PathBuf::from("/");
+        // Names that are still to be gone through, the next one at the end.
+        let mut names: Vec<OsString> = Vec::new();
+        let push = |names: &mut Vec<OsString>, path: &Path| {
+            names.extend(path.components().rev().map(|part| part.as_os_str().to_owned()));
+        };
+        push(&mut names, path);
+        let mut links = 0;
+        while let Some(name) = names.pop() {
+            match Path::new(&name).components().next() {
+                Some(Component::Normal(_)) => {}
+                Some(Component::RootDir) => {
+                    at = PathBuf::from("/");
+                    continue;
+                }
+                Some(Component::ParentDir) => {
+                    at.pop();
+                    continue;
+                }
+                _ => continue,
+            }
+            let next = at.join(&name);
+            let found = std::fs::symlink_metadata(&next);
+            if !found.as_ref().is_ok_and(|found| !found.is_symlink()) {
+                self.steps.insert(next.clone());
+            }
+            if !found?.is_symlink() {
+                at = next;
+                continue;
+            }
+            links += 1;
+            if links > MOST_LINKS {
+                return Err(io::Error::other("too many symbolic links lead to one another"));
+            }
+            push(&mut names, &std::fs::read_link(&next)?);
+        }
+        Ok(at)
+    }
+
+    /// All that matters if it leads to a file: the file, too.
+    fn into_steps(self) -> BTreeSet<PathBuf> {
+        self.steps.into_iter().chain(self.end.ok()).collect()
+    }
+}
+
+/// What has to be watched for one thing, as it is now.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    /// Where the folder really is, of which every plugin file matters.
+    folder: Option<PathBuf>,
+    /// What matters besides: links, what they lead to, what is missing.
+    steps: BTreeSet<PathBuf>,
+    /// Why not all of it can be.
+    pub(super) trouble: Option<String>,
+}
+
+impl Survey {
+    /// Of a folder, its plugin files, and those that links in it lead to.
+    pub(super) fn of_folder(path: &Path) -> Survey {
+        let Trail { mut steps, end } = Trail::of(path);
+        let read = |folder: PathBuf| Ok((std::fs::read_dir(&folder)?, folder));
+        let (entries, folder) = match end.and_then(read) {
+            Ok(found) => found,
+            Err(error) => {
+                return Survey { folder: None, steps, trouble: Some(error.to_string()) };
+            }
+        };
+        for entry in entries.flatten().filter(|entry| is_plugin(Path::new(&entry.file_name()))) {
+            if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+                steps.append(&mut Trail::of(&folder.join(entry.file_name())).into_steps());
+            }
+        }
+        Survey { folder: Some(folder), steps, trouble: None }
+    }
+
+    /// Of a file.
+    pub(super) fn of_file(path: &Path) -> Survey {
+        let trail = Trail::of(path);
+        // A file that is missing for a moment is looked out for in its folder.
+        Survey { folder: None, steps: trail.into_steps(), trouble: None }
+    }
+
+    /// Whether what happens to this path, as it really is, matters.
+    pub(super) fn concerns(&self, path: &Path) -> bool {
+        self.steps.contains(path)
+            || (is_plugin(path) && self.folder.is_some() && path.parent() == self.folder.as_deref())
+    }
+
+    /// The folders to be watched.
+    pub(super) fn folders(&self) -> BTreeSet<&Path> {
+        let parents = self.steps.iter().filter_map(|step| step.parent());
+        parents.chain(self.folder.as_deref()).collect()
+    }
+
+    /// Whether both are about the same places.
+    pub(super) fn is_as(&self, other: &Survey) -> bool {
+        self.folder == other.folder && self.steps == other.steps
+    }
+}
+
+fn is_plugin(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "wasm")
+}
