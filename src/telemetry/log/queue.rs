@@ -134,17 +134,17 @@ impl Queue {
 
     /// A chunk was written, but for the records at these places.
     fn done(&self, lost: &[usize]) {
+        DROPPED.fetch_add(lost.len() as u64, Relaxed);
         let mut state = self.state();
+        // Under the lock: who has waited for all to be written finds it counted.
+        for (place, channel) in state.written_for.drain(..).enumerate() {
+            channel.iter().for_each(|channel| output::count(channel, !lost.contains(&place)));
+        }
         state.writing = false;
         state.chunks += 1;
         state.failing = !lost.is_empty();
         state.unsaid += lost.len() as u64;
-        let written_for = std::mem::take(&mut state.written_for);
         drop(state);
-        DROPPED.fetch_add(lost.len() as u64, Relaxed);
-        for (place, channel) in written_for.iter().enumerate() {
-            channel.iter().for_each(|channel| output::count(channel, !lost.contains(&place)));
-        }
         self.0.written.notify_all();
     }
 
