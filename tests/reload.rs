@@ -42,9 +42,14 @@ fn publish_numbers(redis: &Redis, channels: &[&str], stop: &AtomicBool, sent: &A
     }
 }
 
+/// No call is cut off because the machine is busy.
 fn kept(name: &str) -> String {
     format!(
         r#"
+        [handlers.changing]
+        timeout = "20s"
+        [handlers.announce]
+        timeout = "20s"
         [channels.chain]
         subscribe = "one"
         handlers = ["changing", "announce"]
