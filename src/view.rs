@@ -184,7 +184,14 @@ impl View {
         problems.extend(self.stalled().into_iter().map(Problem::Stalled));
         let failed = self.metrics.reloads().last.filter(|last| !last.ok);
         problems.extend(failed.map(|last| Problem::ReloadFailed(last.message)));
+        problems.extend(self.config_refused());
         problems
+    }
+
+    /// That another configuration is in the file than runs, where the last reload was one of plugins.
+    fn config_refused(&self) -> Option<Problem> {
+        let last_is_fine = self.metrics.reloads().last.is_some_and(|last| last.ok);
+        self.metrics.why_refused().filter(|_| last_is_fine).map(Problem::ConfigRefused)
     }
 
     /// Each connection once for each thing that it is for.
@@ -219,7 +226,8 @@ impl View {
         let failures = self.metrics.failures();
         let handlers = outline.handlers().map(|handler| handler.status(&failures));
         let ending = outline.all().filter(|channel| channel.is_ending);
-        let hung = ending.flat_map(Channel::problems).map(|problem| problem.to_string());
+        let hung = ending.flat_map(Channel::problems).chain(self.config_refused());
+        let hung = hung.map(|problem| problem.to_string());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
