@@ -42,14 +42,14 @@ fn publish_numbers(redis: &Redis, channels: &[&str], stop: &AtomicBool, sent: &A
     }
 }
 
-/// No call is cut off because the machine is busy.
+/// Two channels. No call is given up because the machine is busy with other things.
 fn kept(name: &str) -> String {
     format!(
         r#"
         [handlers.changing]
-        timeout = "20s"
+        timeout = "30s"
         [handlers.announce]
-        timeout = "20s"
+        timeout = "30s"
         [channels.chain]
         subscribe = "one"
         handlers = ["changing", "announce"]
