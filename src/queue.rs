@@ -37,7 +37,7 @@ pub struct Received {
     /// With `order_by`: a message is not begun while another one of this key is in hand. Set when it
     /// is put into the queue.
     pub order: u64,
-    /// How many were let into the queue before it; set there.
+    /// Later ones have higher numbers; set when it is let into the queue.
     pub number: u64,
 }
 
@@ -225,7 +225,8 @@ impl Queue {
             return dropped + 1;
         }
         waiting.bytes += size;
-        message.number = waiting.entered;
+        message.number = waiting.numbers;
+        waiting.numbers += 1;
         waiting.entered += 1;
         // Nobody is told of what would have to wait, unless somebody has to look at others.
         if waiting.busy.looked == waiting.messages.len()
@@ -324,8 +325,8 @@ impl Queue {
     pub fn when_passed(&self, exchange: u64, passed: impl FnOnce() + Send + 'static) {
         let passed = {
             let mut waiting = lock(&self.waiting);
-            let before = waiting.entered;
-            waiting.marks.push(Mark { exchange, before, passed: Box::new(passed) });
+            let (before, number) = (waiting.entered, waiting.numbers);
+            waiting.marks.push(Mark { exchange, before, number, passed: Box::new(passed) });
             waiting.passed_at_rest()
         };
         passed.into_iter().for_each(|passed| passed());
