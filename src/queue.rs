@@ -168,17 +168,18 @@ impl Queue {
     /// Put messages in, in order; `messages` is empty afterwards. Never waits: what has no room is
     /// dropped and counted. After [`Self::close`] all of it is dropped as `shutdown`.
     pub fn push(&self, messages: &mut Vec<Received>) {
+        self.metrics.received.add(messages.len() as u64);
         self.put(messages);
         self.budget.enforce();
     }
 
-    /// The same for who has locks that giving something up may need: the budget is still to be enforced,
-    /// when it has them no longer.
+    /// The same for who has locks that giving something up may need, and for what may have been in here
+    /// before: the budget is still to be enforced, when it has them no longer, and what is received for
+    /// the first time to be counted.
     pub fn put(&self, messages: &mut Vec<Received>) {
         if messages.is_empty() {
             return;
         }
-        self.metrics.received.add(messages.len() as u64);
         let turn = {
             let mut waiting = lock(&self.waiting);
             if waiting.closed {
