@@ -183,6 +183,11 @@ impl Metrics {
         reloads.last = Some(status::LastReload { at_ms, ok, message: message.to_owned() });
     }
 
+    /// The last reload was one that a signal asked for.
+    pub fn reload_was_asked(&self) {
+        lock(&self.reloads).asked += 1;
+    }
+
     /// The reloads so far.
     pub fn reloads(&self) -> status::Reload {
         lock(&self.reloads).clone()

@@ -105,9 +105,13 @@ async fn until_stopped(
     // A configuration was refused only because a plugin file was not whole yet.
     let mut is_early = false;
     loop {
+        let mut was_asked = false;
         let (trigger, why) = tokio::select! {
             signal = stop.next() => return signal,
-            () = asked.next() => (Changed::Config, "SIGHUP"),
+            () = asked.next() => {
+                was_asked = true;
+                (Changed::Config, "SIGHUP")
+            }
             changed = watch.next() => match changed {
                 Changed::Config => (changed, "the configuration has changed"),
                 Changed::Plugins if is_early => (
@@ -131,6 +135,9 @@ async fn until_stopped(
             biased;
             signal = stop.next() => return signal,
             () = running.reload(prepared) => {}
+        }
+        if was_asked {
+            running.metrics.reload_was_asked();
         }
         notify.ready();
         watch.follow(&running.config.plugin_dir);
