@@ -63,7 +63,9 @@ impl Control {
     pub fn start(config: &Path, inside: Inside) -> Control {
         let (place, stop) = (Place::of_this_process(config), CancellationToken::new());
         let taps = inside.taps.clone();
-        let task = tokio::spawn(run(place, inside, stop.clone()));
+        // Whoever hears that the daemon runs finds it.
+        let first = place.listen();
+        let task = tokio::spawn(run(place, first, inside, stop.clone()));
         Control { taps, stop, task }
     }
 
@@ -78,10 +80,16 @@ impl Control {
 }
 
 /// Listen until stopped; whenever that can't be done, try again.
-async fn run(place: Place, inside: Inside, stop: CancellationToken) {
+async fn run(
+    place: Place,
+    first: Result<tokio::net::UnixListener, Trouble>,
+    inside: Inside,
+    stop: CancellationToken,
+) {
     let mut said: Option<Trouble> = None;
+    let mut first = Some(first);
     while !stop.is_cancelled() {
-        match place.listen() {
+        match first.take().unwrap_or_else(|| place.listen()) {
             Ok(listener) => {
                 if said.take().is_some() {
                     tracing::info!("the control socket is there now: {}", place.path().display());
@@ -94,8 +102,8 @@ async fn run(place: Place, inside: Inside, stop: CancellationToken) {
             Err(trouble) => {
                 if said.as_ref() != Some(&trouble) {
                     tracing::warn!(
-                        "`handlerd status`, `top` and `tap` won't find this daemon, it has no \
-                         control socket: {trouble}; it is tried again every {LOOK:?}"
+                        "`handlerd status`, `top`, `tap` and `reload` won't find this daemon, it \
+                         has no control socket: {trouble}; it is tried again every {LOOK:?}"
                     );
                     said = Some(trouble);
                 }

@@ -37,7 +37,7 @@ pub struct Received {
     /// With `order_by`: a message is not begun while another one of this key is in hand. Set when it
     /// is put into the queue.
     pub order: u64,
-    /// How many were let into the queue before it; set there.
+    /// Later ones have higher numbers; set when it is let into the queue.
     pub number: u64,
 }
 
@@ -168,17 +168,18 @@ impl Queue {
     /// Put messages in, in order; `messages` is empty afterwards. Never waits: what has no room is
     /// dropped and counted. After [`Self::close`] all of it is dropped as `shutdown`.
     pub fn push(&self, messages: &mut Vec<Received>) {
+        self.metrics.received.add(messages.len() as u64);
         self.put(messages);
         self.budget.enforce();
     }
 
-    /// The same for who has locks that giving something up may need: the budget is still to be enforced,
-    /// when it has them no longer.
+    /// The same for who has locks that giving something up may need, and for what may have been in here
+    /// before: the budget is still to be enforced, when it has them no longer, and what is received for
+    /// the first time to be counted.
     pub fn put(&self, messages: &mut Vec<Received>) {
         if messages.is_empty() {
             return;
         }
-        self.metrics.received.add(messages.len() as u64);
         let turn = {
             let mut waiting = lock(&self.waiting);
             if waiting.closed {
@@ -225,7 +226,8 @@ impl Queue {
             return dropped + 1;
         }
         waiting.bytes += size;
-        message.number = waiting.entered;
+        message.number = waiting.numbers;
+        waiting.numbers += 1;
         waiting.entered += 1;
         // Nobody is told of what would have to wait, unless somebody has to look at others.
         if waiting.busy.looked == waiting.messages.len()
@@ -324,8 +326,8 @@ impl Queue {
     pub fn when_passed(&self, exchange: u64, passed: impl FnOnce() + Send + 'static) {
         let passed = {
             let mut waiting = lock(&self.waiting);
-            let before = waiting.entered;
-            waiting.marks.push(Mark { exchange, before, passed: Box::new(passed) });
+            let (before, number) = (waiting.entered, waiting.numbers);
+            waiting.marks.push(Mark { exchange, before, number, passed: Box::new(passed) });
             waiting.passed_at_rest()
         };
         passed.into_iter().for_each(|passed| passed());

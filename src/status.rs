@@ -183,6 +183,9 @@ pub struct Reload {
     pub ok: u64,
     /// Those after which the old went on.
     pub failed: u64,
+    /// Of both, those that a signal asked for.
+    #[serde(default)]
+    pub asked: u64,
     /// The last one.
     pub last: Option<LastReload>,
 }

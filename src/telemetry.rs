@@ -194,6 +194,11 @@ impl Metrics {
         lock(&self.refused).clone()
     }
 
+    /// The last reload was one that a signal asked for.
+    pub fn reload_was_asked(&self) {
+        lock(&self.reloads).asked += 1;
+    }
+
     /// The reloads so far.
     pub fn reloads(&self) -> status::Reload {
         lock(&self.reloads).clone()

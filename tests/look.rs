@@ -493,7 +493,7 @@ fn without_a_folder_for_the_socket_it_works_says_so_and_tries_again() {
 
 #[test]
 fn the_verbs_explain_themselves() {
-    for verb in ["tap", "top", "status"] {
+    for verb in ["tap", "top", "status", "reload"] {
         let help = Run::new(&[verb, "--help"]).output().expect(0).text();
         assert!(help.contains("Examples:") && help.contains("Exit codes:"), "{help}");
     }

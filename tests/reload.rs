@@ -401,3 +401,36 @@ fn streams_are_renamed_changed_ended_and_begun_again_without_a_loss() {
     let pending: Vec<redis::Value> = redis.run(&["XPENDING", "jobs", "g"]);
     assert_eq!(pending[0], redis::Value::Int(0));
 }
+
+/// As systemd does it: whoever asks hears how it went.
+#[test]
+fn who_asks_for_a_reload_hears_when_it_is_done_or_why_it_is_refused() {
+    let redis = Redis::start();
+    let channel =
+        "[channels.chat]\nsubscribe = \"in\"\nhandlers = [\"announce\"]\npublish = \"out\"\n";
+    let mut daemon = Changing::start(&redis, channel);
+    let pid = daemon.daemon.pid().to_string();
+    let ask = |daemon: &Changing| daemon.daemon.verb(&["reload", "--pid", &pid]).output();
+    let status = |daemon: &Changing| -> Status {
+        let json = daemon.daemon.verb(&["status", "--json"]).output().expect(0).text();
+        serde_json::from_str(&json).expect("a status")
+    };
+    wait_until("the daemon can be asked", || daemon.daemon.verb(&["status"]).output().code == 0);
+    for (round, source) in (1..).zip(["other", "in"]) {
+        daemon.write(&channel.replace("\"in\"", &format!("\"{source}\"")));
+        assert!(ask(&daemon).expect(0).text().contains("reloaded: 1 channel"));
+        // It isn't to be waited for any more.
+        let now = status(&daemon);
+        assert_eq!((now.reload.ok, now.reload.asked), (round, round));
+        assert!(now.channels[0].source.contains(source), "{now:?}");
+    }
+    daemon.write(&channel.replace("announce", "nowhere"));
+    let refused = ask(&daemon).expect(78).stderr;
+    assert!(
+        refused.contains("everything goes on as it was") && refused.contains("nowhere"),
+        "{refused}"
+    );
+    assert_eq!(daemon.daemon.stop().code, 0);
+    let gone = ask(&daemon).expect(69).stderr;
+    assert!(gone.contains("no handlerd runs"), "{gone}");
+}

@@ -21,6 +21,7 @@ mod listen;
 mod load;
 mod man;
 mod plugin;
+mod reload;
 mod replay;
 mod run;
 mod schema;
@@ -74,6 +75,7 @@ enum Verb {
     Tap(tap::Args),
     Top(top::Args),
     Status(status::Args),
+    Reload(reload::Args),
     Replay(replay::Args),
     Dead(dead::Args),
     Plugin(plugin::Args),
@@ -114,6 +116,7 @@ pub fn main() -> ExitCode {
         Verb::Tap(args) => tap::main(args, config),
         Verb::Top(args) => top::main(args, config),
         Verb::Status(args) => status::main(args, config),
+        Verb::Reload(args) => reload::main(args, config),
         Verb::Replay(args) => replay::main(args, config),
         Verb::Dead(args) => dead::main(args, config),
         Verb::Plugin(args) => plugin::main(args, config),

@@ -267,6 +267,7 @@ pub mod tests {
             reload: Reload {
                 ok: 1,
                 failed: 1,
+                asked: 1,
                 last: Some(LastReload { at_ms: 1000, ok: false, message: "no\u{1b}[2J".into() }),
             },
             warnings: vec!["old.wasm is gone".into()],

@@ -105,9 +105,13 @@ async fn until_stopped(
     let unfinished = watch.unfinished();
     let mut waiting = Waiting::new(watch.is_of_config());
     loop {
+        let mut was_asked = false;
         let (trigger, why) = tokio::select! {
             signal = stop.next() => return signal,
-            () = asked.next() => (Changed::Config, "SIGHUP"),
+            () = asked.next() => {
+                was_asked = true;
+                (Changed::Config, "SIGHUP")
+            }
             changed = watch.next() => match changed {
                 Changed::Config => (changed, "the configuration has changed"),
                 Changed::Plugins if waiting.is_tried_again() => (
@@ -132,6 +136,9 @@ async fn until_stopped(
             biased;
             signal = stop.next() => return signal,
             () = running.reload(prepared) => {}
+        }
+        if was_asked {
+            running.metrics.reload_was_asked();
         }
         notify.ready();
         watch.follow(&running.config.plugin_dir);

@@ -80,7 +80,7 @@ impl Busy {
         }
     }
 
-    /// Whether one is in hand that so many, or fewer, were let in before.
+    /// Whether one is in hand that has a lower number.
     pub(super) fn has_one_before(&self, number: u64) -> bool {
         self.keys.values().any(|in_hand| in_hand.first < number)
     }

@@ -338,6 +338,64 @@ fn with_order_by_a_mark_waits_for_each_that_was_before_it() {
 }
 
 #[test]
+fn with_order_by_what_was_let_in_before_a_drop_is_waited_for_by_its_own_number() {
+    let budget = Budget::new(usize::MAX);
+    let order_by = Some(crate::config::OrderBy::Header("key".into()));
+    let queue = Queue::new(
+        Workers { most: 2, order_by },
+        usize::MAX / 2,
+        Overflow::DropNewest,
+        &budget,
+        Arc::default(),
+        Box::new(|| false),
+    );
+    queue.push(&mut ["b1", "b2", "c1"].map(ordered).into());
+    let (mut first, mut second) = (Batch::default(), Batch::default());
+    assert!(queue.take(&mut first));
+    assert_eq!(payloads_of(&mut first), ["b1"]);
+    assert!(queue.take(&mut second));
+    assert_eq!(payloads_of(&mut second), ["c1"]);
+    // The newest that waits is older than one that is in hand.
+    Holder::shed(&*queue, 1);
+    assert_eq!(queue.metrics().dropped(DropReason::Memory), 1);
+    let passed = Arc::new(AtomicUsize::new(0));
+    let counted = passed.clone();
+    queue.when_passed(1, move || {
+        counted.fetch_add(1, Relaxed);
+    });
+    first.done(1);
+    queue.end_turn();
+    assert_eq!(passed.load(Relaxed), 0, "c1 is in hand");
+    second.done(1);
+    queue.end_turn();
+    assert_eq!(passed.load(Relaxed), 1);
+}
+
+#[test]
+fn what_is_in_hand_by_other_rules_is_waited_for() {
+    let (queue, _) = queue_by_key();
+    queue.push(&mut ["a1", "b1"].map(ordered).into());
+    let (mut first, mut second) = (Batch::default(), Batch::default());
+    assert!(queue.take(&mut first));
+    assert!(queue.take(&mut second));
+    let taken = [payloads_of(&mut first), payloads_of(&mut second)];
+    assert_eq!(taken, [["a1"], ["b1"]]);
+    // In order, too, but by no key any more.
+    queue.adopt(Rules { limit: usize::MAX / 2, ..Rules::of_stream(1) });
+    let passed = Arc::new(AtomicUsize::new(0));
+    let counted = passed.clone();
+    queue.when_passed(1, move || {
+        counted.fetch_add(1, Relaxed);
+    });
+    second.done(1);
+    assert!(!queue.end_turn());
+    assert_eq!(passed.load(Relaxed), 0, "a1 is in hand");
+    first.done(1);
+    assert!(!queue.end_turn());
+    assert_eq!(passed.load(Relaxed), 1);
+}
+
+#[test]
 fn what_is_dropped_is_not_waited_for() {
     let budget = Budget::new(usize::MAX);
     let queue = queue_of(2, Overflow::DropNewest, &budget);

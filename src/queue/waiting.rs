@@ -41,8 +41,10 @@ pub(super) struct Waiting {
     pub(super) bytes: usize,
     pub(super) rules: Rules,
     pub(super) closed: bool,
-    /// Messages that were let in ever.
+    /// Messages that were let in ever, but for those that are as if they had never been.
     pub(super) entered: u64,
+    /// The same with those: what the next one's number is.
+    pub(super) numbers: u64,
     /// What waits for other queues to have done what came before it.
     pub(super) holds: Vec<Hold>,
     /// What is done when those before it are done with.
@@ -69,6 +71,8 @@ pub(super) struct Hold {
 pub(super) struct Mark {
     pub(super) exchange: u64,
     pub(super) before: u64,
+    /// What the number of the next one was.
+    pub(super) number: u64,
     pub(super) passed: Passed,
 }
 
@@ -80,6 +84,7 @@ impl Waiting {
             rules,
             closed: false,
             entered: 0,
+            numbers: 0,
             holds: Vec::new(),
             marks: Vec::new(),
             rekeyed: false,
@@ -134,6 +139,10 @@ impl Waiting {
     /// Which marks have been passed. One that was made later than a hold, and lies behind it, waits
     /// for what the hold waits for.
     pub(super) fn passed(&mut self) -> Vec<Passed> {
+        if self.rekeyed {
+            // What is in hand keeps the order of the rules before.
+            return Vec::new();
+        }
         let left = self.left();
         let Waiting { marks, holds, messages, busy, rules, .. } = self;
         let keeps_order = rules.workers.order_by.is_some();
@@ -142,11 +151,11 @@ impl Waiting {
                 |hold: &Hold| hold.exchange < mark.exchange && hold.after <= mark.before;
             // Of several workers' turns some that began before may go on. Where these keep an order,
             // it is not the first that were taken, either.
-            let is_left = |message: &Received| message.number < mark.before;
+            let is_left = |message: &Received| message.number < mark.number;
             mark.before <= left
                 && !holds.iter().any(is_before)
                 && !(keeps_order
-                    && (busy.has_one_before(mark.before) || messages.iter().any(is_left)))
+                    && (busy.has_one_before(mark.number) || messages.iter().any(is_left)))
         };
         marks.extract_if(.., is_passed).map(|mark| mark.passed).collect()
     }

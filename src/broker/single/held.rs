@@ -52,9 +52,9 @@ impl Held {
         }
     }
 
-    /// How many there are up to this number.
-    pub(super) fn up_to(&self, number: u64) -> u64 {
-        self.messages.iter().take_while(|(held, _)| *held <= number).count() as u64
+    /// Which there are.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u64> {
+        self.messages.iter().map(|(number, _)| *number)
     }
 
     /// All of them, which are held no longer.

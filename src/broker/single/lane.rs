@@ -143,8 +143,15 @@ impl Lane {
         let cut = {
             let mut state = self.state();
             let cut = self.cut_if_incomplete(&mut state);
+            // They came in one read with a mark by which this was decided.
+            let unknown =
+                messages.iter().filter_map(number).filter(|n| *n <= state.unknown).count();
+            self.metrics().received.add(unknown as u64);
+            self.metrics().lost(DropReason::Unknown, unknown as u64);
             if state.role == Role::Leading {
                 messages.retain(|message| number(message).is_some_and(|n| n > state.done));
+                let received = state.receive_all(messages.iter().filter_map(number));
+                self.metrics().received.add(received);
                 self.queue.put(messages);
             } else {
                 messages.drain(..).for_each(|message| state.hold(message));

@@ -20,11 +20,14 @@ pub(super) struct State {
     pub(super) term: u64,
     pub(super) held: Held,
     pub(super) hold_most: usize,
-    /// The number of the last message for which there was no room, though it may not be done, and in
-    /// what there was none.
-    pub(super) hole: Option<(u64, DropReason)>,
+    /// For which messages there was no room, though they may not be done.
+    pub(super) hole: Option<Hole>,
     /// All up to this number are done with.
     pub(super) done: u64,
+    /// It can't be told of those up to this number that they are done with.
+    pub(super) unknown: u64,
+    /// Of those up to this number none is to be counted as received any more.
+    received: u64,
     pub(super) out: VecDeque<Item>,
     pub(super) out_bytes: usize,
     pub(super) wants_mark: bool,
@@ -63,6 +66,23 @@ pub(super) enum Role {
     Quitting,
 }
 
+/// Messages for which there was no room.
+#[derive(Clone, Copy)]
+pub(super) struct Hole {
+    /// The number before that of the first.
+    before: u64,
+    pub(super) last: u64,
+    /// In what there was none, at last.
+    pub(super) why: DropReason,
+}
+
+impl Hole {
+    /// How many of them have a higher number than this.
+    pub(super) fn behind(&self, number: u64) -> u64 {
+        self.last.saturating_sub(self.before.max(number))
+    }
+}
+
 /// A message that is to be finished.
 pub(super) struct Item {
     pub(super) number: u64,
@@ -81,6 +101,8 @@ impl State {
             held,
             hole: None,
             done: 0,
+            unknown: 0,
+            received: 0,
             out: VecDeque::new(),
             out_bytes: 0,
             wants_mark: false,
@@ -134,14 +156,35 @@ impl State {
     pub(super) fn shed_to(&mut self, most: usize, why: DropReason) {
         while self.held.bytes() > most {
             let Some(number) = self.held.drop_oldest() else { break };
-            self.hole = Some((number, why));
+            let before = self.hole.filter(|hole| hole.last > self.done);
+            let before = before.map_or(number - 1, |hole| hole.before);
+            self.hole = Some(Hole { before, last: number, why });
         }
     }
 
-    /// How many are held, and in line, up to this number.
-    pub(super) fn up_to(&self, number: u64) -> (u64, u64) {
-        let in_line = self.out.iter().take_while(|item| item.number <= number).count();
-        (self.held.up_to(number), in_line as u64)
+    /// It can't be told of those up to this number whether they are done with, and they are not handled
+    /// here: answers how many there are, and how many of them are received only now.
+    pub(super) fn give_up(&mut self, number: u64) -> (u64, u64) {
+        let in_line = self.out.iter().take_while(|item| item.number <= number).count() as u64;
+        let hole = self.hole.map_or(0, |hole| hole.behind(self.done) - hole.behind(number));
+        let held = self.held.numbers().take_while(|held| *held <= number);
+        let held: Vec<u64> = held.collect();
+        let last = self.hole.map_or(0, |hole| hole.last.min(number));
+        let received = self.receive(hole, last) + self.receive_all(held.iter().copied());
+        self.unknown = number;
+        (in_line + hole + held.len() as u64, received)
+    }
+
+    /// Of so many messages, of which this is the last one's number, so many are received only now.
+    pub(super) fn receive(&mut self, messages: u64, last: u64) -> u64 {
+        let new = last.saturating_sub(self.received).min(messages);
+        self.received = self.received.max(last);
+        new
+    }
+
+    /// The same of these, in order.
+    pub(super) fn receive_all(&mut self, numbers: impl Iterator<Item = u64>) -> u64 {
+        numbers.map(|number| self.receive(1, number)).sum()
     }
 
     /// All up to this number is done with.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Lane;
-use crate::broker::single::state::{Item, Role, State};
+use crate::broker::single::state::{Item, Role, State, number as number_of};
 use crate::broker::single::track::Found;
 use crate::broker::stream::Finish;
 use crate::telemetry::DropReason;
@@ -82,9 +82,9 @@ impl Lane {
         let (place, begun) = (place.clone(), barrier.clone());
         if !is_sure {
             // Another may have handled these, or nobody.
-            let (held, in_line) = state.up_to(number);
-            self.metrics().received.add(held);
-            self.metrics().lost(DropReason::Unknown, held + in_line);
+            let (lost, received) = state.give_up(number);
+            self.metrics().received.add(received);
+            self.metrics().lost(DropReason::Unknown, lost);
         }
         self.lead(state, place, number, gap.then_some(unseen));
         if !is_sure {
@@ -106,15 +106,18 @@ impl Lane {
     ) {
         let metrics = self.metrics();
         state.forget(number);
-        let (hole, why) = state.hole.take().unwrap_or((0, DropReason::Overflow));
-        let lost = hole.saturating_sub(number);
-        metrics.received.add(lost);
-        metrics.lost(why, lost);
+        let lost = state.hole.take().map_or(0, |hole| {
+            let lost = hole.behind(number);
+            metrics.received.add(state.receive(lost, hole.last));
+            metrics.lost(hole.why, lost);
+            lost
+        });
         state.track.set_known(place, number);
         state.role = Role::Leading;
         state.term += 1;
         metrics.single.lead(&self.token);
         let mut held = state.held.take();
+        metrics.received.add(state.receive_all(held.iter().filter_map(number_of)));
         let channel = &*self.name;
         tracing::info!(
             channel,
@@ -161,7 +164,7 @@ impl Lane {
         }
         let Found::Behind { number, gap } = state.track.find(place) else { return };
         state.forget(number);
-        let has_all = state.hole.is_none_or(|(hole, _)| hole <= number);
+        let has_all = state.hole.is_none_or(|hole| hole.last <= number);
         let is_ready = !gap && has_all && state.track.is_marked() && !state.is_behind();
         if is_ready && !std::mem::replace(&mut state.is_ready, true) {
             let channel = &*self.name;

@@ -133,3 +133,53 @@ fn what_a_leader_missed_whose_subscription_was_dead_is_a_gap() {
     take(1);
     assert_eq!(queue.bytes(), size());
 }
+
+/// As a worker that has handled so many.
+fn handle(queue: &Arc<Queue>, messages: usize) {
+    let mut batch = crate::queue::Batch::default();
+    assert!(queue.take(&mut batch));
+    let mut taken: Vec<Received> = batch.drain().collect();
+    let left = taken.split_off(messages);
+    for message in taken {
+        message.entry.expect("a ticket").finish(crate::broker::stream::Finish::new());
+        batch.done(1);
+    }
+    batch.put_back(left, None);
+    queue.end_turn();
+}
+
+#[test]
+fn what_is_led_again_was_received_once_and_what_is_in_line_is_not_lost() {
+    let budget = Budget::new(usize::MAX);
+    let (lane, queue) = standby(&budget);
+    lane.heard(b"life 1");
+    lane.take(None, std::time::Duration::ZERO);
+    lane.push(&mut (0..10).map(|_| arrived(&lane)).collect());
+    handle(&queue, 3);
+    assert_eq!(queue.bytes(), 7 * size());
+    lane.demote(&mut Vec::new());
+    lane.push(&mut (0..2).map(|_| arrived(&lane)).collect());
+    // Of nine that are held five have no room.
+    lane.set_hold(4 * size());
+    lane.take(None, std::time::Duration::ZERO);
+    assert_eq!(queue.bytes(), 4 * size());
+    assert_eq!(queue.metrics().dropped(DropReason::Overflow), 5);
+    assert_eq!(queue.metrics().received.get(), 12);
+}
+
+#[test]
+fn what_came_in_one_read_with_the_mark_that_is_gone_on_from_is_counted() {
+    let budget = Budget::new(usize::MAX);
+    let (lane, queue) = standby(&budget);
+    let mut read: Vec<Received> = (0..2).map(|_| arrived(&lane)).collect();
+    lane.push(&mut read);
+    lane.take(Some("nobody can read it".into()), std::time::Duration::ZERO);
+    lane.marked(Mark::parse("life 1").expect("a mark"));
+    read = (0..3).map(|_| arrived(&lane)).collect();
+    lane.heard(b"life 1");
+    read.extend((0..4).map(|_| arrived(&lane)));
+    lane.push(&mut read);
+    assert_eq!(queue.bytes(), 4 * size());
+    assert_eq!(queue.metrics().dropped(DropReason::Unknown), 5);
+    assert_eq!(queue.metrics().received.get(), 9);
+}
