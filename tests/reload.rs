@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use handlerd::status::Status;
+use rustix::process::Signal;
 use support::changing::{Changing, put};
 use support::endpoints::{Page, fetch, wait_code};
 use support::plugins::{misbehave, variant};
@@ -317,20 +318,35 @@ fn names_that_another_channel_takes_over_keep_their_order() {
     assert_eq!(daemon.daemon.stop().number("lost"), 0);
 }
 
+const ENDING: &str = r#"
+    [handlers.slow]
+    plugin = "misbehave.wasm"
+    timeout = "20s"
+    [channels.ending]
+    subscribe = "in"
+    handlers = ["slow"]
+    publish = "out"
+"#;
+
+#[test]
+fn while_the_daemon_ends_nothing_is_reloaded_and_that_is_said() {
+    let redis = Redis::start();
+    let mut daemon = Changing::start(&redis, ENDING).daemon;
+    redis.wait_subscribed("in", 1);
+    redis.client().publish("in", "sleep 2000");
+    daemon.signal(Signal::TERM);
+    daemon.wait_log(&["no more messages are taken"]);
+    daemon.signal(Signal::HUP);
+    daemon.wait_log(&["WARN", "SIGHUP", "the end has begun"]);
+    let stopped = daemon.wait_end();
+    assert_eq!((stopped.code, stopped.number("handled")), (0, 1), "{}", stopped.last);
+}
+
 #[test]
 fn a_channel_that_ends_finishes_what_it_has() {
     let redis = Redis::start();
     let out = Watcher::subscribe(&redis, &["out"]);
-    let ending = r#"
-        [handlers.slow]
-        plugin = "misbehave.wasm"
-        timeout = "20s"
-        [channels.ending]
-        subscribe = "in"
-        handlers = ["slow"]
-        publish = "out"
-    "#;
-    let mut daemon = Changing::start(&redis, ending);
+    let mut daemon = Changing::start(&redis, ENDING);
     redis.wait_subscribed("in", 1);
     redis.client().publish_all("in", ["sleep 1000", "echo one", "echo two"]);
     daemon.write("");
@@ -393,6 +409,8 @@ fn streams_are_renamed_changed_ended_and_begun_again_without_a_loss() {
     wait_until("all is done", || length() >= sent);
     let stopped = daemon.daemon.stop();
     assert_eq!((stopped.code, stopped.number("lost")), (0, 0), "{}", stopped.last);
+    // What was given back at a reload and came again counts once.
+    assert_eq!((stopped.number("received"), stopped.number("handled")), (sent, sent));
     let done: Vec<(String, Vec<String>)> = redis.run(&["XRANGE", "done", "-", "+"]);
     for (number, (_, fields)) in done.iter().enumerate() {
         assert!(fields[1].contains(&format!("'{number}'")), "{number}: {fields:?}");

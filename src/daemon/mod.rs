@@ -14,6 +14,7 @@
 //!     streams, singles, writers: what starts and ends by itself; memory: who may hold how much
 //! ```
 
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ use crate::control::{Control, Inside};
 use crate::heartbeat::Heartbeats;
 use crate::http;
 use crate::plugin::Host;
-use crate::service::{self, Notify, Signals, Stop};
+use crate::service::{self, Notify, Reload, Signals, Stop};
 use crate::telemetry::{DropLog, Metrics, Totals};
 use crate::watch::{Changed, Watch};
 
@@ -79,7 +80,10 @@ pub async fn run(start: Start, signals: &mut Signals, notify: &Notify) -> Ended 
         view.drain();
         tracing::info!("{signal}: no more messages are taken; what was taken is finished");
         notify.stopping(running.config.drain_timeout);
-        running.drain(&mut signals.stop).await
+        tokio::select! {
+            ended = running.drain(&mut signals.stop) => ended,
+            never = refuse_reloads(&mut signals.reload) => match never {},
+        }
     };
     let ended = tokio::select! {
         biased;
@@ -150,6 +154,14 @@ async fn until_stopped(
     }
 }
 
+/// While it ends: who asks for a reload is told that there is none.
+async fn refuse_reloads(asked: &mut Reload) -> Infallible {
+    loop {
+        asked.next().await;
+        tracing::warn!("SIGHUP: nothing is read again, the end has begun");
+    }
+}
+
 /// Do this, which may compile for long, and meanwhile what is to be done when something has ended that a
 /// reload had left over: a stream may wait for that.
 ///
@@ -187,6 +199,8 @@ impl Ended {
     /// The sums of the whole run, as they are by now.
     pub fn totals(&self) -> Totals {
         let mut totals = self.metrics.totals();
+        // They came twice, and none of them stayed pending.
+        totals.received -= self.given_back.min(totals.received);
         totals.pending -= self.given_back.min(totals.pending);
         totals.pending += self.left;
         totals
