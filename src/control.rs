@@ -155,7 +155,9 @@ fn router(inside: Inside) -> Router {
 }
 
 async fn status(State(inside): State<Inside>) -> Response {
-    json(StatusCode::OK, &(inside.status)())
+    // Over many channels it takes long enough to be in the way of messages.
+    let made = tokio::task::spawn_blocking(move || json(StatusCode::OK, &(inside.status)()));
+    made.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
 }
 
 /// What a tap's address says after the question mark.

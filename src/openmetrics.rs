@@ -41,7 +41,8 @@ struct Scrape(Arc<View>);
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let outline = self.0.outline();
-        let channels: Vec<&Channel> = outline.all().collect();
+        let all = outline.all();
+        let channels: Vec<&Channel> = all.iter().map(|channel| &**channel).collect();
         let names_repeat = channels.iter().any(|channel| channel.is_ending);
         let mut page = Page { encoder, names_repeat };
         page.messages(&channels)?;

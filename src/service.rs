@@ -28,6 +28,9 @@ pub struct Signals {
 impl Signals {
     /// Listen for them from now on, instead of being ended by them.
     pub fn listen() -> io::Result<Self> {
+        // Nobody waits for it. But a log that is as long as a file may be (`ulimit -f`) is then an
+        // error of a write, and no longer the end of the daemon.
+        drop(signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
         Ok(Signals { stop: Stop::listen()?, reload: Reload(signal(SignalKind::hangup())?) })
     }
 }

@@ -154,18 +154,26 @@ pub struct Tap {
     /// How many look on.
     listening: AtomicUsize,
     clients: Mutex<Vec<Arc<Client>>>,
-    /// Messages that came out of the chain while somebody looked on, and tries that failed.
-    passed: AtomicU64,
-    failed: AtomicU64,
     end: Arc<End>,
 }
 
-/// That a tap is gone, and why.
+/// What is still known of a tap when it is gone: that it is, why, and how much there was to see.
 #[derive(Default)]
 struct End {
+    /// Messages that came out of the chain while somebody looked on, and tries that failed.
+    passed: AtomicU64,
+    failed: AtomicU64,
     has_come: CancellationToken,
     /// What its channel is called now.
     renamed: Mutex<Option<Arc<str>>>,
+}
+
+impl End {
+    /// How much there was of what a client wishes to see.
+    fn of_interest(&self, wish: Wish) -> u64 {
+        let seen = if wish.failures { &self.failed } else { &self.passed };
+        seen.load(Relaxed)
+    }
 }
 
 impl Drop for Tap {
@@ -198,7 +206,7 @@ impl Tap {
 
     /// A message came out of the chain, or failed in it, while somebody looks on.
     pub fn passed(&self) {
-        self.passed.fetch_add(1, Relaxed);
+        self.end.passed.fetch_add(1, Relaxed);
     }
 
     /// A message failed: show it to who wants to see that. `looks` are those that look on at it.
@@ -212,7 +220,7 @@ impl Tap {
         if !self.is_on() {
             return;
         }
-        self.failed.fetch_add(1, Relaxed);
+        self.end.failed.fetch_add(1, Relaxed);
         let failed = failed();
         let now = Instant::now();
         for client in lock(&self.clients).iter().filter(|client| client.wish.failures) {
@@ -227,12 +235,12 @@ impl Tap {
                 }
             };
             sample.failure = Some(failed.clone());
-            client.show(sample, self.failed.load(Relaxed));
+            client.show(sample, self.end.failed.load(Relaxed));
         }
         for look in looks {
             let mut sample = std::mem::take(&mut lock(&look.way).0);
             sample.failure = Some(failed.clone());
-            look.client.show(sample, self.passed.load(Relaxed));
+            look.client.show(sample, self.end.passed.load(Relaxed));
         }
     }
 }
@@ -271,13 +279,12 @@ pub struct Client {
 impl Client {
     fn new(wish: Wish, samples: mpsc::Sender<Sample>, tap: &Tap) -> Self {
         let bucket = Bucket { samples: f64::from(wish.rate), filled: Instant::now() };
-        let before = if wish.failures { &tap.failed } else { &tap.passed };
         Client {
             wish,
             samples,
             waiting: AtomicUsize::new(0),
             bucket: Mutex::new(bucket),
-            before: before.load(Relaxed),
+            before: tap.end.of_interest(wish),
             shown: AtomicU64::new(0),
             told: AtomicU64::new(0),
         }
@@ -372,7 +379,7 @@ impl Look {
     pub fn went_out(&self, tap: &Tap, messages: &[Message], to: impl Fn(&Message) -> Vec<String>) {
         let (mut sample, mut room) = std::mem::take(&mut *lock(&self.way));
         sample.went_out(messages, to, &mut room);
-        self.client.show(sample, tap.passed.load(Relaxed));
+        self.client.show(sample, tap.end.passed.load(Relaxed));
     }
 }
 
@@ -401,29 +408,35 @@ impl Listener {
                     return Some(Line::Sample(Box::new(sample)));
                 }
                 () = self.closed.cancelled() => {
+                    if let Some(missed) = self.missed() {
+                        return Some(missed);
+                    }
                     self.ended = true;
                     let end = "handlerd has stopped".to_owned();
                     return Some(Line::End { end, channel_is_gone: false });
                 }
                 () = self.end.has_come.cancelled() => {
+                    if let Some(missed) = self.missed() {
+                        return Some(missed);
+                    }
                     self.ended = true;
                     let end = self.why_gone();
                     return Some(Line::End { end, channel_is_gone: true });
                 }
                 () = tokio::time::sleep(TELL) => {
-                    let Some(tap) = self.tap.upgrade() else { continue };
-                    let passed = match self.client.wish.failures {
-                        true => &tap.failed,
-                        false => &tap.passed,
-                    };
-                    let missed = self.client.missed(passed.load(Relaxed));
-                    if missed > 0 {
-                        return Some(Line::Missed { missed });
+                    if let Some(missed) = self.missed() {
+                        return Some(missed);
                     }
                 }
             }
         }
         None
+    }
+
+    /// How much it wasn't shown and hasn't been told of, if anything.
+    fn missed(&self) -> Option<Line> {
+        let missed = self.client.missed(self.end.of_interest(self.client.wish));
+        (missed > 0).then_some(Line::Missed { missed })
     }
 
     fn why_gone(&self) -> String {

@@ -109,6 +109,7 @@ pub struct Metrics {
     /// Whether the connection of all subscriptions stands.
     pub subscription: Flag,
     reloads: Mutex<status::Reload>,
+    refused: Mutex<Option<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -181,6 +182,16 @@ impl Metrics {
         let mut reloads = lock(&self.reloads);
         *(if ok { &mut reloads.ok } else { &mut reloads.failed }) += 1;
         reloads.last = Some(status::LastReload { at_ms, ok, message: message.to_owned() });
+    }
+
+    /// The configuration was refused when it was read last, for this reason, or it is what runs.
+    pub fn refused(&self, why: Option<String>) {
+        *lock(&self.refused) = why;
+    }
+
+    /// Why the configuration in its file is not what runs, as far as that was read.
+    pub fn why_refused(&self) -> Option<String> {
+        lock(&self.refused).clone()
     }
 
     /// The last reload was one that a signal asked for.

@@ -115,15 +115,10 @@ impl View {
         let queues: HashSet<_> =
             channels.iter().map(|channel| Arc::as_ptr(&channel.queue)).collect();
         let ran = before.channels.iter().filter(|ran| !queues.contains(&Arc::as_ptr(&ran.queue)));
-        let ending = before.ending.iter().filter(|ending| !ending.is_done());
-        // Who has the counters of another one that is seen has none of its own.
-        let mut counters: HashSet<_> = channels.iter().map(|c| Arc::as_ptr(&c.metrics)).collect();
-        let ends = |channel: &Arc<Channel>| {
-            let own = counters.insert(Arc::as_ptr(&channel.metrics));
-            let metrics = if own { channel.metrics.clone() } else { Arc::default() };
-            Arc::new(Channel { metrics, is_ending: true, ..(**channel).clone() })
-        };
-        let ending: Vec<Arc<Channel>> = ending.chain(ran).map(ends).collect();
+        let ending = before.ending.iter();
+        let ends =
+            |channel: &Arc<Channel>| Arc::new(Channel { is_ending: true, ..(**channel).clone() });
+        let ending: Vec<Arc<Channel>> = ending.cloned().chain(ran.map(ends)).collect();
         let mut handlers = handlers;
         let names: HashSet<_> = handlers.iter().map(|handler| handler.name.clone()).collect();
         handlers.extend(before.handlers.iter().filter(|h| !names.contains(&h.name)).cloned());
@@ -133,7 +128,7 @@ impl View {
     /// Let go of what reloads have taken out and what is done with everything.
     pub fn tidy_up(&self) {
         let now = self.outline();
-        if now.ending.iter().any(|ending| ending.is_done()) {
+        if !now.ending.is_empty() {
             self.outline.store(Arc::new((*now).clone().tidy()));
         }
     }
@@ -180,11 +175,19 @@ impl View {
     /// All that is wrong now, whether or not it is in the way of a source.
     pub fn problems(&self) -> Vec<Problem> {
         let outline = self.outline();
-        let mut problems: Vec<Problem> = outline.all().flat_map(Channel::problems).collect();
+        let all = outline.all();
+        let mut problems: Vec<Problem> = all.iter().flat_map(|c| c.problems()).collect();
         problems.extend(self.stalled().into_iter().map(Problem::Stalled));
         let failed = self.metrics.reloads().last.filter(|last| !last.ok);
         problems.extend(failed.map(|last| Problem::ReloadFailed(last.message)));
+        problems.extend(self.config_refused());
         problems
+    }
+
+    /// That another configuration is in the file than runs, where the last reload was one of plugins.
+    fn config_refused(&self) -> Option<Problem> {
+        let last_is_fine = self.metrics.reloads().last.is_some_and(|last| last.ok);
+        self.metrics.why_refused().filter(|_| last_is_fine).map(Problem::ConfigRefused)
     }
 
     /// Each connection once for each thing that it is for.
@@ -201,7 +204,8 @@ impl View {
             let connection = config::OWN_CONNECTION.to_owned();
             redis.push(status::Redis { connection, role: Role::Source, connected });
         }
-        let writers = outline.all().flat_map(|channel| &channel.writers);
+        let all = outline.all();
+        let writers = all.iter().flat_map(|channel| &channel.writers);
         let writers: BTreeMap<&str, bool> =
             writers.map(|writer| (&**writer.name(), !writer.is_away())).collect();
         redis.extend(writers.into_iter().map(|(name, connected)| status::Redis {
@@ -218,8 +222,10 @@ impl View {
         let not_ready = self.not_ready();
         let failures = self.metrics.failures();
         let handlers = outline.handlers().map(|handler| handler.status(&failures));
-        let ending = outline.all().filter(|channel| channel.is_ending);
-        let hung = ending.flat_map(Channel::problems).map(|problem| problem.to_string());
+        let all = outline.all();
+        let ending = all.iter().filter(|channel| channel.is_ending);
+        let hung = ending.flat_map(|channel| channel.problems()).chain(self.config_refused());
+        let hung = hung.map(|problem| problem.to_string());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -231,7 +237,7 @@ impl View {
             stalled: self.stalled(),
             redis: self.redis(),
             reconnects: self.metrics.totals().reconnects,
-            channels: outline.all().map(Channel::status).collect(),
+            channels: all.iter().map(|channel| channel.status()).collect(),
             handlers: handlers.collect(),
             reload: self.metrics.reloads(),
             warnings: outline
@@ -253,21 +259,41 @@ impl std::fmt::Debug for View {
 
 impl Outline {
     /// The channels that run, and behind them those that reloads have taken out and that have
-    /// something in hand. One of these may have the NAME of another channel.
-    pub fn all(&self) -> impl Iterator<Item = &Channel> {
-        let ending = self.ending.iter().filter(|ending| ending.has_something_in_hand());
-        self.channels.iter().chain(ending).map(|channel| &**channel)
+    /// something in hand. One of these may have the NAME of another channel; who has the counters of
+    /// one that stands before it has none of its own.
+    pub fn all(&self) -> Vec<Arc<Channel>> {
+        let mut all = self.channels.clone();
+        if self.ending.is_empty() {
+            return all;
+        }
+        let mut counters = self.counters();
+        let busy: Vec<_> =
+            self.ending.iter().filter(|c| c.has_something_in_hand(&counters)).collect();
+        all.extend(busy.into_iter().map(|channel| {
+            match counters.insert(Arc::as_ptr(&channel.metrics)) {
+                true => channel.clone(),
+                false => Arc::new(Channel { metrics: Arc::default(), ..(**channel).clone() }),
+            }
+        }));
+        all
+    }
+
+    /// The counters of the channels that run.
+    fn counters(&self) -> HashSet<*const ChannelMetrics> {
+        self.channels.iter().map(|channel| Arc::as_ptr(&channel.metrics)).collect()
     }
 
     /// The handlers of these.
     pub fn handlers(&self) -> impl Iterator<Item = &Handler> {
-        let used: HashSet<&Arc<str>> = self.all().flat_map(|channel| &channel.handlers).collect();
+        let all = self.all();
+        let used: HashSet<Arc<str>> = all.iter().flat_map(|c| c.handlers.clone()).collect();
         self.handlers.iter().filter(move |handler| used.contains(&handler.name))
     }
 
     /// Without what is done with everything.
     fn tidy(mut self) -> Self {
-        self.ending.retain(|ending| !ending.is_done());
+        let counters = self.counters();
+        self.ending.retain(|ending| !ending.is_done(&counters));
         let channels = self.channels.iter().chain(&self.ending);
         let used: HashSet<_> = channels.flat_map(|channel| channel.handlers.clone()).collect();
         self.handlers.retain(|handler| used.contains(&handler.name));
@@ -316,17 +342,19 @@ impl Channel {
         &self.metrics
     }
 
-    /// Whether a message waits or is being handled, or a write has no answer.
-    fn has_something_in_hand(&self) -> bool {
+    /// Whether a message waits or is being handled, or a write has no answer. Of one whose counters are
+    /// those of a channel that runs it isn't known whose writes these are.
+    fn has_something_in_hand(&self, of_running: &HashSet<*const ChannelMetrics>) -> bool {
+        let is_shared = of_running.contains(&Arc::as_ptr(&self.metrics));
         !self.queue.is_at_rest()
-            || self.metrics.is_written_for()
+            || (!is_shared && self.metrics.is_written_for())
             || self.stream.as_ref().is_some_and(|stream| stream.left() > 0)
             || self.single.as_ref().is_some_and(|lane| lane.has_lease())
     }
 
     /// Whether nothing comes any more, and nothing is left.
-    fn is_done(&self) -> bool {
-        self.queue.is_closed() && !self.has_something_in_hand()
+    fn is_done(&self, of_running: &HashSet<*const ChannelMetrics>) -> bool {
+        self.queue.is_closed() && !self.has_something_in_hand(of_running)
     }
 
     /// Whether one daemon at a time handles its messages.

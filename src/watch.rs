@@ -115,15 +115,20 @@ impl Watch {
         watch
     }
 
-    /// The plugin folder is this one from now on.
+    /// Whether the configuration is watched.
+    pub fn is_of_config(&self) -> bool {
+        self.seen.marks().config.is_some()
+    }
+
+    /// The plugin folder is this one from now on. It is looked for, and the configuration, where they
+    /// are by now: a folder further up may have been moved, of which nothing tells.
     pub fn follow(&mut self, plugin_dir: &Path) {
         let plugin_dir = absolute(plugin_dir);
         {
             let mut marks = self.seen.marks();
-            if marks.plugins.path == plugin_dir {
-                return;
+            if marks.plugins.path != plugin_dir {
+                marks.plugins = Place::new(&plugin_dir);
             }
-            marks.plugins = Place::new(&plugin_dir);
             marks.is_stale = true;
         }
         self.look();

@@ -142,8 +142,10 @@ fn one_name_has_one_series_that_never_falls_whoever_ends_under_it() {
     let waits = status.channels.iter().map(|channel| channel.queue_bytes).sum::<u64>();
     let page = Page::fetch(changing.port);
     assert_eq!(page.value("handlerd_queue_bytes", &[("channel", "chat")]), waits as f64);
-    // Taken out, and back before the first has ended.
+    // Taken out, and back before the first has ended, which alone is seen for a while.
     changing.reload("");
+    wait_until("the second has ended", || changing.status().channels.len() == 1);
+    assert_eq!(changing.received("chat"), Some(3.0));
     changing.reload(&slow("chat", "pattern = \"c*\""));
     assert_eq!(changing.received("chat"), Some(3.0));
     redis.wait_patterns(1);
@@ -178,4 +180,28 @@ fn a_leader_that_is_replaced_under_its_name_leaves_the_lead_to_the_next() {
     assert_eq!(page.value("handlerd_single_leader", &chat), 1.0);
     assert_eq!(page.value("handlerd_takeovers_total", &chat), 2.0);
     assert_eq!(changing.daemon.stop().number("lost"), 0);
+}
+
+#[test]
+fn writes_of_an_ended_channel_that_are_given_up_at_the_end_are_counted() {
+    let (redis, mut far) = (Redis::start(), Redis::start());
+    let head =
+        format!("[daemon]\ndrain_timeout = \"60s\"\n[connections.far]\nurl = \"{}\"\n", far.url());
+    let old = "[channels.old]\nsubscribe = \"in\"\nhandlers = []\n\
+               push = { to = \"far\", list = \"l\" }\n";
+    let mut changing = Changing::start(&redis, &head, old);
+    redis.wait_subscribed("in", 1);
+    wait_code(changing.port, "/readyz", 200);
+    far.kill();
+    wait_code(changing.port, "/readyz", 503);
+    redis.client().publish_all("in", ["one", "two"]);
+    wait_until("all have come", || changing.received("old") == Some(2.0));
+    changing.reload("");
+    // Nothing of it is left but what waits to be written.
+    changing.reload("");
+    assert_eq!(changing.ending().len(), 1);
+    changing.daemon.signal(Signal::TERM);
+    changing.daemon.wait_log(&["no more messages are taken"]);
+    let stopped = changing.daemon.stop();
+    assert_eq!((stopped.number("delivered"), stopped.number("lost")), (0, 2), "{}", stopped.last);
 }

@@ -34,7 +34,8 @@ impl Cramped {
         fs::write(dir.path().join("plugins/second.wasm"), variant(0)).expect("a plugin");
         let config = format!(
             "[http]\nlisten = \"127.0.0.1:{port}\"\n[redis]\nurl = \"{}\"\n[channels.chat]\n\
-             subscribe = \"in\"\nhandlers = [\"second\", \"announce\"]\npublish = \"out\"\n",
+             subscribe = \"in\"\nhandlers = [\"second\", \"announce\"]\npublish = \"out\"\n\
+             [handlers.second]\ntimeout = \"30s\"\n[handlers.announce]\ntimeout = \"30s\"\n",
             redis.url()
         );
         let cache = cache.display().to_string();

@@ -129,6 +129,21 @@ fn a_full_disk_ends_and_holds_up_nothing() {
 }
 
 #[test]
+fn a_log_that_is_as_long_as_a_file_may_be_ends_nothing() {
+    let redis = Redis::start();
+    let out = Watcher::subscribe(&redis, &["out"]);
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let script = format!("ulimit -f 64; exec \"$@\" 2>{}", log.path().display());
+    let mut daemon = Handlerd::start_by(&script, Handlerd::folder(), &loud(&redis, ""), &[]);
+    redis.wait_subscribed("in", 1);
+    publish_much(&redis);
+    out.wait_count(MANY);
+    let length = log.as_file().metadata().expect("a file").len();
+    assert!((1..=64 << 10).contains(&length), "{length}");
+    assert_eq!(daemon.stop().code, 0);
+}
+
+#[test]
 fn lines_of_json_have_every_field() {
     let redis = Redis::start();
     let config = loud(&redis, "format = \"json\"");

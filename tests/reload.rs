@@ -42,9 +42,14 @@ fn publish_numbers(redis: &Redis, channels: &[&str], stop: &AtomicBool, sent: &A
     }
 }
 
+/// Two channels. No call is given up because the machine is busy with other things.
 fn kept(name: &str) -> String {
     format!(
         r#"
+        [handlers.changing]
+        timeout = "30s"
+        [handlers.announce]
+        timeout = "30s"
         [channels.chain]
         subscribe = "one"
         handlers = ["changing", "announce"]

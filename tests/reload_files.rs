@@ -1,4 +1,4 @@
-//! Files that change by themselves: written slowly, and behind links.
+//! Files that change by themselves: written slowly, behind links, and in any order.
 
 mod support;
 
@@ -6,9 +6,13 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
 
+use handlerd::status::Status;
+use rustix::process::Signal;
 use support::changing::{Changing, put};
-use support::plugins::variant;
-use support::{Redis, Watcher};
+use support::endpoints::{fetch, wait_code};
+use support::plugins::{bundled, variant, with_section};
+use support::redis_server::free_port;
+use support::{Handlerd, Redis, Watcher, wait_until};
 
 #[test]
 fn a_plugin_that_is_copied_slowly_holds_up_no_other_and_is_taken_when_it_is_whole() {
@@ -84,4 +88,100 @@ fn plugins_and_configuration_behind_links_are_taken_by_themselves() {
     put(&real, format!("{}{}", daemon.head, channel("")));
     assert!(daemon.wait_told().contains("reloaded: 1 channel"));
     assert_eq!(daemon.daemon.stop().number("lost"), 0);
+}
+
+fn status(port: u16) -> Status {
+    serde_json::from_str(&fetch(port, "/status").body).expect("the status as JSON")
+}
+
+#[test]
+fn a_configuration_that_is_refused_is_not_forgotten_and_taken_when_its_plugins_come() {
+    let redis = Redis::start();
+    let port = free_port();
+    let text = |handlers: &str| {
+        format!(
+            "[http]\nlisten = \"127.0.0.1:{port}\"\n[channels.chat]\nsubscribe = \"in\"\n\
+             handlers = [{handlers}]\npublish = \"out\"\n"
+        )
+    };
+    let first = text("\"quick\"");
+    let mut daemon = Changing::start_with(&redis, &first, &["--watch"], |dir| {
+        put(&dir.join("plugins/quick.wasm"), variant(0));
+    });
+    wait_code(port, "/readyz", 200);
+    daemon.write(&text("\"quick\", \"late\""));
+    assert!(daemon.wait_told().contains("the reload was refused"));
+    // Meanwhile what runs is exchanged as ever, and what is wrong is still seen.
+    put(&daemon.plugin("quick"), variant(1));
+    assert!(daemon.wait_told().contains("new or changed handlers quick"));
+    let shown = status(port);
+    assert!(shown.reload.last.is_some_and(|last| last.ok));
+    let [warning] = &shown.warnings[..] else { panic!("one warning: {:?}", shown.warnings) };
+    assert!(warning.contains("it was refused when it was read last: there is no handler `late`"));
+    put(&daemon.plugin("late"), variant(2));
+    assert!(daemon.wait_told().contains("new or changed handlers late"));
+    assert_eq!(status(port).warnings, [""; 0]);
+    let stopped = daemon.daemon.stop();
+    let said = stopped.log.iter().filter(|line| line.contains("there is no handler")).count();
+    assert_eq!(said, 1, "{}", stopped.log.join("\n"));
+}
+
+#[test]
+fn a_plugin_file_that_was_gone_and_is_there_again_is_no_warning_any_more() {
+    let redis = Redis::start();
+    let port = free_port();
+    let config = format!(
+        "[http]\nlisten = \"127.0.0.1:{port}\"\n[channels.chat]\nsubscribe = \"in\"\n\
+         handlers = [\"here\"]\npublish = \"out\"\n"
+    );
+    let mut daemon = Changing::start_with(&redis, &config, &[], |dir| {
+        put(&dir.join("plugins/here.wasm"), variant(0));
+    });
+    wait_code(port, "/readyz", 200);
+    fs::remove_file(daemon.plugin("here")).expect("it is removed");
+    daemon.daemon.wait_log(&["WARN", "here.wasm is gone"]);
+    let warnings = status(port).warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains("here.wasm is gone"), "{warnings:?}");
+    // Others come and go: that is said once.
+    put(&daemon.plugin("unused"), variant(1));
+    daemon.daemon.wait_log(&["INFO", "unused.wasm is there, and no channel uses it"]);
+    assert_eq!(daemon.daemon.log_lines(&["here.wasm is gone"]).len(), 1);
+    // The same bytes as run.
+    put(&daemon.plugin("here"), variant(0));
+    wait_until("nothing is warned of", || status(port).warnings.is_empty());
+    assert_eq!(daemon.daemon.stop().number("lost"), 0);
+}
+
+#[test]
+fn a_stream_that_a_reload_changes_does_not_wait_for_plugins_that_nobody_uses() {
+    let redis = Redis::start();
+    let out = Watcher::subscribe(&redis, &["out"]);
+    let config = |batch: u32| {
+        format!(
+            "[http]\nlisten = false\n[redis]\nurl = \"{}\"\n[channels.chat]\nstream = \"in\"\n\
+             group = \"g\"\nstart = \"oldest\"\nbatch = {batch}\nhandlers = []\npublish = \"out\"\n",
+            redis.url()
+        )
+    };
+    let dir = Handlerd::folder();
+    // Nothing is compiled before.
+    let cache = dir.path().join("cache").display().to_string();
+    let mut daemon = Handlerd::start_in(dir, &config(10), &[("XDG_CACHE_HOME", &cache)]);
+    let add = |payload| redis.run::<String>(&["XADD", "in", "*", "payload", payload]);
+    add("before");
+    out.wait_count(1);
+    // Each takes seconds.
+    let plugin = fs::read(bundled("redact")).expect("a plugin");
+    let file = |number: u32| daemon.dir().join(format!("plugins/unused{number}.wasm"));
+    for number in 0..5 {
+        put(&file(number), with_section(&plugin, number));
+    }
+    put(&daemon.dir().join("config.toml"), config(11));
+    daemon.signal(Signal::HUP);
+    daemon.wait_log(&["INFO", "reloaded: 1 channel"]);
+    add("after");
+    out.wait_count(2);
+    let compiled = daemon.log_lines(&["compiled ", "unused"]);
+    assert!(compiled.len() < 5, "it came before all were compiled: {compiled:?}");
+    assert_eq!(daemon.stop().number("left pending"), 0);
 }

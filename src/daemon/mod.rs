@@ -22,7 +22,7 @@ use crate::control::{Control, Inside};
 use crate::heartbeat::Heartbeats;
 use crate::http;
 use crate::plugin::Host;
-use crate::service::{self, Notify, Signals};
+use crate::service::{self, Notify, Signals, Stop};
 use crate::telemetry::{DropLog, Metrics, Totals};
 use crate::watch::{Changed, Watch};
 
@@ -37,6 +37,7 @@ mod unused;
 mod writers;
 
 pub use handlers::{HandlerError, Handlers, chain, load_handlers};
+use reload::Waiting;
 use running::Running;
 use unused::Unused;
 
@@ -102,8 +103,7 @@ async fn until_stopped(
 ) -> &'static str {
     let Signals { stop, reload: asked } = signals;
     let unfinished = watch.unfinished();
-    // A configuration was refused only because a plugin file was not whole yet.
-    let mut is_early = false;
+    let mut waiting = Waiting::new(watch.is_of_config());
     loop {
         let mut was_asked = false;
         let (trigger, why) = tokio::select! {
@@ -114,9 +114,9 @@ async fn until_stopped(
             }
             changed = watch.next() => match changed {
                 Changed::Config => (changed, "the configuration has changed"),
-                Changed::Plugins if is_early => (
-                    Changed::Config,
-                    "files in the plugin folder have changed, and the configuration waits for them",
+                Changed::Plugins if waiting.is_tried_again() => (
+                    changed,
+                    "files in the plugin folder have changed, and the configuration is tried again",
                 ),
                 Changed::Plugins => (changed, "files in the plugin folder have changed"),
             },
@@ -124,13 +124,14 @@ async fn until_stopped(
         };
         tracing::info!("{why}: looking whether something is to be exchanged");
         notify.reloading();
-        let prepared = tokio::select! {
-            biased;
-            signal = stop.next() => return signal,
-            prepared = reload::prepare(running, host, trigger, &unfinished) => prepared,
+        let before = running.before();
+        let prepare = waiting.prepare(&before, host, trigger, &unfinished);
+        let prepared = match meanwhile(running, stop, prepare).await {
+            Ok(prepared) => prepared,
+            Err(signal) => return signal,
         };
-        is_early =
-            trigger == Changed::Config && prepared.as_ref().is_err_and(|refused| refused.is_early);
+        let refused = waiting.refused.as_ref().map(|refused| refused.in_a_line().to_owned());
+        running.metrics.refused(refused);
         tokio::select! {
             biased;
             signal = stop.next() => return signal,
@@ -141,10 +142,31 @@ async fn until_stopped(
         }
         notify.ready();
         watch.follow(&running.config.plugin_dir);
+        let config = running.config.clone();
+        let look = unused.look(&config, host, &unfinished);
+        if let Err(signal) = meanwhile(running, stop, look).await {
+            return signal;
+        }
+    }
+}
+
+/// Do this, which may compile for long, and meanwhile what is to be done when something has ended that a
+/// reload had left over: a stream may wait for that.
+///
+/// # Errors
+/// With the name of a signal that asks for an end.
+async fn meanwhile<T>(
+    running: &mut Running,
+    stop: &mut Stop,
+    work: impl Future<Output = T>,
+) -> Result<T, &'static str> {
+    let mut work = std::pin::pin!(work);
+    loop {
         tokio::select! {
             biased;
-            signal = stop.next() => return signal,
-            () = unused.look(&running.config, host, &unfinished) => {}
+            signal = stop.next() => return Err(signal),
+            done = &mut work => return Ok(done),
+            () = running.changed() => {}
         }
     }
 }

@@ -6,10 +6,22 @@ use std::sync::Arc;
 
 use super::HandlerError;
 use super::handlers::{Handlers, Reloaded, reload_handlers};
-use super::running::Running;
 use crate::config::{Config, Connection};
 use crate::plugin::{Host, PluginError};
 use crate::watch::{Changed, Unfinished};
+
+/// What runs while something new is built beside it.
+pub(super) struct Before {
+    /// As it stood in the file at the start.
+    pub(super) started: Config,
+    /// As it stood in the file when it was taken.
+    pub(super) written: Config,
+    /// As it runs.
+    pub(super) config: Config,
+    pub(super) handlers: Handlers,
+    /// Handlers whose file was gone.
+    pub(super) orphans: Vec<Arc<str>>,
+}
 
 /// What is to run from now on.
 pub(super) struct Prepared {
@@ -18,21 +30,82 @@ pub(super) struct Prepared {
     /// With what needs a restart left as it is.
     pub(super) config: Config,
     pub(super) handlers: Handlers,
+    /// Handlers whose file is gone.
+    pub(super) orphans: Vec<Arc<str>>,
     /// What whoever looks after the daemon should know.
     pub(super) notes: Vec<String>,
 }
 
 /// Why everything stays as it is.
+#[derive(Clone)]
 pub(super) struct Refused {
     /// Sentences, one a line.
     pub(super) why: String,
     /// Whether it may be taken as it is when a plugin file that somebody is writing is whole.
-    pub(super) is_early: bool,
+    is_early: bool,
 }
 
 impl Refused {
     fn because(why: String) -> Self {
         Refused { why, is_early: false }
+    }
+
+    /// The first of the sentences.
+    pub(super) fn in_a_line(&self) -> &str {
+        let first = self.why.lines().next().unwrap_or_default();
+        first.strip_prefix("error: ").unwrap_or(first)
+    }
+
+    /// All of them in the log.
+    pub(super) fn tell(&self) {
+        self.why.lines().for_each(|line| tracing::error!("{line}"));
+    }
+}
+
+/// The configuration as it stands in its file, where that was refused when it was read last.
+pub(super) struct Waiting {
+    pub(super) refused: Option<Refused>,
+    /// Whether it is read by itself.
+    is_watched: bool,
+}
+
+impl Waiting {
+    /// The one that runs is the one in the file.
+    pub(super) fn new(is_watched: bool) -> Self {
+        Waiting { refused: None, is_watched }
+    }
+
+    /// Whether it is to be read again when plugin files have changed.
+    pub(super) fn is_tried_again(&self) -> bool {
+        self.refused.as_ref().is_some_and(|refused| refused.is_early || self.is_watched)
+    }
+
+    /// Build what is to run. Where a configuration waits for plugin files that have changed, and is
+    /// still refused, they are exchanged in the one that runs.
+    ///
+    /// # Errors
+    /// As for [`prepare`].
+    pub(super) async fn prepare(
+        &mut self,
+        before: &Before,
+        host: &Arc<Host>,
+        changed: Changed,
+        unfinished: &Unfinished,
+    ) -> Result<Option<Prepared>, Refused> {
+        if changed == Changed::Config || self.is_tried_again() {
+            let prepared = prepare(before, host, Changed::Config, unfinished).await;
+            let earlier = std::mem::replace(&mut self.refused, prepared.as_ref().err().cloned());
+            let Some(refused) = self.refused.as_ref().filter(|_| changed == Changed::Plugins)
+            else {
+                return prepared;
+            };
+            // What was said already isn't said for each file that comes.
+            if earlier.is_none_or(|earlier| earlier.why != refused.why) {
+                refused.tell();
+                tracing::error!("the configuration is still refused");
+            }
+        }
+        prepare(before, host, changed, unfinished).await
     }
 }
 
@@ -41,30 +114,32 @@ impl Refused {
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub(super) async fn prepare(
-    running: &Running,
+async fn prepare(
+    before: &Before,
     host: &Arc<Host>,
     changed: Changed,
     unfinished: &Unfinished,
 ) -> Result<Option<Prepared>, Refused> {
     let written = match changed {
-        Changed::Plugins => running.written.clone(),
-        Changed::Config => read(&running.written).await?,
+        Changed::Plugins => before.written.clone(),
+        Changed::Config => read(&before.written).await?,
     };
-    let (config, mut notes) = fitted(written.clone(), running);
+    let (config, mut notes) = fitted(written.clone(), before);
     let Reloaded { handlers, orphans } =
-        reload_handlers(&config, host, &running.handlers, unfinished).await.map_err(refused)?;
-    if changed == Changed::Plugins && same(&handlers, &running.handlers) && orphans.is_empty() {
+        reload_handlers(&config, host, &before.handlers, unfinished).await.map_err(refused)?;
+    // One whose file is there again is to be seen as one like any other.
+    let is_same = same(&handlers, &before.handlers) && orphans == before.orphans;
+    if changed == Changed::Plugins && is_same {
         return Ok(None);
     }
     notes.extend(orphans.iter().map(|name| {
         let file = config.handlers[name].plugin.display();
         format!(
-            "the plugin file {file} is gone; handler {name} goes on with what it was, until handlerd \
-             is started again"
+            "the plugin file {file} is gone; handler {name} goes on with what it was, and handlerd \
+             can't be started again before there is one"
         )
     }));
-    Ok(Some(Prepared { written, config, handlers, notes }))
+    Ok(Some(Prepared { written, config, handlers, orphans, notes }))
 }
 
 /// Whether these are the very same handlers.
@@ -88,29 +163,31 @@ async fn read(before: &Config) -> Result<Config, Refused> {
 }
 
 /// What of it can be had without a restart, and what can't.
-fn fitted(written: Config, running: &Running) -> (Config, Vec<String>) {
+fn fitted(written: Config, before: &Before) -> (Config, Vec<String>) {
+    let Before { started, config: running, .. } = before;
     let mut notes = Vec::new();
     let mut config = written.clone();
     let mut left = |key: String| {
         notes.push(format!("{key} has changed: that takes effect when handlerd is started again"));
     };
-    if written.redis != running.started.redis {
+    if written.redis != started.redis {
         left("[redis]".to_owned());
     }
-    config.redis = running.config.redis.clone();
+    config.redis = running.redis.clone();
     let changed = |name: &Arc<str>, connection: &Connection| {
-        running.connection(name).is_some_and(|runs| runs != connection)
+        running.connections.get(name).is_some_and(|runs| runs != connection)
     };
     for (name, connection) in &mut config.connections {
         if changed(name, connection) {
             left(format!("[connections.{name}]"));
-            running.connection(name).into_iter().for_each(|runs| *connection = runs.clone());
+            let runs = running.connections.get(name);
+            runs.into_iter().for_each(|runs| *connection = runs.clone());
         }
     }
-    if written.log != running.started.log {
+    if written.log != started.log {
         left("[log]".to_owned());
     }
-    if written.http != running.started.http {
+    if written.http != started.http {
         left("[http]".to_owned());
     }
     (config, notes)

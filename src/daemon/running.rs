@@ -18,14 +18,14 @@ use tokio_util::sync::CancellationToken;
 use super::handlers::Handlers;
 use super::memory::queues_memory;
 use super::plan::{Known, Plan, plan};
-use super::reload::{Prepared, Refused};
+use super::reload::{Before, Prepared, Refused};
 use super::singles::{Single, Singles};
 use super::streams::{Stream, Streams, sink};
 use super::writers::Writers;
 use crate::broker::connection::Connector;
 use crate::broker::pubsub::{Change, Subscriber, Subscription};
 use crate::broker::stream;
-use crate::config::{self, Config, Connection};
+use crate::config::{self, Config};
 use crate::crew::Crew;
 use crate::heartbeat::Heartbeats;
 use crate::plugin::{Host, PluginHandler};
@@ -50,12 +50,14 @@ const LOOK: Duration = Duration::from_millis(100);
 /// What runs.
 pub(super) struct Running {
     /// As it stood in the file at the start: what needs a restart is as it says.
-    pub(super) started: Config,
+    started: Config,
     /// As it stands in the file.
-    pub(super) written: Config,
+    written: Config,
     /// As it runs.
     pub(super) config: Config,
-    pub(super) handlers: Handlers,
+    handlers: Handlers,
+    /// Those whose file was gone.
+    orphans: Vec<Arc<str>>,
     pub(super) metrics: Arc<Metrics>,
     /// What is to be seen of all this.
     pub(super) view: Arc<View>,
@@ -115,6 +117,7 @@ impl Running {
             written: written.clone(),
             config: Config { channels: Vec::new(), ..config.clone() },
             handlers: Handlers::new(),
+            orphans: Vec::new(),
             budget: Budget::new(queues_memory(&config)),
             subscriber: Subscriber::new(source.clone(), Vec::new(), metrics.clone()),
             metrics: metrics.clone(),
@@ -147,9 +150,15 @@ impl Running {
         running
     }
 
-    /// A connection that runs under this name, with the settings that it runs with.
-    pub(super) fn connection(&self, name: &Arc<str>) -> Option<&Connection> {
-        self.config.connections.get(name)
+    /// What something new is built beside.
+    pub(super) fn before(&self) -> Before {
+        Before {
+            started: self.started.clone(),
+            written: self.written.clone(),
+            config: self.config.clone(),
+            handlers: self.handlers.clone(),
+            orphans: self.orphans.clone(),
+        }
     }
 
     /// Take over what a reload has built, and say how it went, or why everything goes on as it was.
@@ -162,21 +171,21 @@ impl Running {
                 tracing::info!("{what}");
                 return;
             }
-            Err(Refused { why, .. }) => {
-                let first = why.lines().next().unwrap_or_default();
-                self.metrics.reloaded(false, first.strip_prefix("error: ").unwrap_or(first));
-                why.lines().for_each(|line| tracing::error!("{line}"));
+            Err(refused) => {
+                self.metrics.reloaded(false, refused.in_a_line());
+                refused.tell();
                 tracing::error!("the reload was refused: everything goes on as it was");
                 return;
             }
         };
-        let Prepared { written, config, handlers, notes } = prepared;
+        let Prepared { written, config, handlers, orphans, notes } = prepared;
         let Some(what) = self.exchange(written, config, handlers, notes.clone()).await else {
             let why = "the reload failed by a fault of handlerd's own";
             self.metrics.reloaded(false, why);
             tracing::error!("{why}");
             return;
         };
+        self.orphans = orphans;
         self.metrics.reloaded(true, &what);
         tracing::info!("reloaded: {what}");
         notes.iter().for_each(|note| tracing::warn!("{note}"));

@@ -31,6 +31,8 @@ pub(super) struct Writers {
     by_name: BTreeMap<Arc<str>, Open>,
     /// Those in whose place there is another one.
     replaced: Vec<Open>,
+    /// Those that no channel writes by any more, until this tells that nothing of theirs waits.
+    closing: Vec<(Writer, CancellationToken)>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -43,6 +45,7 @@ impl Writers {
             metrics: metrics.clone(),
             by_name: BTreeMap::new(),
             replaced: Vec::new(),
+            closing: Vec::new(),
             stop: CancellationToken::new(),
             tasks: JoinSet::new(),
         }
@@ -82,9 +85,13 @@ impl Writers {
         let closed: Vec<Open> =
             unused.map(|(_, open)| open).chain(self.replaced.drain(..)).collect();
         while self.tasks.try_join_next().is_some() {}
+        self.closing.retain(|(_, closed)| !closed.is_cancelled());
         for Open { writer, stop, .. } in closed {
             stop.cancel();
+            let closed = CancellationToken::new();
+            self.closing.push((writer.clone(), closed.clone()));
             self.tasks.spawn(async move {
+                let _closed = closed.drop_guard();
                 if tokio::time::timeout(limit, writer.idle()).await.is_err() {
                     tracing::warn!(
                         connection = &**writer.name(),
@@ -113,7 +120,8 @@ impl Writers {
 
     /// Count what is left as lost.
     pub(super) fn abandon(&self) {
-        self.by_name.values().for_each(|open| open.writer.abandon());
+        let open = self.by_name.values().chain(&self.replaced).map(|open| &open.writer);
+        open.chain(self.closing.iter().map(|(writer, _)| writer)).for_each(Writer::abandon);
     }
 }
 

@@ -139,7 +139,13 @@ async fn compile_in_child(
             let _ = stdin.write_all(&wasm).await;
         }
     };
-    let hear = all_of(stderr, MAX_REASON);
+    let hear = async move {
+        let Some(mut stderr) = stderr else { return Vec::new() };
+        let reason = all_of(Some(&mut stderr), MAX_REASON).await;
+        // Who has more to say isn't kept from ending as it means to.
+        let _ = tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await;
+        reason
+    };
     let ((), artifact, reason, status) =
         tokio::join!(give, all_of(stdout, ARTIFACT), hear, child.wait());
     let status =

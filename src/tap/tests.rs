@@ -42,3 +42,25 @@ fn only_so_many_look_on_and_one_that_ends_makes_place() {
     listeners.pop();
     assert!(listen().is_ok());
 }
+
+#[tokio::test]
+async fn what_was_not_shown_is_told_before_the_end() {
+    for is_closed in [true, false] {
+        let hub = Hub::default();
+        let tap = hub.tap(&"a".into());
+        let mut listener = hub.listen("a", Wish::default()).expect("a place");
+        (0..3).for_each(|_| tap.passed());
+        if is_closed {
+            hub.close();
+        } else {
+            drop(tap);
+        }
+        let missed = listener.next().await;
+        assert!(matches!(missed, Some(Line::Missed { missed: 3 })), "{missed:?}");
+        let end = listener.next().await;
+        assert!(
+            matches!(end, Some(Line::End { channel_is_gone, .. }) if channel_is_gone != is_closed)
+        );
+        assert!(listener.next().await.is_none());
+    }
+}

@@ -39,6 +39,8 @@ pub enum Problem {
     Stalled(String),
     /// Everything goes on as it was before a reload, for this reason.
     ReloadFailed(String),
+    /// The configuration in its file is not what runs, for this reason.
+    ConfigRefused(String),
 }
 
 /// What can't be done with a key in Redis.
@@ -64,6 +66,7 @@ impl Problem {
             Problem::Ending(problem) => problem.in_short(),
             Problem::Stalled(what) => ("stands still", what),
             Problem::ReloadFailed(why) => ("the last reload failed", why),
+            Problem::ConfigRefused(why) => ("the configuration was refused", why),
         }
     }
 }
@@ -89,6 +92,11 @@ impl fmt::Display for Problem {
             }
             Problem::Stalled(what) => write!(f, "{what} stands still"),
             Problem::ReloadFailed(why) => write!(f, "the last reload failed: {why}"),
+            Problem::ConfigRefused(why) => write!(
+                f,
+                "the configuration in its file is not what runs: it was refused when it was read last: \
+                 {why}"
+            ),
         }
     }
 }

@@ -84,6 +84,24 @@ async fn a_folder_that_comes_later_is_watched_then() {
     nothing(&mut watch, "the folder before").await;
 }
 
+#[tokio::test]
+async fn a_folder_further_up_that_was_moved_is_seen_when_somebody_asks() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let [release, next] = ["release", "next"].map(|name| dir.path().join(name));
+    let plugins = release.join("app/plugins");
+    for dir in [&release, &next] {
+        fs::create_dir_all(dir.join("app/plugins")).expect("made");
+    }
+    let mut watch = Watch::new(&plugins, None);
+    fs::rename(&release, dir.path().join("before")).expect("moved away");
+    fs::rename(&next, &release).expect("moved there");
+    nothing(&mut watch, "nothing tells of that").await;
+    watch.follow(&plugins);
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    fs::write(plugins.join("a.wasm"), "x").expect("written");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+}
+
 /// As `ln -sfn` does it: aside, then renamed.
 fn link(target: impl AsRef<Path>, at: &Path) {
     let aside = at.with_file_name("aside.link");

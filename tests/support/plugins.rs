@@ -24,7 +24,12 @@ fn existing(file: PathBuf) -> PathBuf {
 
 /// The announce plugin with other bytes, which does the same: another custom section at its end.
 pub fn variant(number: u32) -> Vec<u8> {
-    let mut bytes = std::fs::read(bundled("announce")).expect("the plugin is there");
+    with_section(&std::fs::read(bundled("announce")).expect("the plugin is there"), number)
+}
+
+/// A plugin with other bytes, which does the same.
+pub fn with_section(plugin: &[u8], number: u32) -> Vec<u8> {
+    let mut bytes = plugin.to_vec();
     let name = b"variant";
     let number = number.to_le_bytes();
     bytes.extend([0, (1 + name.len() + number.len()) as u8, name.len() as u8]);

@@ -200,6 +200,10 @@ async fn only_what_the_machine_did_to_the_compiler_may_go_better_the_next_time()
         assert!(of_machine && reason.contains(said), "{script}: {reason}");
     }
     assert!(ends("/nonexistent/handlerd", "").await.0);
+    // One that has very much to say ends as it means to.
+    let long = "echo a bad name >&2; head -c 300000 /dev/zero >&2 || exit 101; exit 65";
+    let (of_machine, reason) = ends("/bin/sh", long).await;
+    assert!(!of_machine && reason.starts_with("a bad name"), "{}", &reason[..100]);
     for (script, said) in [
         ("echo a bad opcode >&2; exit 65", "a bad opcode"),
         ("kill -XCPU $$", "of the processor"),

@@ -134,18 +134,17 @@ impl Queue {
 
     /// A chunk was written, but for the records at these places, which ascend.
     fn done(&self, lost: &[usize]) {
+        DROPPED.fetch_add(lost.len() as u64, Relaxed);
         let mut state = self.state();
+        // Under the lock: who has waited for all to be written finds it counted.
+        for (place, channel) in state.written_for.drain(..).enumerate() {
+            let is_written = lost.binary_search(&place).is_err();
+            channel.iter().for_each(|channel| output::count(channel, is_written));
+        }
         state.writing = false;
         state.chunks += 1;
         state.failing = !lost.is_empty();
         state.unsaid += lost.len() as u64;
-        DROPPED.fetch_add(lost.len() as u64, Relaxed);
-        // Whoever waits for that, and looks, finds it counted.
-        for (place, channel) in std::mem::take(&mut state.written_for).iter().enumerate() {
-            channel
-                .iter()
-                .for_each(|channel| output::count(channel, lost.binary_search(&place).is_err()));
-        }
         drop(state);
         self.0.written.notify_all();
     }
