@@ -16,7 +16,7 @@ use crate::broker::stream;
 use crate::broker::writer::Writer;
 use crate::chain;
 use crate::config::{self, Output, Source};
-use crate::queue::Queue;
+use crate::queue::{Holder, Queue};
 use crate::status::{self, Role, State, Status};
 use crate::telemetry::{ChannelMetrics, DropReason, Flag, Metrics, OutputKind, StreamTrouble};
 use crate::worker;
@@ -367,9 +367,10 @@ impl Channel {
         self.stream.is_some()
     }
 
-    /// Bytes that wait, and how many may.
+    /// Bytes that wait, those that a standby holds among them, and how many may.
     pub fn queue_bytes(&self) -> (usize, usize) {
-        (self.queue.bytes(), self.limit)
+        let held = self.single.as_ref().map_or(0, |lane| lane.bytes());
+        (self.queue.bytes() + held, self.limit)
     }
 
     /// Entries of its streams that are in hand.

@@ -287,6 +287,8 @@ fn a_channel_that_is_single_is_refused_and_the_others_work() {
     assert_eq!(ready.code, 503, "{}", ready.body);
     assert!(ready.body.contains("orders") && ready.body.contains(WHY), "{}", ready.body);
     assert!(!ready.body.contains("chat"), "{}", ready.body);
+    let status = fetch(port, "/status").body;
+    assert!(status.contains("orders") && status.contains(WHY), "{status}");
     assert_eq!(fetch(port, "/healthz").code, 200);
     let file = daemon.dir().join("config.toml").display().to_string();
     let text = Run::new(&["check", "--connect", "--config", &file]).output().expect(69).text();

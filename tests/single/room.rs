@@ -1,10 +1,11 @@
 //! What a standby has no room for.
 
+use handlerd::status::Status;
 use rustix::process::Signal;
 
 use super::pair::Pair;
 use super::support::wait_until;
-use super::{CHANNEL, LEADS, STANDS_BY, each_once, handled, times};
+use super::{CHANNEL, FAILING, LEADS, STANDS_BY, each_once, handled, times};
 
 #[test]
 fn what_a_standby_has_no_room_for_is_counted_when_it_takes_over() {
@@ -65,4 +66,22 @@ fn what_a_standby_holds_is_counted_in_the_memory_of_all() {
             numbers.iter().copied().filter(|n| n / 600 == last / 600 - 1).collect();
         assert_eq!(of_one, (last - of_one.len() as u64..last).collect::<Vec<u64>>());
     }
+}
+
+#[test]
+fn what_a_standby_holds_is_seen_in_its_queue() {
+    let channels = FAILING.replace("single = true", "retry_for = \"10m\"\nsingle = true");
+    let channels = channels.replace("dead_letter =", "retries = \"forever\"\ndead_letter =");
+    let pair = Pair::start_with(&channels);
+    let waits = || {
+        let json = pair.standby.1.verb(&["status", "--json"]).output().expect(0).text();
+        let status: Status = serde_json::from_str(&json).expect("a status");
+        status.channels[0].queue_bytes
+    };
+    assert_eq!(waits(), 0);
+    // The leader won't be done with the first.
+    let mut client = pair.redis.client();
+    client.publish_all("in", ["retry it", "fine"].map(|text| text.to_owned()));
+    wait_until("them to be held", || waits() > 0);
+    assert_eq!(client.run::<u64>(&["XLEN", "out"]), 0);
 }
