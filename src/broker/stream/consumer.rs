@@ -114,20 +114,25 @@ mod tests {
     fn a_name_is_kept_and_never_shared() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("new");
+        // A child that another test has just forked holds the lock, too, until it is another program.
+        let is_there_again = |name: &str| {
+            (0..1_000).any(|_| {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+                **Consumer::in_folder(&folder).unwrap().name() == *name
+            })
+        };
         let first = Consumer::in_folder(&folder).unwrap();
         let second = Consumer::in_folder(&folder).unwrap();
         assert_ne!(first.name(), second.name());
         let name = first.name().clone();
         drop(first);
-        let again = Consumer::in_folder(&folder).unwrap();
-        assert_eq!(*again.name(), name);
+        assert!(is_there_again(&name));
         assert!(name.len() > 17, "{name}");
-        drop(again);
         std::fs::write(folder.join("instance-0"), "not an id\n").unwrap();
         let repaired = Consumer::in_folder(&folder).unwrap();
         assert_ne!(*repaired.name(), name);
         let repaired_name = repaired.name().clone();
         drop(repaired);
-        assert_eq!(*Consumer::in_folder(&folder).unwrap().name(), repaired_name);
+        assert!(is_there_again(&repaired_name));
     }
 }
