@@ -4,8 +4,9 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::keys::Table as Keys;
-use super::reader::{Reader, Value, header, quoted, unreadable};
+use super::reader::{Reader, Value, header, quoted};
 use super::suggest;
+use crate::file::unreadable;
 
 /// How plugin files end.
 const EXTENSION: &str = ".wasm";
