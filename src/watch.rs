@@ -271,17 +271,24 @@ impl Marks {
             self.is_stale = true;
             return true;
         }
-        let is_other_bytes = matches!(
-            event.kind,
-            EventKind::Access(_) | EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_))
-        );
+        let is_other_bytes =
+            matches!(event.kind, EventKind::Access(_) | EventKind::Modify(ModifyKind::Data(_)));
+        let is_of_rights = matches!(event.kind, EventKind::Modify(ModifyKind::Metadata(_)));
         let is_away =
             matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
         let mut matters = false;
         for path in &event.paths {
-            let (mut concerns, mut holds) = (false, false);
+            let (mut concerns, mut holds, mut other_rights) = (false, false, false);
             for place in self.places() {
                 let Some(survey) = place.survey() else { continue };
+                if is_of_rights {
+                    // Who couldn't be read may be whole now, and its bytes are the same.
+                    if survey.has_other_rights(path) {
+                        (concerns, other_rights) = (true, true);
+                        place.change(now);
+                    }
+                    continue;
+                }
                 // Also one that was moved away: another may be in its place.
                 holds |= is_away && survey.folders().iter().any(|dir| dir.starts_with(path));
                 if survey.concerns(path) {
@@ -292,7 +299,7 @@ impl Marks {
             if holds {
                 self.moved.insert(path.clone());
             }
-            self.is_stale |= holds || (concerns && !is_other_bytes);
+            self.is_stale |= holds || other_rights || (concerns && !is_other_bytes);
             matters |= holds || concerns;
         }
         matters

@@ -129,7 +129,7 @@ impl Place {
                 self.open.remove(path);
             }
             EventKind::Create(_) | EventKind::Any | EventKind::Other => {}
-            // Its times and rights may change; its bytes are the same.
+            // Its times may change, and it is read; its bytes are the same.
             EventKind::Modify(_) | EventKind::Access(_) => return,
         }
         self.change(now);
