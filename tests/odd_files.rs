@@ -106,5 +106,41 @@ fn pipes_and_empty_files_are_refused_at_a_reload_and_the_next_one_goes_well() {
     // One that has no channel any more says so.
     daemon.write(&http);
     assert!(daemon.reload().contains("reloaded: 0 channels"));
-    assert_eq!(daemon.daemon.stop().code, 0);
+    let stopped = daemon.daemon.stop();
+    assert_eq!(stopped.code, 0);
+    each_line_has_one_level(&stopped.log);
+}
+
+/// And not a second word for it.
+fn each_line_has_one_level(log: &[String]) {
+    for line in log {
+        let level = [" INFO ", " WARN ", " ERROR "].iter().find_map(|level| line.split_once(level));
+        let (_, text) = level.unwrap_or_else(|| panic!("no level: {line}"));
+        let has_another = ["warning: ", "error: "].iter().any(|word| text.starts_with(word));
+        assert!(!has_another, "{line}");
+    }
+}
+
+#[test]
+fn what_is_to_be_said_of_a_configuration_at_the_start_is_lines_of_the_log() {
+    let redis = Redis::start();
+    let mut daemon = Handlerd::start(&redis, "");
+    daemon.wait_log(&["WARN", "there is no channel, so nothing will be handled"]);
+    daemon.wait_log(&["WARN", "= help: add [channels.NAME]"]);
+    daemon.wait_log(&["INFO", "runs"]);
+    each_line_has_one_level(&daemon.stop().log);
+}
+
+#[test]
+fn a_plugin_folder_that_stays_away_is_said() {
+    let redis = Redis::start();
+    let mut daemon = Handlerd::start(&redis, CHANNEL);
+    redis.wait_subscribed("in", 1);
+    let folder = daemon.dir().join("plugins");
+    let aside = daemon.dir().join("aside");
+    fs::rename(&folder, &aside).expect("it is renamed");
+    daemon.wait_log(&["WARN", "plugins are not noticed by themselves: No such file"]);
+    fs::rename(&aside, &folder).expect("it is renamed");
+    daemon.wait_log(&["INFO", "nothing has changed that a channel uses"]);
+    assert_eq!(daemon.stop().code, 0);
 }

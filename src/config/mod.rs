@@ -46,7 +46,7 @@ pub use channel::{
     Routes, Source, Start, StreamSource, Target, WhenDone,
 };
 pub use connection::{Address, Connection, Embedded, Password, TlsFiles};
-pub use diagnostic::{ConfigErrors, Diagnostic, Severity};
+pub use diagnostic::{ConfigErrors, Diagnostic, Severity, log_lines};
 pub use environment::Environment;
 pub use handler::{Handler, HandlerLimits, InstancePolicy, Setting};
 pub use http::Http;

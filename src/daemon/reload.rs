@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::HandlerError;
 use super::handlers::{Handlers, Reloaded, reload_handlers};
-use crate::config::{Config, Connection};
+use crate::config::{Config, Connection, log_lines};
 use crate::file::Patience;
 use crate::plugin::{Host, PluginError};
 use crate::watch::{Changed, Unfinished};
@@ -57,13 +57,12 @@ impl Refused {
 
     /// The first of the sentences.
     pub(super) fn in_a_line(&self) -> &str {
-        let first = self.why.lines().next().unwrap_or_default();
-        first.strip_prefix("error: ").unwrap_or(first)
+        log_lines(&self.why).next().unwrap_or_default()
     }
 
     /// All of them in the log.
     pub(super) fn tell(&self) {
-        self.why.lines().for_each(|line| tracing::error!("{line}"));
+        log_lines(&self.why).for_each(|line| tracing::error!("{line}"));
     }
 }
 
@@ -169,7 +168,7 @@ async fn read(before: &Config, files: &Patience) -> Result<Config, Refused> {
     })?;
     let loaded = loaded.map_err(|errors| Refused::because(errors.render(false)))?;
     for warning in &loaded.warnings {
-        tracing::warn!("{}", warning.render(false));
+        log_lines(&warning.render(false)).for_each(|line| tracing::warn!("{line}"));
     }
     Ok(loaded.config)
 }
