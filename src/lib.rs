@@ -13,15 +13,16 @@
 //! | --- | --- | --- |
 //! | `message` | what travels | nothing |
 //! | `failpoint` | where tests kill the daemon; nothing in a release | nothing |
+//! | `file` | reading files that may be anything | nothing |
 //! | `chain` | what a handler is, how a run goes | `message`, `config` (routes), `timing` |
-//! | `config` | TOML to types | nothing |
+//! | `config` | TOML to types | `file` |
 //! | `timing`, `status` | how long calls take; what the daemon says of itself | nothing (`timing`: `status`) |
 //! | `telemetry` | counters, reasons, where the log goes | `chain` (failure kinds), `config`, `status` |
 //! | `policy` | whether and when a failed message is tried again | `chain` (failure kinds), `config` |
 //! | `dead_letter` | the format of what was given up | `message`, `chain`, `telemetry` |
 //! | `queue` | what waits, in what order, and what is dropped | `message`, `config`, `telemetry`, `broker::single` (a message in hand that is finished in one step) |
-//! | `plugin` | wasmtime, all of it | `message`, `chain`, `config`, `timing` |
-//! | `broker` | Redis, all of it: `pubsub` and `stream` read, `single` decides who handles, `writer`, `stream` and `single` write; `dead`, `past`, `probe`, `shell` are for verbs | `message`, `dead_letter`, `config`, `telemetry`, and `pubsub` and `single` alone `queue` |
+//! | `plugin` | wasmtime, all of it | `message`, `chain`, `config`, `timing`, `file` |
+//! | `broker` | Redis, all of it: `pubsub` and `stream` read, `single` decides who handles, `writer`, `stream` and `single` write; `dead`, `past`, `probe`, `shell` are for verbs | `message`, `dead_letter`, `config`, `telemetry`, `file`, and `pubsub` and `single` alone `queue` |
 //! | `output`, `worker` | a message's way behind the queue | `chain`, `policy`, `dead_letter`, `queue`, `broker::writer`, `broker::stream` |
 //! | `tap` | looking on at a channel's messages | `message`, `chain` |
 //! | `crew` | who works when, and when what is written goes out | `worker`, `broker::writer` |
@@ -45,6 +46,7 @@ pub mod crew;
 pub mod daemon;
 pub mod dead_letter;
 pub mod failpoint;
+pub mod file;
 pub mod heartbeat;
 pub mod http;
 pub mod message;

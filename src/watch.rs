@@ -47,8 +47,8 @@ pub struct Watch {
     seen: Arc<Seen>,
     /// The folders that are watched, and which ones these were.
     watched: BTreeMap<PathBuf, Identity>,
-    /// Folders that can't be, which the log has said.
-    refused: BTreeSet<PathBuf>,
+    /// Folders that can't be.
+    refused: BTreeMap<PathBuf, Trouble>,
     /// Whether all is watched that is to be.
     is_whole: bool,
 }
@@ -109,7 +109,7 @@ impl Watch {
                 tracing::warn!("changed files are not noticed by themselves: {error}; SIGHUP has them looked at");
             })
             .ok();
-        let (watched, refused) = (BTreeMap::new(), BTreeSet::new());
+        let (watched, refused) = (BTreeMap::new(), BTreeMap::new());
         let mut watch = Watch { watcher, seen, watched, refused, is_whole: true };
         watch.look();
         watch
@@ -205,7 +205,7 @@ impl Watch {
         let left: Vec<_> =
             self.watched.keys().filter(|dir| !wanted.contains(*dir)).cloned().collect();
         left.iter().for_each(|dir| self.unwatch(dir));
-        self.refused.retain(|dir| wanted.contains(dir));
+        self.refused.retain(|dir, _| wanted.contains(dir));
         let mut is_new = false;
         for dir in wanted {
             let was_moved = moved.iter().any(|moved| dir.starts_with(moved));
@@ -231,17 +231,15 @@ impl Watch {
             Ok(()) => {
                 // It may be another one by now: then it is watched the next time.
                 self.watched.insert(dir.clone(), identity.unwrap_or_default());
-                if self.refused.remove(&dir) || before.is_some() {
+                if self.refused.remove(&dir).is_some() || before.is_some() {
                     self.seen.marks().missed(&dir, now);
                 }
                 true
             }
             Err(error) => {
                 self.is_whole = false;
-                if !self.refused.contains(&dir) {
-                    not_noticed(&dir, &error.to_string());
-                    self.refused.insert(dir);
-                }
+                let why = error.to_string();
+                self.refused.entry(dir.clone()).or_default().tell(&dir, &why, now);
                 false
             }
         }
@@ -271,17 +269,24 @@ impl Marks {
             self.is_stale = true;
             return true;
         }
-        let is_other_bytes = matches!(
-            event.kind,
-            EventKind::Access(_) | EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_))
-        );
+        let is_other_bytes =
+            matches!(event.kind, EventKind::Access(_) | EventKind::Modify(ModifyKind::Data(_)));
+        let is_of_rights = matches!(event.kind, EventKind::Modify(ModifyKind::Metadata(_)));
         let is_away =
             matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
         let mut matters = false;
         for path in &event.paths {
-            let (mut concerns, mut holds) = (false, false);
+            let (mut concerns, mut holds, mut other_rights) = (false, false, false);
             for place in self.places() {
                 let Some(survey) = place.survey() else { continue };
+                if is_of_rights {
+                    // Who couldn't be read may be whole now, and its bytes are the same.
+                    if survey.has_other_rights(path) {
+                        (concerns, other_rights) = (true, true);
+                        place.change(now);
+                    }
+                    continue;
+                }
                 // Also one that was moved away: another may be in its place.
                 holds |= is_away && survey.folders().iter().any(|dir| dir.starts_with(path));
                 if survey.concerns(path) {
@@ -292,7 +297,7 @@ impl Marks {
             if holds {
                 self.moved.insert(path.clone());
             }
-            self.is_stale |= holds || (concerns && !is_other_bytes);
+            self.is_stale |= holds || other_rights || (concerns && !is_other_bytes);
             matters |= holds || concerns;
         }
         matters
@@ -317,12 +322,28 @@ impl Seen {
     }
 }
 
-/// Say that changes in this folder are seen when somebody asks for it.
-fn not_noticed(dir: &Path, why: &str) {
-    let dir = dir.display();
-    tracing::warn!(
-        "changes in the folder {dir} are not noticed by themselves: {why}; SIGHUP has them looked at"
-    );
+/// That a folder can't be watched.
+#[derive(Debug, Default)]
+struct Trouble {
+    since: Option<Instant>,
+    /// Whether the log has said it.
+    is_told: bool,
+}
+
+impl Trouble {
+    /// Say that changes in this folder are seen when somebody asks for it; not when it is so for a
+    /// moment only, in which another is put in its place.
+    fn tell(&mut self, dir: &Path, why: &str, now: Instant) {
+        let since = *self.since.get_or_insert(now);
+        if self.is_told || now.duration_since(since) < LOOK {
+            return;
+        }
+        self.is_told = true;
+        let dir = dir.display();
+        tracing::warn!(
+            "changes in the folder {dir} are not noticed by themselves: {why}; SIGHUP has them looked at"
+        );
+    }
 }
 
 fn identity(dir: &Path) -> Option<Identity> {

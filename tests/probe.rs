@@ -398,6 +398,9 @@ fn the_printed_line_is_enough_for_streams() {
     let said = Watcher::psubscribe(&redis, &["orders.said", "talk.*"]);
     let mut daemon = support::Handlerd::start_in(dir, &config, &[]);
     redis.wait_subscribed("in", 1);
+    // A group that is new begins by itself where its stream is empty only.
+    let keys = ["EXISTS", "a*b [x]", "far"];
+    wait_until("the groups are made", || redis.run::<u64>(&keys) == 2);
     add("a*b [x]", "echo spaced");
     add("orders", "route audit.1");
     add("orders", "route vip.1");

@@ -2,12 +2,12 @@
 //! broker, too), then HELLO, AUTH and SELECT.
 //!
 //! Called by the subscription, the writers and the verbs that talk to Redis. One attempt is made,
-//! under time limits; trying again is the caller's. Never keeps a password: it is read anew for
-//! each attempt, so a rotated one is found.
+//! under time limits; trying again is the caller's. Never keeps a password (`credentials`): it is
+//! read anew each time, so a rotated one is found.
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,25 +15,28 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::ServerName;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::select;
 use tokio::time::{interval, timeout};
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::credentials::Credentials;
 use super::embedded::local_socket;
 use super::resp::{self, FrameReader};
-use crate::config::{Address, Connection, Password, Secret, TlsFiles};
+use crate::config::{Address, Connection};
+use crate::file::Patience;
 
 /// How long the connection (with TLS) and Redis's greeting may take, each.
 const STEP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a name may take to become an address: a resolver asks its second server after 5 s.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long a file of the configuration may take that is read before: a network's may hang.
+const FILE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// While an attempt to connect has no answer, another is begun beside it this often. One that fell
 /// into a hole of the network stays there when the hole has gone, and messages must flow again
@@ -107,6 +110,7 @@ pub enum ConnectError {
 #[derive(Clone, Debug)]
 pub struct Connector {
     config: Arc<Connection>,
+    files: Patience,
 }
 
 /// An open connection, greeted and authenticated.
@@ -184,7 +188,7 @@ impl std::fmt::Debug for Link {
 impl Connector {
     /// For this connection of the configuration.
     pub fn new(config: &Connection) -> Self {
-        Connector { config: Arc::new(config.clone()) }
+        Connector { config: Arc::new(config.clone()), files: Patience::new(FILE_TIMEOUT) }
     }
 
     /// To another node of the same Redis Cluster, with the same credentials and files. An empty host
@@ -200,7 +204,8 @@ impl Connector {
             Address::Tcp { .. } | Address::Unix(_) => Address::Tcp { host, port },
             Address::Embedded(_) => return None,
         };
-        Some(Connector { config: Arc::new(Connection { address, ..(*self.config).clone() }) })
+        let config = Arc::new(Connection { address, ..(*self.config).clone() });
+        Some(Connector { config, files: self.files.clone() })
     }
 
     /// "redis", or NAME of `[connections.NAME]`.
@@ -215,6 +220,7 @@ impl Connector {
 
     /// Open a connection. Not tried again after an error: that is the caller's.
     pub async fn connect(&self) -> Result<Link, ConnectError> {
+        let credentials = Credentials::read(&self.config, &self.files).await?;
         // Once, not for each attempt: a look-up can't be given up, it goes on in its thread.
         let addresses = self.limit("the name's look-up", LOOKUP_TIMEOUT, self.look_up()).await?;
         let mut attempts = FuturesUnordered::new();
@@ -222,14 +228,19 @@ impl Connector {
         loop {
             select! {
                 Some(outcome) = attempts.next() => return outcome,
-                _ = begin.tick() => attempts.push(self.attempt(&addresses)),
+                _ = begin.tick() => attempts.push(self.attempt(&addresses, &credentials)),
             }
         }
     }
 
-    async fn attempt(&self, addresses: &[SocketAddr]) -> Result<Link, ConnectError> {
-        let stream = self.limit("the connection", STEP_TIMEOUT, self.open(addresses)).await?;
-        self.limit("HELLO", STEP_TIMEOUT, self.greet(stream)).await
+    async fn attempt(
+        &self,
+        addresses: &[SocketAddr],
+        credentials: &Credentials,
+    ) -> Result<Link, ConnectError> {
+        let open = self.open(addresses, credentials);
+        let stream = self.limit("the connection", STEP_TIMEOUT, open).await?;
+        self.limit("HELLO", STEP_TIMEOUT, self.greet(stream, credentials)).await
     }
 
     /// The addresses of the host; none for a socket of this machine.
@@ -257,7 +268,11 @@ impl Connector {
         ConnectError::Io { address: self.address(), source }
     }
 
-    async fn open(&self, addresses: &[SocketAddr]) -> Result<Stream, ConnectError> {
+    async fn open(
+        &self,
+        addresses: &[SocketAddr],
+        credentials: &Credentials,
+    ) -> Result<Stream, ConnectError> {
         match &self.config.address {
             Address::Unix(path) => {
                 let stream = UnixStream::connect(path).await.map_err(|e| self.io(e))?;
@@ -274,7 +289,9 @@ impl Connector {
             }
             Address::Tcp { .. } => Ok(Stream::Tcp(self.tcp(addresses).await?)),
             Address::Tls { host, .. } => {
-                let connector = tls_connector(&self.config.tls)?;
+                let connector = credentials.tls.as_ref().ok_or_else(|| {
+                    self.io(io::Error::other("there are no certificates for rediss://"))
+                })?;
                 let name = ServerName::try_from(host.clone())
                     .map_err(|e| self.io(io::Error::new(io::ErrorKind::InvalidInput, e)))?;
                 let tcp = self.tcp(addresses).await?;
@@ -300,13 +317,13 @@ impl Connector {
         Ok(stream)
     }
 
-    async fn greet(&self, stream: Stream) -> Result<Link, ConnectError> {
+    async fn greet(&self, stream: Stream, credentials: &Credentials) -> Result<Link, ConnectError> {
         let mut talk = Talk { stream, reader: FrameReader::default(), connector: self };
-        let password = read_password(&self.config.password)?;
+        let password = &credentials.password;
         let user = self.config.username.as_deref().unwrap_or("default");
 
         let mut hello: Vec<&[u8]> = vec![b"HELLO", b"3"];
-        if let Some(password) = &password {
+        if let Some(password) = password {
             hello.extend([b"AUTH", user.as_bytes(), password.expose().as_bytes()]);
         }
         hello.extend([b"SETNAME".as_slice(), b"handlerd"]);
@@ -319,7 +336,7 @@ impl Connector {
                 (true, version.map(|(_, v)| v).unwrap_or_default())
             }
             Answer::Error(text) if no_such_command(&text) => {
-                if let Some(password) = &password {
+                if let Some(password) = password {
                     let auth: [&[u8]; 3] = [b"AUTH", user.as_bytes(), password.expose().as_bytes()];
                     talk.expect_ok("AUTH", &auth).await?;
                 }
@@ -433,63 +450,6 @@ pub fn describe(error: &io::Error) -> String {
         io::ErrorKind::UnexpectedEof => "Redis closed the connection".to_owned(),
         _ => error.to_string(),
     }
-}
-
-/// The password as it is now; `None` when none is configured.
-pub fn read_password(password: &Password) -> Result<Option<Secret>, ConnectError> {
-    match password {
-        Password::None => Ok(None),
-        Password::Url(secret) => Ok(Some(secret.clone())),
-        Password::File(file) => match std::fs::read_to_string(file) {
-            Ok(text) => Ok(Some(Secret::new(text.trim_end_matches(['\r', '\n'])))),
-            Err(error) => Err(ConnectError::File {
-                file: file.clone(),
-                reason: format!("the Redis password can't be read: {error}"),
-            }),
-        },
-    }
-}
-
-fn tls_connector(files: &TlsFiles) -> Result<TlsConnector, ConnectError> {
-    let bad = |file: &Path, reason: String| ConnectError::File { file: file.to_owned(), reason };
-    let certificates = |file: &Path| -> Result<Vec<CertificateDer<'static>>, ConnectError> {
-        let read: Result<Vec<_>, _> =
-            CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
-        match read {
-            Ok(certificates) if certificates.is_empty() => {
-                Err(bad(file, "there is no PEM certificate in it".to_owned()))
-            }
-            Ok(certificates) => Ok(certificates),
-            Err(e) => Err(bad(file, format!("no PEM certificate can be read from it: {e}"))),
-        }
-    };
-    let mut roots = rustls::RootCertStore::empty();
-    match &files.ca_file {
-        Some(file) => {
-            for certificate in certificates(file)? {
-                roots.add(certificate).map_err(|e| bad(file, e.to_string()))?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| bad(Path::new("tls"), e.to_string()))?
-        .with_root_certificates(roots);
-    let config = match (&files.cert_file, &files.key_file) {
-        (Some(cert), Some(key)) => {
-            let private = PrivateKeyDer::from_pem_file(key)
-                .map_err(|e| bad(key, format!("no PEM private key could be read from it: {e}")))?;
-            builder
-                .with_client_auth_cert(certificates(cert)?, private)
-                .map_err(|e| bad(cert, e.to_string()))?
-        }
-        _ => builder.with_no_client_auth(),
-    };
-    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 /// The bytes of a connection, whatever carries them.

@@ -6,6 +6,7 @@
 pub(crate) mod backoff;
 mod commands;
 pub mod connection;
+mod credentials;
 pub mod dead;
 pub mod embedded;
 pub mod past;

@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 use super::console;
 use super::exit::{Code, Fault, OrExit};
 use crate::broker::connection::Connector;
-use crate::config::{Config, Connection};
+use crate::config::{Config, Connection, Loaded};
 use crate::daemon::{self, HandlerError, Handlers};
 use crate::plugin::{Host, PluginError};
 
@@ -23,7 +23,8 @@ pub fn find_config(explicit: Option<&Path>) -> Result<PathBuf, Fault> {
     if let Some(file) = explicit {
         return Ok(file.to_owned());
     }
-    let found = PLACES.iter().map(Path::new).find(|file| file.exists());
+    // A link to nothing is said to be one.
+    let found = PLACES.iter().map(Path::new).find(|file| file.exists() || file.is_symlink());
     found.map(Path::to_owned).ok_or_else(|| {
         let places = PLACES.map(|place| format!("./{place}").replace(".//", "/")).join(" nor ");
         Fault::say(
@@ -46,24 +47,26 @@ pub fn is_usual(file: &Path) -> bool {
 /// # Errors
 /// Exit code 78, with every error that was found.
 pub fn config(explicit: Option<&Path>) -> Result<Config, Fault> {
-    let file = find_config(explicit)?;
+    let loaded = config_with_warnings(explicit)?;
     let colour = console::stderr_has_colour();
-    match Config::load(&file) {
-        Ok(loaded) => {
-            for warning in &loaded.warnings {
-                console::note(warning.render(colour));
-            }
-            Ok(loaded.config)
-        }
-        Err(errors) => {
-            let count = errors.count();
-            let errors_are = if count == 1 { "1 error".into() } else { format!("{count} errors") };
-            let text = errors.render(colour);
-            let bad = console::BAD;
-            let end = format!("{bad}{}: {errors_are}{bad:#}", file.display());
-            Err(Fault::rendered(Code::Config, format!("{text}\n\n{end}")))
-        }
-    }
+    loaded.warnings.iter().for_each(|warning| console::note(warning.render(colour)));
+    Ok(loaded.config)
+}
+
+/// Read the configuration; its warnings are the caller's to tell.
+///
+/// # Errors
+/// As for [`config`].
+pub fn config_with_warnings(explicit: Option<&Path>) -> Result<Loaded, Fault> {
+    let file = find_config(explicit)?;
+    Config::load(&file).map_err(|errors| {
+        let count = errors.count();
+        let errors_are = if count == 1 { "1 error".into() } else { format!("{count} errors") };
+        let text = errors.render(console::stderr_has_colour());
+        let bad = console::BAD;
+        let end = format!("{bad}{}: {errors_are}{bad:#}", file.display());
+        Fault::rendered(Code::Config, format!("{text}\n\n{end}"))
+    })
 }
 
 /// Which Redis a verb talks to.

@@ -7,7 +7,7 @@ use tracing::{error, info, warn};
 use super::exit::{Code, Fault, OrExit, Outcome};
 use super::{hint, load, way};
 use crate::broker::embedded::{Broker, dialled};
-use crate::config::{Address, Config};
+use crate::config::{Address, Config, Loaded, log_lines};
 use crate::daemon::Start;
 use crate::service::{Notify, Signals};
 use crate::telemetry::log::Writing;
@@ -37,8 +37,11 @@ pub struct Args {
 
 /// Run.
 pub fn main(args: Args, config: Option<&Path>) -> Outcome {
-    let config = load::config(config)?;
+    let Loaded { config, warnings } = load::config_with_warnings(config)?;
     let log = telemetry::log::start(&config.log).or_exit(Code::Config)?;
+    for warning in warnings {
+        log_lines(&warning.render(false)).for_each(|line| warn!("{line}"));
+    }
     let runtime = load::runtime()?;
     let outcome = runtime.block_on(run(config, args.watch, &log));
     // A name's look-up that is under way can't be given up, and nobody waits for it any more.

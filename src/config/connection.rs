@@ -1,14 +1,13 @@
 //! `[redis]` and `[connections.NAME]`: a Redis, who one is there, and how it is proved.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Secret;
 use super::keys::Table as Keys;
-use super::reader::{Reader, Table, Text, Value, header, unreadable};
+use super::reader::{Reader, Table, Text, Value, header};
+use crate::file;
 
 mod address;
 mod embedded;
@@ -287,9 +286,8 @@ fn read_tls(value: &Value<'_, '_>, is_used: bool) -> TlsFiles {
 
 /// Whether a file that is read at every connect can be read now.
 fn check_file(value: &Value<'_, '_>, file: &Path) {
-    let readable = File::open(file).and_then(|mut file| file.read(&mut [0; 1]));
-    if let Err(error) = readable {
+    if let Err(unread) = file::check(file) {
         let help = "name a file that the user handlerd runs as can read".to_owned();
-        value.error(format!("{} {}", value.shown_path(file), unreadable(&error)), Some(help));
+        value.error(format!("{} {}", value.shown_path(file), unread), Some(help));
     }
 }

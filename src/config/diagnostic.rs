@@ -210,6 +210,16 @@ impl fmt::Debug for Diagnostic {
     }
 }
 
+/// The lines of rendered diagnostics, each for a record of the log: that has its own word for how bad
+/// it is.
+pub fn log_lines(rendered: &str) -> impl Iterator<Item = &str> {
+    let lines = rendered.lines().filter(|line| !line.trim().is_empty());
+    lines.map(|line| {
+        let text = ["error: ", "warning: "].iter().find_map(|word| line.strip_prefix(word));
+        text.unwrap_or(line)
+    })
+}
+
 /// Every error of a configuration, at least one, in the order of the file.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ConfigErrors {

@@ -1,6 +1,5 @@
 //! `[handlers.NAME]`: a plugin under a name, with its settings and its limits.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +9,9 @@ use toml::de::DeValue;
 use super::keys::Table as Keys;
 use super::plugins::Plugins;
 use super::quantity::LONGEST;
-use super::reader::{Table, Value, quoted, unreadable};
+use super::reader::{Table, Value, quoted};
 use super::secret::{Secret, is_secret_name};
+use crate::file;
 
 /// A plugin under a name, with settings: `[handlers.NAME]`, or a plugin file with the defaults.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,9 +105,6 @@ pub(super) const MOST_INSTANCES: usize = 1000;
 
 /// Shortest `timeout`.
 pub(super) const LEAST_TIMEOUT: Duration = Duration::from_millis(1);
-
-/// Longest secret that is read from a file.
-const LONGEST_SECRET: u64 = 1 << 20;
 
 impl Handler {
     /// A handler with the defaults for a plugin file, named after it.
@@ -324,24 +321,17 @@ fn read_secret(value: &Value<'_, '_>) -> Option<String> {
 
 /// The text of a file without the line end at its end.
 fn read_secret_file(value: &Value<'_, '_>, file: &Path) -> Option<String> {
-    let mut bytes = Vec::new();
-    let read = std::fs::File::open(file)
-        .and_then(|file| file.take(LONGEST_SECRET + 1).read_to_end(&mut bytes));
-    if let Err(error) = read {
-        let help = match value.key {
-            "credential" => "give it by LoadCredential=NAME:PATH in handlerd's unit",
-            _ => "name a file that the user handlerd runs as can read",
-        };
-        value.error(
-            format!("{} {}", value.shown_path(file), unreadable(&error)),
-            Some(help.to_owned()),
-        );
-        return None;
-    }
-    if bytes.len() as u64 > LONGEST_SECRET {
-        value.error(format!("{} is larger than 1 MiB", value.shown_path(file)), None);
-        return None;
-    }
+    let bytes = match file::read(file, file::LARGEST_SECRET) {
+        Ok(bytes) => bytes,
+        Err(unread) => {
+            let help = match value.key {
+                "credential" => "give it by LoadCredential=NAME:PATH in handlerd's unit",
+                _ => "name a file that the user handlerd runs as can read",
+            };
+            value.error(format!("{} {unread}", value.shown_path(file)), Some(help.to_owned()));
+            return None;
+        }
+    };
     match String::from_utf8(bytes) {
         Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
         Err(_) => {

@@ -1,8 +1,7 @@
 //! A configuration file from the first byte to the last check.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +18,7 @@ use super::{
     Address, Channel, Config, ConfigErrors, Environment, Http, Loaded, Log, LogFormat, circle,
     groups,
 };
+use crate::file::{self, Unread};
 
 /// `[limits] memory` where none is written.
 const MEMORY: usize = 256 << 20;
@@ -27,56 +27,87 @@ const MEMORY: usize = 256 << 20;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Largest file that is read: ten thousand channels take one MiB.
-const LARGEST_FILE: u64 = 64 << 20;
+const LARGEST_FILE: u64 = 16 << 20;
 
 /// Longest NAME of a table.
 pub(super) const LONGEST_NAME: usize = 200;
 
-/// Read and parse a file.
+/// Read and parse a file, which may be a pipe that was handed to this process.
+pub(super) fn load(file: &Path, environment: &Environment) -> Result<Loaded, ConfigErrors> {
+    let bytes = file::read_handed(file, LARGEST_FILE);
+    parse(text(file, bytes)?, file, environment, &[])
+}
+
+/// Read and parse a file that was read before.
 ///
 /// The plugin files of `kept` count as there, wherever they are.
-pub(super) fn load(
+pub(super) fn load_again(
     file: &Path,
     environment: &Environment,
     kept: &[PathBuf],
 ) -> Result<Loaded, ConfigErrors> {
-    parse(read_file(file)?, file, environment, kept)
+    let text = text(file, file::read(file, LARGEST_FILE))?;
+    // What an editor leaves on a full disk, or who copies a file has only just begun, is no wish to
+    // end every channel.
+    if has_no_key(&text) {
+        let message = "nothing is written in the configuration file".to_owned();
+        let help = "write the configuration again; one with any key in it, as [channels], is taken";
+        return Err(of_file(file, message, help));
+    }
+    parse(text, file, environment, kept)
+}
+
+/// Whether there are only comments and empty lines.
+fn has_no_key(text: &str) -> bool {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#'))
+}
+
+fn of_file(file: &Path, message: String, help: &str) -> ConfigErrors {
+    let error = Diagnostic::of_file(Severity::Error, file, message, help.to_owned());
+    ConfigErrors::new(vec![error])
+}
+
+/// Why there is no text of the file.
+fn unread(file: &Path, unread: Unread) -> ConfigErrors {
+    let kind = match &unread {
+        Unread::Io { source, link: None } => Some(source.kind()),
+        _ => None,
+    };
+    let (message, help) = match (kind, unread) {
+        (Some(ErrorKind::NotFound), _) => (
+            "there is no such configuration file".to_owned(),
+            "write one, or name another with --config; \
+             [channels.NAME] with handlers and publish is enough",
+        ),
+        (Some(ErrorKind::IsADirectory), _) => (
+            "the configuration is a folder, not a file".to_owned(),
+            "name the file in it with --config",
+        ),
+        (Some(ErrorKind::PermissionDenied), _) => (
+            "the configuration file may not be read".to_owned(),
+            "let the user that handlerd runs as read it, its folders included",
+        ),
+        (Some(_), Unread::Io { source, .. }) => (
+            format!("the configuration file can't be read: {source}"),
+            "name another with --config",
+        ),
+        (_, unread @ Unread::Io { .. }) => (
+            format!("the configuration file {unread}"),
+            "make the link lead to a file that is there",
+        ),
+        (_, unread @ Unread::NotAFile(_)) => (
+            format!("the configuration {unread}"),
+            "write it to a file: it is read again when it has changed",
+        ),
+        (_, unread) => (format!("the configuration file {unread}"), "is it the right file?"),
+    };
+    of_file(file, message, help)
 }
 
 /// The text of the file.
-fn read_file(file: &Path) -> Result<String, ConfigErrors> {
-    let wrong = |message: String, help: &str| {
-        let error = Diagnostic::of_file(Severity::Error, file, message, help.to_owned());
-        ConfigErrors::new(vec![error])
-    };
-    let mut bytes = Vec::new();
-    let read =
-        File::open(file).and_then(|open| open.take(LARGEST_FILE + 1).read_to_end(&mut bytes));
-    if let Err(error) = read {
-        return Err(match error.kind() {
-            ErrorKind::NotFound => wrong(
-                "there is no such configuration file".to_owned(),
-                "write one, or name another with --config; \
-                 [channels.NAME] with handlers and publish is enough",
-            ),
-            ErrorKind::IsADirectory => wrong(
-                "the configuration is a folder, not a file".to_owned(),
-                "name the file in it with --config",
-            ),
-            ErrorKind::PermissionDenied => wrong(
-                "the configuration file may not be read".to_owned(),
-                "let the user that handlerd runs as read it, its folders included",
-            ),
-            _ => wrong(
-                format!("the configuration file can't be read: {error}"),
-                "name another with --config",
-            ),
-        });
-    }
-    if bytes.len() as u64 > LARGEST_FILE {
-        let message = "the configuration file is larger than 64 MiB".to_owned();
-        return Err(wrong(message, "is it the right file?"));
-    }
+fn text(file: &Path, bytes: Result<Vec<u8>, Unread>) -> Result<String, ConfigErrors> {
+    let bytes = bytes.map_err(|error| unread(file, error))?;
     String::from_utf8(bytes).map_err(|error| {
         let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line_start = good.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);

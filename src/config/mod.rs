@@ -46,7 +46,7 @@ pub use channel::{
     Routes, Source, Start, StreamSource, Target, WhenDone,
 };
 pub use connection::{Address, Connection, Embedded, Password, TlsFiles};
-pub use diagnostic::{ConfigErrors, Diagnostic, Severity};
+pub use diagnostic::{ConfigErrors, Diagnostic, Severity, log_lines};
 pub use environment::Environment;
 pub use handler::{Handler, HandlerLimits, InstancePolicy, Setting};
 pub use http::Http;
@@ -132,9 +132,9 @@ impl Config {
     /// Read a file again: plugin files that are in use count as there, also when they are gone.
     ///
     /// # Errors
-    /// As [`Config::load`].
+    /// As [`Config::load`]; besides, a file without any key, or a pipe, isn't taken.
     pub fn load_again(file: &Path, in_use: &[PathBuf]) -> Result<Loaded, ConfigErrors> {
-        load::load(file, &Environment::of_process(), in_use)
+        load::load_again(file, &Environment::of_process(), in_use)
     }
 
     /// Read a file, with another environment.
@@ -142,7 +142,7 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn load_with(file: &Path, environment: &Environment) -> Result<Loaded, ConfigErrors> {
-        load::load(file, environment, &[])
+        load::load(file, environment)
     }
 
     /// Read a text as if it stood in `file`, which need not exist; an empty one gives the defaults.

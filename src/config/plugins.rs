@@ -1,11 +1,13 @@
 //! `[plugins]`: the folder of plugin files, and which file a name means.
 
 use std::collections::{BTreeSet, HashSet};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::keys::Table as Keys;
-use super::reader::{Reader, Value, header, quoted, unreadable};
+use super::reader::{Reader, Value, header, quoted};
 use super::suggest;
+use crate::file::unreadable;
 
 /// How plugin files end.
 const EXTENSION: &str = ".wasm";
@@ -30,7 +32,7 @@ impl Plugins {
         let dir = path.flatten().unwrap_or_else(|| reader.path("plugins"));
         let names = list(&dir);
         if let (Err(error), Some(written), false) = (&names, &written, is_wrong) {
-            let help = "make the folder, or name another".to_owned();
+            let help = remedy(error).to_owned();
             let message = format!("the plugin folder {} {}", dir.display(), unreadable(error));
             written.error(message, Some(help));
         }
@@ -148,6 +150,17 @@ impl Plugins {
         help.push(self.content());
         value.reader.missing(&value.span(), message, help);
         None
+    }
+}
+
+/// What helps where the folder can't be looked into.
+fn remedy(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::PermissionDenied => {
+            "let the user that handlerd runs as read it and enter it, its folders included"
+        }
+        ErrorKind::NotADirectory => "name the folder that the plugin files are in",
+        _ => "make the folder, or name another",
     }
 }
 

@@ -6,7 +6,6 @@
 //! callers go on with the default; what they make is thrown away in the end.
 
 use std::cell::{Cell, RefCell};
-use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -243,17 +242,6 @@ pub(super) fn header(kind: &str, name: &str) -> String {
         format!("[{kind}.{name}]")
     } else {
         format!("[{kind}.\"{}\"]", quoted(name).trim_matches('`'))
-    }
-}
-
-/// Why a file or a folder is of no use, to stand behind its name.
-pub(super) fn unreadable(error: &std::io::Error) -> String {
-    match error.kind() {
-        ErrorKind::NotFound => "doesn't exist".to_owned(),
-        ErrorKind::IsADirectory => "is a folder".to_owned(),
-        ErrorKind::NotADirectory => "is not a folder".to_owned(),
-        ErrorKind::PermissionDenied => "may not be read by this user".to_owned(),
-        _ => format!("can't be read: {error}"),
     }
 }
 

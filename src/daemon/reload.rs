@@ -3,12 +3,17 @@
 //! Called when something has changed, or is said to have. Touches nothing that runs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::HandlerError;
 use super::handlers::{Handlers, Reloaded, reload_handlers};
-use crate::config::{Config, Connection};
+use crate::config::{Config, Connection, log_lines};
+use crate::file::Patience;
 use crate::plugin::{Host, PluginError};
 use crate::watch::{Changed, Unfinished};
+
+/// How long reading the configuration may take, with the files that it names: a network's may hang.
+const READING: Duration = Duration::from_secs(20);
 
 /// What runs while something new is built beside it.
 pub(super) struct Before {
@@ -52,13 +57,12 @@ impl Refused {
 
     /// The first of the sentences.
     pub(super) fn in_a_line(&self) -> &str {
-        let first = self.why.lines().next().unwrap_or_default();
-        first.strip_prefix("error: ").unwrap_or(first)
+        log_lines(&self.why).next().unwrap_or_default()
     }
 
     /// All of them in the log.
     pub(super) fn tell(&self) {
-        self.why.lines().for_each(|line| tracing::error!("{line}"));
+        log_lines(&self.why).for_each(|line| tracing::error!("{line}"));
     }
 }
 
@@ -67,12 +71,13 @@ pub(super) struct Waiting {
     pub(super) refused: Option<Refused>,
     /// Whether it is read by itself.
     is_watched: bool,
+    files: Patience,
 }
 
 impl Waiting {
     /// The one that runs is the one in the file.
     pub(super) fn new(is_watched: bool) -> Self {
-        Waiting { refused: None, is_watched }
+        Waiting { refused: None, is_watched, files: Patience::new(READING) }
     }
 
     /// Whether it is to be read again when plugin files have changed.
@@ -93,7 +98,10 @@ impl Waiting {
         unfinished: &Unfinished,
     ) -> Result<Option<Prepared>, Refused> {
         if changed == Changed::Config || self.is_tried_again() {
-            let prepared = prepare(before, host, Changed::Config, unfinished).await;
+            let prepared = match read(&before.written, &self.files).await {
+                Ok(written) => prepare(before, host, Some(written), unfinished).await,
+                Err(refused) => Err(refused),
+            };
             let earlier = std::mem::replace(&mut self.refused, prepared.as_ref().err().cloned());
             let Some(refused) = self.refused.as_ref().filter(|_| changed == Changed::Plugins)
             else {
@@ -105,31 +113,29 @@ impl Waiting {
                 tracing::error!("the configuration is still refused");
             }
         }
-        prepare(before, host, changed, unfinished).await
+        prepare(before, host, None, unfinished).await
     }
 }
 
-/// Build what is to run. `None` when that is what runs. A plugin file that is unfinished is left for
-/// later.
+/// Build what is to run by this configuration, or by the one that runs where only plugin files have
+/// changed. `None` when that is what runs. A plugin file that is unfinished is left for later.
 ///
 /// # Errors
 /// Everything that is wrong with it.
 async fn prepare(
     before: &Before,
     host: &Arc<Host>,
-    changed: Changed,
+    written: Option<Config>,
     unfinished: &Unfinished,
 ) -> Result<Option<Prepared>, Refused> {
-    let written = match changed {
-        Changed::Plugins => before.written.clone(),
-        Changed::Config => read(&before.written).await?,
-    };
+    let is_new = written.is_some();
+    let written = written.unwrap_or_else(|| before.written.clone());
     let (config, mut notes) = fitted(written.clone(), before);
     let Reloaded { handlers, orphans } =
         reload_handlers(&config, host, &before.handlers, unfinished).await.map_err(refused)?;
     // One whose file is there again is to be seen as one like any other.
     let is_same = same(&handlers, &before.handlers) && orphans == before.orphans;
-    if changed == Changed::Plugins && is_same {
+    if !is_new && is_same {
         return Ok(None);
     }
     notes.extend(orphans.iter().map(|name| {
@@ -149,15 +155,20 @@ fn same(some: &Handlers, others: &Handlers) -> bool {
 }
 
 /// Read the file again.
-async fn read(before: &Config) -> Result<Config, Refused> {
+async fn read(before: &Config, files: &Patience) -> Result<Config, Refused> {
     let file = before.file.clone();
     let in_use: Vec<_> = before.handlers.values().map(|handler| handler.plugin.clone()).collect();
-    let reading = tokio::task::spawn_blocking(move || Config::load_again(&file, &in_use)).await;
-    let loaded = reading
-        .map_err(|e| Refused::because(format!("reading the configuration ended early: {e}")))?;
+    let reading = files.work(move || Config::load_again(&file, &in_use)).await;
+    let loaded = reading.map_err(|unread| {
+        let file = before.file.display();
+        Refused::because(format!(
+            "the configuration {file}, or a file or folder that it names, {unread}; SIGHUP has it \
+             read again"
+        ))
+    })?;
     let loaded = loaded.map_err(|errors| Refused::because(errors.render(false)))?;
     for warning in &loaded.warnings {
-        tracing::warn!("{}", warning.render(false));
+        log_lines(&warning.render(false)).for_each(|line| tracing::warn!("{line}"));
     }
     Ok(loaded.config)
 }

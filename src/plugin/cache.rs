@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rustix::process::{Resource, getrlimit};
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
@@ -177,9 +177,16 @@ impl Cache {
         if artifact.len() as u64 + TRAILER_LENGTH > longest {
             return Err(Unwritten::from(std::io::Error::from(ErrorKind::FileTooLarge)));
         }
-        let aside = tempfile::Builder::new().prefix(".compiling-").tempfile_in(dir);
-        // The name, which is another one each time, is in nobody's interest.
-        let aside = aside.map_err(|e| std::io::Error::from(e.kind()))?;
+        let is_gone =
+            |e: &std::io::Error| matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
+        let aside = match aside(dir) {
+            // Somebody has removed the folder, or one that it is in: as whoever frees room does it.
+            Err(e) if is_gone(&e) => {
+                private_folder(dir).map_err(|reason| Unwritten::by(reason, ALLOW))?;
+                aside(dir)?
+            }
+            made => made?,
+        };
         let mut file = aside.as_file();
         file.write_all(artifact)?;
         file.write_all(&seal(artifact))?;
@@ -277,18 +284,35 @@ fn environment(engine: &Engine) -> u64 {
     hasher.finish()
 }
 
+/// A file in the folder that is to become an entry.
+fn aside(dir: &Path) -> std::io::Result<NamedTempFile> {
+    let made = tempfile::Builder::new().prefix(".compiling-").tempfile_in(dir);
+    made.map_err(|e| {
+        // Its name, which is another one each time, is in nobody's interest.
+        let text = e.to_string();
+        let what = text.split_once(" at path").map_or(&*text, |(what, _)| what);
+        std::io::Error::new(e.kind(), what)
+    })
+}
+
 /// Make the folder, or see that it is the daemon's alone.
 fn private_folder(dir: &Path) -> Result<(), String> {
-    let make = || {
-        if let Some(parent) = dir.parent() {
-            std::fs::create_dir_all(parent)?;
+    // Of its parents the first that is in the way, or missing.
+    for parent in dir.ancestors().skip(1).collect::<Vec<_>>().into_iter().rev() {
+        let made = if parent.is_dir() { Ok(()) } else { std::fs::create_dir(parent) };
+        if let Err(e) = made
+            && !parent.is_dir()
+            && !parent.as_os_str().is_empty()
+        {
+            return Err(format!("the folder {} can't be made: {e}", parent.display()));
         }
-        match std::fs::DirBuilder::new().mode(0o700).create(dir) {
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
-            made => made,
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+            return Err(format!("it can't be made: {e}"));
         }
-    };
-    make().map_err(|e| format!("it can't be made: {e}"))?;
+        _ => {}
+    }
     let metadata = std::fs::metadata(dir).map_err(|e| format!("it can't be looked at: {e}"))?;
     if !metadata.is_dir() {
         return Err("it is not a folder".into());
@@ -299,11 +323,7 @@ fn private_folder(dir: &Path) -> Result<(), String> {
             .map_err(|e| format!("its permissions can't be set: {e}"))?;
     }
     // Root may do what a read-only file system doesn't allow: only trying tells.
-    tempfile::Builder::new()
-        .prefix(".compiling-")
-        .tempfile_in(dir)
-        .map_err(|e| format!("it can't be written to: {e}"))?;
-    Ok(())
+    aside(dir).map(drop).map_err(|e| format!("it can't be written to: {e}"))
 }
 
 /// Whether only this user can have written it. Others' native code is never run.

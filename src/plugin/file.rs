@@ -3,13 +3,14 @@
 //! Looks at the outline only; whether a file is a plugin is decided by what it exports (`judge`).
 
 use std::fmt;
-use std::io::Read;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 use wasmparser::{Encoding, Parser, Payload};
 
 use super::PluginError;
+use crate::file::{self, Unread};
 
 /// Largest plugin file. A Python plugin has 18 MB.
 const MAX_FILE: u64 = 256 << 20;
@@ -55,22 +56,12 @@ pub(super) struct Outline {
 
 /// Read a plugin file and hash it. Blocks.
 pub(super) fn read(path: &Path) -> Result<PluginFile, PluginError> {
-    let unreadable = |source| PluginError::Read { file: path.to_owned(), source };
-    let not_a_file = |what: String| PluginError::NotAFile { file: path.to_owned(), what };
-    // A fifo would be waited for when opened, so it is looked at first.
-    let metadata = std::fs::metadata(path).map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err(not_a_file("it is not a regular file".into()));
-    }
-    if metadata.len() > MAX_FILE {
-        return Err(not_a_file(format!(
-            "it has {} bytes, and the largest plugin may have {MAX_FILE}",
-            metadata.len()
-        )));
-    }
-    let mut bytes = Vec::with_capacity(metadata.len() as usize);
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    file.take(MAX_FILE).read_to_end(&mut bytes).map_err(unreadable)?;
+    let bytes = file::read(path, MAX_FILE).map_err(|unread| match unread {
+        Unread::Io { source, .. } if source.kind() != ErrorKind::IsADirectory => {
+            PluginError::Read { file: path.to_owned(), source }
+        }
+        other => PluginError::NotAFile { file: path.to_owned(), what: format!("it {other}") },
+    })?;
     let sha256 = Sha256::digest(&bytes).into();
     Ok(PluginFile { bytes, sha256 })
 }

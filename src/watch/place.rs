@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 
+use super::Trouble;
 use super::trail::Survey;
 
 /// Nothing has happened for so long: who copies several files has got to the end.
@@ -38,8 +39,8 @@ pub(super) struct Place {
     changed: Option<(Instant, Instant)>,
     /// Files that were made empty or written to since they were closed last, where they really are.
     open: HashMap<PathBuf, Open>,
-    /// Whether the log has said that not all of it can be watched.
-    told: bool,
+    /// That not all of it can be watched.
+    trouble: Trouble,
 }
 
 /// A file that somebody writes.
@@ -87,12 +88,8 @@ impl Place {
         }
         self.open.retain(|path, _| survey.concerns(path));
         match &survey.trouble {
-            Some(why) if !self.told => {
-                self.told = true;
-                super::not_noticed(&self.path, why);
-            }
-            Some(_) => {}
-            None => self.told = false,
+            Some(why) => self.trouble.tell(&self.path, why, now),
+            None => self.trouble = Trouble::default(),
         }
         self.survey = Some(survey);
     }
@@ -129,7 +126,7 @@ impl Place {
                 self.open.remove(path);
             }
             EventKind::Create(_) | EventKind::Any | EventKind::Other => {}
-            // Its times and rights may change; its bytes are the same.
+            // Its times may change, and it is read; its bytes are the same.
             EventKind::Modify(_) | EventKind::Access(_) => return,
         }
         self.change(now);
@@ -259,6 +256,20 @@ mod tests {
         assert!(!place.take(again + 729 * SECOND), "it is quiet a moment later");
         assert!(place.take(again + 730 * SECOND));
         assert_eq!(place.due(), None);
+    }
+
+    #[test]
+    fn a_folder_that_is_missing_for_a_moment_is_not_complained_of() {
+        let (mut place, start) = (Place::new(Path::new("/p")), Instant::now());
+        let missing = || Survey::of_folder(Path::new("/nowhere/at/all"));
+        let mut is_told_after = |survey, seconds: u32| {
+            place.set(survey, start + seconds * SECOND);
+            place.trouble.is_told
+        };
+        assert!(!is_told_after(missing(), 0) && !is_told_after(missing(), 1));
+        assert!(!is_told_after(Survey::default(), 2));
+        assert!(!is_told_after(missing(), 3) && is_told_after(missing(), 5));
+        assert!(!is_told_after(Survey::default(), 6));
     }
 
     #[test]

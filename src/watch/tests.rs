@@ -237,3 +237,45 @@ async fn a_file_that_is_written_slowly_holds_up_no_other() {
     assert_eq!(told(&mut watch).await, Changed::Plugins);
     assert!(!unfinished.contains(&slow));
 }
+
+#[tokio::test]
+async fn what_others_may_read_by_now_is_told_of_and_new_times_are_not() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let [plugins, library] = ["plugins", "library"].map(|name| dir.path().join(name));
+    fs::create_dir(&plugins).expect("made");
+    fs::create_dir(&library).expect("made");
+    let (config, plugin) = (dir.path().join("config.toml"), plugins.join("a.wasm"));
+    let (real, aside) = (library.join("b-1.wasm"), library.join("aside.wasm"));
+    fs::write(&config, "1").expect("written");
+    fs::write(&real, "1").expect("written");
+    link(&real, &plugins.join("b.wasm"));
+    let mode = |path: &Path, mode| {
+        let rights = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        fs::set_permissions(path, rights).expect("they are set");
+    };
+    let mut watch = Watch::new(&plugins, Some(&config));
+    fs::write(&aside, "1").expect("written");
+    mode(&aside, 0o000);
+    fs::rename(&aside, &plugin).expect("renamed");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    for changed in [&plugin, &real, &plugins] {
+        mode(changed, 0o755);
+        mode(changed, 0o700);
+        assert_eq!(told(&mut watch).await, Changed::Plugins, "{}", changed.display());
+    }
+    mode(&config, 0o600);
+    assert_eq!(told(&mut watch).await, Changed::Config);
+    // As `touch` and a backup do it; and one that is read.
+    let mut open = Vec::new();
+    for same in [&plugin, &real, &config] {
+        let file = File::options().append(true).open(same).expect("opened");
+        let then = std::time::SystemTime::UNIX_EPOCH;
+        let times = fs::FileTimes::new().set_modified(then).set_accessed(then);
+        file.set_times(times).expect("they are set");
+        // Closing it would be the end of a change.
+        open.push(file);
+        fs::read(same).expect("read");
+    }
+    mode(&plugin, 0o700);
+    nothing(&mut watch, "the same rights as before").await;
+}

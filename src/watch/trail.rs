@@ -1,8 +1,9 @@
 //! The way that a path takes through symbolic links, and where else something may change that matters.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 /// As many links as the kernel follows.
@@ -76,8 +77,17 @@ pub(super) struct Survey {
     folder: Option<PathBuf>,
     /// What matters besides: links, what they lead to, what is missing.
     steps: BTreeSet<PathBuf>,
+    /// Who may read what is there.
+    rights: BTreeMap<PathBuf, Rights>,
     /// Why not all of it can be.
     pub(super) trouble: Option<String>,
+}
+
+/// Mode, user and group.
+type Rights = (u32, u32, u32);
+
+fn rights(path: &Path) -> Option<Rights> {
+    path.metadata().ok().map(|metadata| (metadata.mode(), metadata.uid(), metadata.gid()))
 }
 
 impl Survey {
@@ -88,22 +98,40 @@ impl Survey {
         let (entries, folder) = match end.and_then(read) {
             Ok(found) => found,
             Err(error) => {
-                return Survey { folder: None, steps, trouble: Some(error.to_string()) };
+                let trouble = Some(error.to_string());
+                return Survey { steps, trouble, ..Survey::default() };
             }
         };
+        let mut files = vec![folder.clone()];
         for entry in entries.flatten().filter(|entry| is_plugin(Path::new(&entry.file_name()))) {
             if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
                 steps.append(&mut Trail::of(&folder.join(entry.file_name())).into_steps());
+            } else {
+                files.push(folder.join(entry.file_name()));
             }
         }
-        Survey { folder: Some(folder), steps, trouble: None }
+        Survey { folder: Some(folder), steps, ..Survey::default() }.with_rights(files)
     }
 
     /// Of a file.
     pub(super) fn of_file(path: &Path) -> Survey {
         let trail = Trail::of(path);
         // A file that is missing for a moment is looked out for in its folder.
-        Survey { folder: None, steps: trail.into_steps(), trouble: None }
+        Survey { steps: trail.into_steps(), ..Survey::default() }.with_rights(Vec::new())
+    }
+
+    /// With the rights of all that matters, and of these.
+    fn with_rights(mut self, files: Vec<PathBuf>) -> Survey {
+        let known =
+            |path: PathBuf| Some((rights(&path)?, path)).map(|(rights, path)| (path, rights));
+        self.rights = self.steps.iter().cloned().chain(files).filter_map(known).collect();
+        self
+    }
+
+    /// Whether somebody else may read this by now than when it was looked at. Times, which a backup sets
+    /// back, don't count.
+    pub(super) fn has_other_rights(&self, path: &Path) -> bool {
+        self.rights.get(path).is_some_and(|before| rights(path).is_some_and(|now| now != *before))
     }
 
     /// Whether what happens to this path, as it really is, matters.

@@ -102,6 +102,33 @@ async fn without_a_folder_it_is_compiled_into_a_temporary_one() {
     assert!(entries(&shared).is_empty());
 }
 
+#[tokio::test]
+async fn a_folder_that_was_removed_is_made_again() {
+    let bench = Bench::new();
+    let (below, cache) = (bench.dir().join("below"), bench.dir().join("below/own"));
+    let host = host(&cache);
+    // The same plugin with other bytes.
+    let load = async |number: u8| {
+        let bytes = [echo(), vec![0, 2, 1, number]].concat();
+        host.load(&bench.config(&bytes)).await.expect("it is loaded")
+    };
+    load(0).await;
+    std::fs::remove_dir_all(&below).expect("it was there");
+    load(1).await;
+    assert_eq!(entries(&cache).len(), 1);
+    assert_eq!(std::fs::metadata(&cache).expect("a folder").mode() & 0o777, 0o700);
+    assert_eq!((host.cache().errors(), host.cache().trouble_now()), (0, None));
+    // Where that can't be done, it is said of what.
+    std::fs::remove_dir_all(&below).expect("it was there");
+    std::fs::write(&below, "").expect("a file");
+    load(2).await;
+    let (cache, below) = (cache.display(), below.display());
+    let said =
+        format!("can't be kept in {cache}: the folder {below} can't be made: File exists (os");
+    let trouble = host.cache().trouble_now().expect("it is not kept");
+    assert!(trouble.contains(&said), "{trouble}");
+}
+
 /// Stands in for `handlerd compile-plugin`: this test program has no verbs. Run by the tests below
 /// as a child; does nothing otherwise.
 #[test]
