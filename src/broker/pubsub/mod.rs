@@ -138,6 +138,13 @@ impl Subscriber {
         Change { number, done: self.done.subscribe() }
     }
 
+    /// What is subscribed to stays as it is; [`Change::done`] tells when all that Redis had sent before
+    /// now is in the queues. Not while a change waits to be taken.
+    pub fn passed(&self) -> Change {
+        let wanted = self.wanted.borrow().subscriptions.to_vec();
+        self.change(wanted, || {})
+    }
+
     /// Keep the subscriptions up until `stop`, over one connection and whatever happens to it; over
     /// none while there are no subscriptions.
     ///
@@ -160,8 +167,8 @@ pub struct Change {
 }
 
 impl Change {
-    /// Wait until Redis has confirmed or refused every new name, and nothing more comes into the
-    /// queues of subscriptions that are gone. Without a connection that is at once: the next one
+    /// Wait until Redis has confirmed or refused every new name, nothing more comes into the queues of
+    /// subscriptions that are gone, and what Redis had sent before the change is in the queues. Without a connection that is at once: the next one
     /// subscribes to the new list only.
     pub async fn done(mut self) {
         // A subscriber that is gone brings nothing more either.

@@ -187,6 +187,7 @@ impl<'a> Session<'a> {
         let roster = &self.plan.roster;
         self.renames = moved.len() != roster.names().len() || !roster.leaving().is_empty();
         self.requests.moved(&moved, roster);
+        self.requests.prove(roster);
     }
 
     /// When every new name is answered, end the subscriptions to those that aren't wanted any more;

@@ -35,6 +35,8 @@ pub(super) struct State {
     pub(super) is_ready: bool,
     /// Whether the keeper knows how far others are.
     pub(super) has_looked: bool,
+    /// Whether nothing is on its way any more that was published before that.
+    pub(super) has_passed: bool,
     /// Somebody has given the lease back.
     pub(super) is_free: bool,
     /// Whether the subscription knows of this.
@@ -108,6 +110,7 @@ impl State {
             wants_mark: false,
             is_ready: false,
             has_looked: false,
+            has_passed: false,
             is_free: false,
             is_attached: false,
             is_closed: false,

@@ -151,16 +151,16 @@ impl Lane {
     /// Another daemon leads, and has stored this place.
     pub(in crate::broker::single) fn follow(&self, place: Option<&str>) {
         let mut state = self.state();
-        state.has_looked = true;
+        // The first time only: what is on its way may have been published before the second.
+        if !std::mem::replace(&mut state.has_looked, true) && !state.is_attached {
+            state.track.look_before(place);
+        }
         if place.is_some() {
             state.track.saw_place();
         }
         self.settled.notify_waiters();
         if state.role != Role::Standby {
             return;
-        }
-        if !state.is_attached {
-            state.track.look_before(place);
         }
         let Found::Behind { number, gap } = state.track.find(place) else { return };
         state.forget(number);

@@ -33,11 +33,16 @@ fn standby(budget: &Arc<Budget>) -> (Arc<Lane>, Arc<Queue>) {
 }
 
 fn standby_of(budget: &Arc<Budget>, metrics: Arc<ChannelMetrics>) -> (Arc<Lane>, Arc<Queue>) {
+    let (lane, queue) = unattached(budget, metrics);
+    lane.attach();
+    (lane, queue)
+}
+
+fn unattached(budget: &Arc<Budget>, metrics: Arc<ChannelMetrics>) -> (Arc<Lane>, Arc<Queue>) {
     let source = Source::Subscribe(vec!["in".into()]);
     let away = Box::new(|| false);
     let queue = Queue::new(1, usize::MAX, Overflow::DropOldest, budget, metrics, away);
     let lane = Lane::new(&"orders".into(), &source, usize::MAX, queue.clone());
-    lane.attach();
     (lane, queue)
 }
 
@@ -132,6 +137,27 @@ fn what_a_leader_missed_whose_subscription_was_dead_is_a_gap() {
     lane.push(&mut vec![arrived(&lane)]);
     take(1);
     assert_eq!(queue.bytes(), size());
+}
+
+#[test]
+fn what_comes_when_nothing_older_is_on_its_way_is_behind_the_place_that_is_stored() {
+    let source = fingerprint(&Source::Subscribe(vec!["in".into()]));
+    let place = |number| format!("{source} mark life 1 {number}");
+    for (has_passed, stored, handed_on) in [(true, 7, 3), (true, 8, 0), (false, 7, 0)] {
+        let (lane, queue) = unattached(&Budget::new(usize::MAX), Arc::default());
+        lane.follow(Some(&place(7)));
+        if has_passed {
+            lane.has_passed();
+            // What was handled up to there may be on its way again.
+            lane.follow(Some(&place(8)));
+        }
+        // The names were subscribed to before, for another channel.
+        lane.attach();
+        lane.push(&mut (0..3).map(|_| arrived(&lane)).collect());
+        lane.heard(b"life 2");
+        lane.take(Some(place(stored)), std::time::Duration::ZERO);
+        assert_eq!(queue.bytes(), handed_on * size(), "{has_passed} {stored}");
+    }
 }
 
 /// As a worker that has handled so many.
