@@ -92,6 +92,11 @@ impl Lane {
         self.queue.metrics()
     }
 
+    /// A subscription is to be made; nothing is stored in this life of Redis's data, if one is told.
+    pub(super) fn look_at_life(&self, life: Option<&str>) {
+        self.state().track.look_at_life(life);
+    }
+
     /// The subscription brings messages from now on.
     pub fn attach(&self) {
         let mut state = self.state();

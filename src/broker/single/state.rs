@@ -56,6 +56,8 @@ pub(super) enum Role {
         place: Option<String>,
         /// How long ago that was stored.
         age: Duration,
+        /// In which life of Redis's data no place was ever stored.
+        unwritten: Option<String>,
         /// What was published after we had the lease: all behind this is ours in any case.
         barrier: Option<Mark>,
     },
