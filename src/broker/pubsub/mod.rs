@@ -48,7 +48,7 @@ mod router;
 mod session;
 mod wire;
 
-use changes::{Changes, Wanted};
+use changes::{Changes, Switch, Wanted};
 use journal::Journal;
 use plan::Plan;
 use session::{Ended, Session, SessionEnd};
@@ -110,7 +110,7 @@ impl Subscriber {
             let names = subscription.names().map(|(_, name)| name.clone());
             subscription.queue.metrics().unsubscribed.replace(names);
         }
-        let wanted = Wanted::new(0, subscriptions, Box::new(|| {}));
+        let wanted = Wanted::new(0, subscriptions.into(), Box::new(|| {}));
         Subscriber {
             connector,
             metrics,
@@ -134,10 +134,14 @@ impl Subscriber {
         subscriptions: Vec<Subscription>,
         switch: impl FnOnce() + Send + 'static,
     ) -> Change {
+        self.want(subscriptions.into(), Box::new(switch))
+    }
+
+    fn want(&self, subscriptions: Arc<[Subscription]>, switch: Switch) -> Change {
         let mut number = 0;
         self.wanted.send_modify(|wanted| {
             number = wanted.number + 1;
-            *wanted = Wanted::new(number, subscriptions, Box::new(switch));
+            *wanted = Wanted::new(number, subscriptions, switch);
         });
         Change { number, done: self.done.subscribe() }
     }
@@ -145,8 +149,8 @@ impl Subscriber {
     /// What is subscribed to stays as it is; [`Change::done`] tells when all that Redis had sent before
     /// now is in the queues. Not while a change waits to be taken.
     pub fn passed(&self) -> Change {
-        let wanted = self.wanted.borrow().subscriptions.to_vec();
-        self.change(wanted, || {})
+        let wanted = self.wanted.borrow().subscriptions.clone();
+        self.want(wanted, Box::new(|| {}))
     }
 
     /// Keep the subscriptions up until `stop`, over one connection and whatever happens to it; over
@@ -171,8 +175,8 @@ pub struct Change {
 }
 
 impl Change {
-    /// Wait until Redis has confirmed or refused every new name, nothing more comes into the queues of
-    /// subscriptions that are gone, and what Redis had sent before the change is in the queues. Without a connection that is at once: the next one
+    /// Wait until Redis has confirmed or refused every new name, and nothing more comes into the
+    /// queues of subscriptions that are gone. Without a connection that is at once: the next one
     /// subscribes to the new list only.
     pub async fn done(mut self) {
         // A subscriber that is gone brings nothing more either.

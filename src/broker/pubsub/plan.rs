@@ -37,6 +37,11 @@ impl Plan {
         Plan { wanted, roster, intake }
     }
 
+    /// Whether it is for this very list.
+    pub(super) fn is_for(&self, wanted: &Arc<[Subscription]>) -> bool {
+        Arc::ptr_eq(&self.wanted, wanted)
+    }
+
     /// The channels that are single.
     pub(super) fn lanes(&self) -> Vec<Arc<Lane>> {
         self.wanted.iter().filter_map(|wanted| wanted.single.clone()).collect()
