@@ -223,7 +223,8 @@ impl Running {
         let singles: Vec<Single> = singles.filter_map(|next| next.single.clone()).collect();
         if !singles.is_empty() {
             singles.into_iter().for_each(|single| self.singles.start(single, &self.source));
-            self.singles.looked().await;
+            let passed = || self.subscriber.passed();
+            self.singles.looked((!self.subscription.is_empty()).then_some(passed)).await;
         }
         let succeeded = next.iter().filter_map(|next| self.crew.channel(next.place?));
         let succeeded = succeeded.map(|channel| Arc::downgrade(&channel)).collect();

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::running::{joined, keep_running};
 use crate::broker::connection::Connector;
+use crate::broker::pubsub::Change;
 use crate::broker::single::{self, Lane};
 use crate::heartbeat::Heartbeats;
 
@@ -75,10 +76,20 @@ impl Singles {
 
     /// Wait a moment until the keepers that were just started know how far other daemons are: what comes
     /// before that can't be told from what was handled elsewhere. With Redis away nothing comes.
-    pub(super) async fn looked(&self) {
+    ///
+    /// Then wait a moment for `passed`, which is begun then: that all which was published before has
+    /// come. It is for the channels that run, and the new ones may take what comes after it.
+    pub(super) async fn looked(&self, passed: Option<impl FnOnce() -> Change>) {
         let all = join_all(self.running.iter().map(|single| single.lane.looked()));
         if tokio::time::timeout(LOOK, all).await.is_err() {
             tracing::debug!("it isn't known yet how far other daemons are");
+        }
+        let Some(passed) = passed else { return };
+        let looked = self.running.iter().filter(|single| single.lane.has_looked());
+        let looked: Vec<&Single> = looked.collect();
+        match tokio::time::timeout(LOOK, passed().done()).await {
+            Ok(()) => looked.into_iter().for_each(|single| single.lane.has_passed()),
+            Err(_) => tracing::debug!("Redis doesn't say yet that all has come"),
         }
     }
 

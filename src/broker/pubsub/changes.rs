@@ -22,9 +22,9 @@ pub(super) struct Wanted {
 pub(super) type Switch = Box<dyn FnOnce() + Send>;
 
 impl Wanted {
-    pub(super) fn new(number: u64, subscriptions: Vec<Subscription>, switch: Switch) -> Self {
+    pub(super) fn new(number: u64, subscriptions: Arc<[Subscription]>, switch: Switch) -> Self {
         let switch = Arc::new(Mutex::new(Some(switch)));
-        Wanted { number, subscriptions: subscriptions.into(), switch }
+        Wanted { number, subscriptions, switch }
     }
 
     /// It is taken: what comes from now on goes its way.

@@ -26,11 +26,12 @@ use std::time::{Duration, Instant};
 use backon::ExponentialBackoff;
 use tokio::select;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::backoff;
-use super::connection::{Connector, Link};
-use super::single::Lane;
+use super::connection::{ConnectError, Connector, Link};
+use super::single::{self, Lane};
 use crate::config::Source;
 use crate::heartbeat::Beat;
 use crate::queue::Queue;
@@ -47,7 +48,7 @@ mod router;
 mod session;
 mod wire;
 
-use changes::{Changes, Wanted};
+use changes::{Changes, Switch, Wanted};
 use journal::Journal;
 use plan::Plan;
 use session::{Ended, Session, SessionEnd};
@@ -57,6 +58,9 @@ use session::{Ended, Session, SessionEnd};
 /// being back, so the longest is 1 s.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long Redis may take to tell what is stored for channels that are single.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// What one channel wants of this Redis.
 #[derive(Clone)]
@@ -106,7 +110,7 @@ impl Subscriber {
             let names = subscription.names().map(|(_, name)| name.clone());
             subscription.queue.metrics().unsubscribed.replace(names);
         }
-        let wanted = Wanted::new(0, subscriptions, Box::new(|| {}));
+        let wanted = Wanted::new(0, subscriptions.into(), Box::new(|| {}));
         Subscriber {
             connector,
             metrics,
@@ -130,12 +134,23 @@ impl Subscriber {
         subscriptions: Vec<Subscription>,
         switch: impl FnOnce() + Send + 'static,
     ) -> Change {
+        self.want(subscriptions.into(), Box::new(switch))
+    }
+
+    fn want(&self, subscriptions: Arc<[Subscription]>, switch: Switch) -> Change {
         let mut number = 0;
         self.wanted.send_modify(|wanted| {
             number = wanted.number + 1;
-            *wanted = Wanted::new(number, subscriptions, Box::new(switch));
+            *wanted = Wanted::new(number, subscriptions, switch);
         });
         Change { number, done: self.done.subscribe() }
+    }
+
+    /// What is subscribed to stays as it is; [`Change::done`] tells when all that Redis had sent before
+    /// now is in the queues. Not while a change waits to be taken.
+    pub fn passed(&self) -> Change {
+        let wanted = self.wanted.borrow().subscriptions.clone();
+        self.want(wanted, Box::new(|| {}))
     }
 
     /// Keep the subscriptions up until `stop`, over one connection and whatever happens to it; over
@@ -204,13 +219,25 @@ impl Supervisor {
     async fn run(&mut self, stop: &CancellationToken) {
         let mut next = None;
         loop {
-            let link = match next.take().filter(|_| !self.plan.is_empty()) {
+            let mut link = match next.take().filter(|_| !self.plan.is_empty()) {
                 Some(link) => link,
                 None => match self.connect(stop).await {
                     Some(link) => link,
                     None => break,
                 },
             };
+            match self.look_before(&mut link, stop).await {
+                Some(Ok(())) if self.plan.is_empty() => continue,
+                Some(Ok(())) => {}
+                Some(Err(error)) => {
+                    self.journal.failed(&error);
+                    if self.pause(stop).await {
+                        continue;
+                    }
+                    break;
+                }
+                None => break,
+            }
             let ended = self.session(*link, stop).await;
             if ended.healthy {
                 self.backoff = new_backoff();
@@ -242,6 +269,26 @@ impl Supervisor {
                 return None;
             }
         }
+    }
+
+    /// Let the channels that are single look at what is stored before they subscribe; `None` when told to
+    /// stop.
+    async fn look_before(
+        &mut self,
+        link: &mut Link,
+        stop: &CancellationToken,
+    ) -> Option<Result<(), ConnectError>> {
+        let lanes = self.plan.lanes();
+        if lanes.is_empty() {
+            return Some(Ok(()));
+        }
+        let looked = self.meanwhile(stop, timeout(LOOK, single::look_before(link, &lanes))).await?;
+        let address = self.connector.address();
+        Some(match looked {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(source)) => Err(ConnectError::Io { address, source }),
+            Err(_) => Err(ConnectError::TimedOut { address, step: "HGET", limit: LOOK }),
+        })
     }
 
     /// Wait until something is wanted; `None` when told to stop.

@@ -14,6 +14,7 @@ use super::Subscription;
 use super::intake::Intake;
 use super::roster::{NameId, Parties, Roster, State, texts};
 use super::router::Router;
+use crate::broker::single::Lane;
 use crate::config::Source;
 
 /// The subscriptions, the names of them, and the way of their messages.
@@ -34,6 +35,16 @@ impl Plan {
         let roster = Roster::new(&parties, |_, _| None, now);
         let intake = Intake::new(Router::new(parties.subscriptions, &roster));
         Plan { wanted, roster, intake }
+    }
+
+    /// Whether it is for this very list.
+    pub(super) fn is_for(&self, wanted: &Arc<[Subscription]>) -> bool {
+        Arc::ptr_eq(&self.wanted, wanted)
+    }
+
+    /// The channels that are single.
+    pub(super) fn lanes(&self) -> Vec<Arc<Lane>> {
+        self.wanted.iter().filter_map(|wanted| wanted.single.clone()).collect()
     }
 
     /// Whether nothing is wanted.

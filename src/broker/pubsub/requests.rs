@@ -179,6 +179,11 @@ impl Requests {
         self.permitted = self.permitted.iter().filter_map(|&id| moved[id]).collect();
     }
 
+    /// Ask for one answer more: when it has come, so has all that Redis had sent before.
+    pub(super) fn prove(&mut self, roster: &Roster) {
+        self.todo.extend(roster.in_state(State::Confirmed).find(|&id| roster.is_wanted(id)));
+    }
+
     /// Go on with ending the subscriptions to the names that are leaving; only when [`Self::done`].
     /// `true` when nothing of that is left to be asked or answered.
     pub(super) fn depart(&mut self, wire: &mut Wire, roster: &Roster, now: Instant) -> bool {

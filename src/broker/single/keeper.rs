@@ -196,7 +196,7 @@ impl Keeper {
         let may_lead = self.lane.may_lead() && !self.stop.is_cancelled();
         let wanted = has_lease || (may_lead && Instant::now() >= self.modest_until);
         let is_idle = has_lease && self.flight.is_empty() && self.lane.is_caught_up();
-        let Lease { is_ours, left, place, age } = wire.lease(wanted, is_idle).await?;
+        let Lease { is_ours, left, place, age, unwritten } = wire.lease(wanted, is_idle).await?;
         let is_known = || {
             let place = place.as_deref();
             self.lane.is_known(place) || place.is_some_and(|place| place == self.place)
@@ -208,10 +208,10 @@ impl Keeper {
                 self.lane.demote(&mut self.flight);
                 self.place.clear();
                 if is_ours {
-                    self.lane.take(place, age);
+                    self.lane.take(place, age, unwritten);
                 }
             }
-            (false, true) => self.lane.take(place, age),
+            (false, true) => self.lane.take(place, age, unwritten),
             (false, false) => self.lane.follow(place.as_deref()),
         }
         // Not before the lease can be had, and not long after.

@@ -92,10 +92,16 @@ impl Lane {
         self.queue.metrics()
     }
 
+    /// A subscription is to be made; nothing is stored in this life of Redis's data, if one is told.
+    pub(super) fn look_at_life(&self, life: Option<&str>) {
+        self.state().track.look_at_life(life);
+    }
+
     /// The subscription brings messages from now on.
     pub fn attach(&self) {
         let mut state = self.state();
-        if !std::mem::replace(&mut state.is_attached, true) && self.is_complete() {
+        let is_new = !std::mem::replace(&mut state.is_attached, true);
+        if is_new && !state.has_passed && self.is_complete() {
             // It was there before, and may have messages on their way that others have handled.
             state.track.doubt();
         }
@@ -245,6 +251,17 @@ impl Lane {
             }
             settled.await;
         }
+    }
+
+    /// Whether that is known.
+    pub fn has_looked(&self) -> bool {
+        self.state().has_looked
+    }
+
+    /// All that was published before that was known has come over the subscription, for whoever had it
+    /// then.
+    pub fn has_passed(&self) {
+        self.state().has_passed = true;
     }
 
     /// Look whether everything comes.

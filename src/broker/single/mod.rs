@@ -7,6 +7,7 @@
 //! does nothing for a daemon that has lost its lease.
 //!
 //! ```text
+//! pubsub --> look_before: what is stored              before.rs
 //! pubsub::router --> Lane: count, hold or hand on         lane.rs, state.rs, held.rs
 //!                      Track: which message is which      track.rs, place.rs
 //! worker --> Ticket --> Lane: in line to be finished      ticket.rs, lane/line.rs
@@ -20,6 +21,7 @@
 //! daemon that was subscribed at mark 3. A daemon that was not, knows that it can't tell, never
 //! guesses, and counts what may be missing as a gap.
 
+mod before;
 mod held;
 mod keeper;
 mod lane;
@@ -29,6 +31,7 @@ mod ticket;
 mod track;
 mod wire;
 
+pub use before::look_before;
 pub use keeper::run;
 pub use lane::Lane;
 pub use ticket::Hold;

@@ -35,6 +35,8 @@ pub(super) struct State {
     pub(super) is_ready: bool,
     /// Whether the keeper knows how far others are.
     pub(super) has_looked: bool,
+    /// Whether nothing is on its way any more that was published before that.
+    pub(super) has_passed: bool,
     /// Somebody has given the lease back.
     pub(super) is_free: bool,
     /// Whether the subscription knows of this.
@@ -54,6 +56,8 @@ pub(super) enum Role {
         place: Option<String>,
         /// How long ago that was stored.
         age: Duration,
+        /// In which life of Redis's data no place was ever stored.
+        unwritten: Option<String>,
         /// What was published after we had the lease: all behind this is ours in any case.
         barrier: Option<Mark>,
     },
@@ -108,6 +112,7 @@ impl State {
             wants_mark: false,
             is_ready: false,
             has_looked: false,
+            has_passed: false,
             is_free: false,
             is_attached: false,
             is_closed: false,

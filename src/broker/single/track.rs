@@ -21,6 +21,8 @@ pub(super) struct Track {
     was_stored: bool,
     /// What was stored when nothing was counted yet that is counted now; none where nobody looked.
     stored_before: Option<Option<String>>,
+    /// In which life of Redis's data nothing was stored before what will be counted was subscribed to.
+    unwritten: Option<Box<str>>,
 }
 
 /// A time in which every message of all names was counted.
@@ -32,6 +34,8 @@ struct Span {
     began: Instant,
     /// What was stored before it began, if somebody looked.
     stored_before: Option<Option<String>>,
+    /// In which life of Redis's data nothing was stored before it began, if that is known.
+    unwritten: Option<Box<str>>,
     /// Marks, each with the number of the last message before it.
     marks: Vec<(Mark, u64)>,
 }
@@ -58,6 +62,7 @@ impl Track {
             known: (None, 0),
             was_stored: false,
             stored_before: None,
+            unwritten: None,
         }
     }
 
@@ -85,8 +90,9 @@ impl Track {
     pub(super) fn open(&mut self) {
         debug_assert!(!self.is_open());
         let (start, began) = (self.counted, Instant::now());
-        let stored_before = self.stored_before.take();
-        self.spans.push_back(Span { start, end: None, began, stored_before, marks: Vec::new() });
+        let (stored_before, unwritten) = (self.stored_before.take(), self.unwritten.take());
+        let marks = Vec::new();
+        self.spans.push_back(Span { start, end: None, began, stored_before, unwritten, marks });
     }
 
     /// From now on something may be missing.
@@ -104,6 +110,28 @@ impl Track {
     /// What will be counted may have been published before somebody looked.
     pub(super) fn doubt(&mut self) {
         self.stored_before = None;
+    }
+
+    /// Nothing is subscribed to yet, and nothing is stored in this life of Redis's data, if one is told.
+    pub(super) fn look_at_life(&mut self, life: Option<&str>) {
+        self.unwritten = life.map(Into::into);
+    }
+
+    /// Where nothing is stored now in this life of Redis's data, nobody has handled what came over the
+    /// present subscription, if nothing was stored in the same life before it: whoever handles a message
+    /// stores its place in the same step. Not so for an earlier subscription: when data that were written
+    /// are lost, it ends.
+    ///
+    /// Answers the number of the last message before these, and what to call it; nothing before others
+    /// can be told.
+    pub(super) fn before_unwritten(&self, life: &str) -> Option<(u64, String)> {
+        let span = self.spans.back().filter(|span| span.end.is_none())?;
+        if span.unwritten.as_deref() != Some(life) {
+            return None;
+        }
+        let (mark, at) = span.marks.first()?;
+        let at = At::Marked(mark.clone(), span.start as i64 - *at as i64);
+        Some((span.start, Place { source: self.source.clone(), at }.to_string()))
     }
 
     /// All up to this number are done with, though some never came here. Before the hole that they are in

@@ -34,6 +34,8 @@ pub(super) struct Lease {
     pub(super) place: Option<String>,
     /// How long ago that was stored.
     pub(super) age: Duration,
+    /// Which life of Redis's data this is, if no place was ever stored in it.
+    pub(super) unwritten: Option<String>,
 }
 
 /// What became of a batch.
@@ -74,13 +76,17 @@ impl Wire {
             let items = answer.items();
             let number = |i: usize| items.get(i).and_then(|n| n.integer()).unwrap_or(0);
             let ms = |i: usize| u64::try_from(number(i)).ok().map(Duration::from_millis);
-            let place = items.get(2).and_then(|place| place.string());
-            let place = place.map(|place| String::from_utf8_lossy(place).into_owned());
+            let text = |i: usize| {
+                let text = items.get(i).and_then(|text| text.string());
+                let text = text.map(|text| String::from_utf8_lossy(text).into_owned());
+                text.filter(|text| !text.is_empty())
+            };
             Lease {
                 is_ours: number(0) == 1,
                 left: ms(1),
-                place: place.filter(|place| !place.is_empty()),
+                place: text(2),
                 age: ms(3).unwrap_or_default(),
+                unwritten: text(4),
             }
         };
         let (conn, script) = (&mut self.conn, Script::SingleLease);

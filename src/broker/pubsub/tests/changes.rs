@@ -184,6 +184,33 @@ async fn a_payload_that_is_half_here_goes_where_its_name_goes_now() {
 }
 
 #[tokio::test]
+async fn what_is_on_its_way_is_waited_for() {
+    let redis = Redis::start(&[]);
+    let proxy = Proxy::start(redis.port).await;
+    let running = Running::one(&tcp(proxy.port), subscribe(&["a"]));
+    until("subscribed", || redis.subscribers("a") == 1).await;
+    let received = || running.channels[0].metrics.received.get();
+    running.begin_passed().await.unwrap();
+    proxy.let_through(100_000);
+    redis.publish("a", vec![b'x'; 300_000]);
+    until("half of it came", || proxy.is_full()).await;
+    let passed = running.begin_passed();
+    assert_eq!(received(), 0);
+    proxy.flow();
+    passed.await.unwrap();
+    assert_eq!(received(), 1);
+    // With a connection that has ended nothing is on its way.
+    proxy.let_through(100_000);
+    redis.publish("a", vec![b'y'; 300_000]);
+    until("half of it came", || proxy.is_full()).await;
+    let passed = running.begin_passed();
+    proxy.cut();
+    passed.await.unwrap();
+    assert_eq!(received(), 1);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn nothing_may_be_wanted_for_a_while() {
     let log = Log::capture();
     let redis = Redis::start(&[]);

@@ -279,6 +279,11 @@ impl Running {
         tokio::spawn(async move { subscriber.change(subscriptions, || {}).done().await })
     }
 
+    /// Wait until all has come that was sent before.
+    pub(super) fn begin_passed(&self) -> JoinHandle<()> {
+        tokio::spawn(self.subscriber.passed().done())
+    }
+
     /// One channel of this source.
     pub(super) fn one(connection: &Connection, source: Source) -> Self {
         Running::start(connection, vec![(source, 1 << 20)])

@@ -29,8 +29,14 @@ impl Lane {
         state.role == (Role::Leaving { passed: true }) || state.role == Role::Quitting
     }
 
-    /// The lease is ours from now on; `place` is up to where all is done, as it was stored `age` ago.
-    pub(in crate::broker::single) fn take(self: &Arc<Self>, place: Option<String>, age: Duration) {
+    /// The lease is ours from now on; `place` is up to where all is done, as it was stored `age` ago,
+    /// and where none ever was in this life of Redis's data, `unwritten` names that.
+    pub(in crate::broker::single) fn take(
+        self: &Arc<Self>,
+        place: Option<String>,
+        age: Duration,
+        unwritten: Option<String>,
+    ) {
         let mut state = self.state();
         debug_assert_eq!(state.role, Role::Standby);
         if !state.track.is_open() {
@@ -38,7 +44,7 @@ impl Lane {
             state.role = Role::Quitting;
             return;
         }
-        state.role = Role::Taking { place, age, barrier: None };
+        state.role = Role::Taking { place, age, unwritten, barrier: None };
         self.go_on(&mut state);
         drop(state);
         self.queue.budget().enforce();
@@ -62,35 +68,36 @@ impl Lane {
 
     /// Lead, as soon as it is known from where on.
     pub(super) fn go_on(self: &Arc<Self>, state: &mut State) {
-        let Role::Taking { place, age, barrier } = &state.role else { return };
-        let (number, gap, is_sure) = match state.track.find(place.as_deref()) {
-            Found::Behind { number, gap } => (number, gap, true),
-            Found::Later | Found::Unknown => {
-                match barrier.as_ref().map(|mark| state.track.before(mark)) {
-                    Some(Some(number)) => (number, true, false),
-                    Some(None) => return,
-                    None => {
-                        state.wants_mark = true;
-                        self.wake.notify_one();
-                        return;
-                    }
+        let Role::Taking { place, age, unwritten, barrier } = &state.role else { return };
+        let anew = || state.track.before_unwritten(unwritten.as_deref()?);
+        let (number, gap, begun) = match state.track.find(place.as_deref()) {
+            Found::Behind { number, gap } => (number, gap, None),
+            Found::Later | Found::Unknown => match (anew(), barrier) {
+                (Some((number, begun)), _) => (number, true, Some(begun)),
+                (None, Some(mark)) => match state.track.before(mark) {
+                    Some(number) => (number, true, Some(state.track.place_of(mark.clone()))),
+                    None => return,
+                },
+                (None, None) => {
+                    state.wants_mark = true;
+                    self.wake.notify_one();
+                    return;
                 }
-            }
+            },
         };
         // Since then nobody was subscribed, as far as can be told.
         let unseen = place.as_ref().map(|_| age.saturating_sub(state.track.open_for()));
-        let (place, begun) = (place.clone(), barrier.clone());
-        if !is_sure {
+        let place = place.clone();
+        if begun.is_some() {
             // Another may have handled these, or nobody.
             let (lost, received) = state.give_up(number);
             self.metrics().received.add(received);
             self.metrics().lost(DropReason::Unknown, lost);
         }
         self.lead(state, place, number, gap.then_some(unseen));
-        if !is_sure {
+        if begun.is_some() {
             // So that others, too, know from where on.
-            let place = begun.map(|mark| state.track.place_of(mark));
-            state.out.push_front(Item { number, finish: Finish::new(), place });
+            state.out.push_front(Item { number, finish: Finish::new(), place: begun });
             state.out_bytes += Finish::new().size();
             self.wake.notify_one();
         }
@@ -151,16 +158,16 @@ impl Lane {
     /// Another daemon leads, and has stored this place.
     pub(in crate::broker::single) fn follow(&self, place: Option<&str>) {
         let mut state = self.state();
-        state.has_looked = true;
+        // The first time only: what is on its way may have been published before the second.
+        if !std::mem::replace(&mut state.has_looked, true) && !state.is_attached {
+            state.track.look_before(place);
+        }
         if place.is_some() {
             state.track.saw_place();
         }
         self.settled.notify_waiters();
         if state.role != Role::Standby {
             return;
-        }
-        if !state.is_attached {
-            state.track.look_before(place);
         }
         let Found::Behind { number, gap } = state.track.find(place) else { return };
         state.forget(number);
