@@ -10,10 +10,11 @@
 -- refused for good, and counted, as it is without `single`.
 --
 -- KEYS: the lease, the hash. ARGV: the daemon's token, milliseconds that the lease lasts, the place,
---   the place before it (empty: none was ever stored), how many keys, these, then the writes: `a` key maxlen (0: none) n and n fields and values | `l`
---   key payload | `p` channel payload, where a key is its place among those.
--- Answers: 0 if the lease isn't this daemon's, or the place before isn't that; or 1, why a write was refused, and which were: the
---   how-manieth of all, each.
+--   the place before it (empty: none was ever stored), how many keys, these, then the writes: `a` key
+--   maxlen (0: none) n and n fields and values | `l` key payload | `p` channel payload, where a key is
+--   its place among those.
+-- Answers: 0 if the lease isn't this daemon's, or the place before isn't that; or 1, why a write was
+--   refused, and which were: the how-manieth of all, each.
 local ARGV, pcall, tonumber, unpack = ARGV, redis.pcall, tonumber, unpack
 local lease, state, token, place = KEYS[1], KEYS[2], ARGV[1], ARGV[3]
 local stored = redis.call('HGET', state, 'at') or ''
