@@ -75,16 +75,11 @@ pub fn unreadable(error: &io::Error) -> String {
 /// When it is no regular file, has more bytes than `largest`, or can't be read.
 pub fn read(path: &Path, largest: u64) -> Result<Vec<u8>, Unread> {
     let (file, metadata) = open(path)?;
-    let mut bytes = Vec::new();
-    // What the kernel makes up has no size before it is read.
-    if metadata.len() <= largest {
-        bytes.reserve_exact(metadata.len() as usize + 1);
-        file.take(largest + 1).read_to_end(&mut bytes).map_err(|e| io(path, e))?;
-    }
-    if metadata.len() > largest || bytes.len() as u64 > largest {
+    if metadata.len() > largest {
         return Err(Unread::TooLarge(largest));
     }
-    Ok(bytes)
+    // What the kernel makes up has no size before it is read.
+    read_to_end(file, path, largest, metadata.len() as usize + 1)
 }
 
 /// The same; but what was handed to this process as an open file, as by `--config /dev/stdin` or
@@ -95,8 +90,13 @@ pub fn read_handed(path: &Path, largest: u64) -> Result<Vec<u8>, Unread> {
     if !is_handed {
         return read(path, largest);
     }
-    let mut bytes = Vec::new();
     let file = File::open(path).map_err(|e| io(path, e))?;
+    read_to_end(file, path, largest, 0)
+}
+
+/// All that comes from an open file, which will be about so much.
+fn read_to_end(file: File, path: &Path, largest: u64, expected: usize) -> Result<Vec<u8>, Unread> {
+    let mut bytes = Vec::with_capacity(expected);
     file.take(largest + 1).read_to_end(&mut bytes).map_err(|e| io(path, e))?;
     if bytes.len() as u64 > largest { Err(Unread::TooLarge(largest)) } else { Ok(bytes) }
 }

@@ -93,14 +93,14 @@ fn what_still_waits_or_is_handled_is_seen_until_it_is_done() {
     assert_eq!((stopped.number("handled"), stopped.number("lost")), (3, 0), "{}", stopped.last);
 }
 
-#[test]
-fn writes_without_an_answer_are_waited_for_and_what_is_in_the_way_is_said() {
+/// A channel `old` that a reload has taken out while two writes wait for the second Redis, which is away.
+fn two_writes_left() -> (Redis, Redis, Changing) {
     let (redis, mut far) = (Redis::start(), Redis::start());
     let head =
         format!("[daemon]\ndrain_timeout = \"60s\"\n[connections.far]\nurl = \"{}\"\n", far.url());
-    let push = "handlers = []\npush = { to = \"far\", list = \"l\" }\n";
-    let old = format!("[channels.old]\nsubscribe = \"in\"\n{push}");
-    let mut changing = Changing::start(&redis, &head, &old);
+    let old = "[channels.old]\nsubscribe = \"in\"\nhandlers = []\n\
+               push = { to = \"far\", list = \"l\" }\n";
+    let mut changing = Changing::start(&redis, &head, old);
     redis.wait_subscribed("in", 1);
     wait_code(changing.port, "/readyz", 200);
     far.kill();
@@ -108,6 +108,12 @@ fn writes_without_an_answer_are_waited_for_and_what_is_in_the_way_is_said() {
     redis.client().publish_all("in", ["one", "two"]);
     wait_until("all have come", || changing.received("old") == Some(2.0));
     changing.reload("");
+    (redis, far, changing)
+}
+
+#[test]
+fn writes_without_an_answer_are_waited_for_and_what_is_in_the_way_is_said() {
+    let (_redis, mut far, mut changing) = two_writes_left();
     let status = changing.status();
     assert_eq!(status.channels.iter().map(|c| c.ending).collect::<Vec<_>>(), [true]);
     assert!(status.ready && !status.channels[0].ready, "{status:#?}");
@@ -184,19 +190,7 @@ fn a_leader_that_is_replaced_under_its_name_leaves_the_lead_to_the_next() {
 
 #[test]
 fn writes_of_an_ended_channel_that_are_given_up_at_the_end_are_counted() {
-    let (redis, mut far) = (Redis::start(), Redis::start());
-    let head =
-        format!("[daemon]\ndrain_timeout = \"60s\"\n[connections.far]\nurl = \"{}\"\n", far.url());
-    let old = "[channels.old]\nsubscribe = \"in\"\nhandlers = []\n\
-               push = { to = \"far\", list = \"l\" }\n";
-    let mut changing = Changing::start(&redis, &head, old);
-    redis.wait_subscribed("in", 1);
-    wait_code(changing.port, "/readyz", 200);
-    far.kill();
-    wait_code(changing.port, "/readyz", 503);
-    redis.client().publish_all("in", ["one", "two"]);
-    wait_until("all have come", || changing.received("old") == Some(2.0));
-    changing.reload("");
+    let (_redis, _far, mut changing) = two_writes_left();
     // Nothing of it is left but what waits to be written.
     changing.reload("");
     assert_eq!(changing.ending().len(), 1);

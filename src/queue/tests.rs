@@ -147,18 +147,18 @@ fn ordered(key: &str) -> Received {
     received
 }
 
-/// One for two workers, and how often it asked for a turn.
-fn queue_by_key() -> (Arc<Queue>, Arc<AtomicUsize>) {
+/// One for two workers.
+fn queue_by_key_that(overflow: Overflow) -> Arc<Queue> {
     let budget = Budget::new(usize::MAX);
     let order_by = Some(crate::config::OrderBy::Header("key".into()));
-    let queue = Queue::new(
-        Workers { most: 2, order_by },
-        usize::MAX / 2,
-        Overflow::DropOldest,
-        &budget,
-        Arc::default(),
-        Box::new(|| false),
-    );
+    let workers = Workers { most: 2, order_by };
+    let away = Box::new(|| false);
+    Queue::new(workers, usize::MAX / 2, overflow, &budget, Arc::default(), away)
+}
+
+/// The same, and how often it asked for a turn.
+fn queue_by_key() -> (Arc<Queue>, Arc<AtomicUsize>) {
+    let queue = queue_by_key_that(Overflow::DropOldest);
     let asked = counted_turns(&queue);
     (queue, asked)
 }
@@ -339,16 +339,7 @@ fn with_order_by_a_mark_waits_for_each_that_was_before_it() {
 
 #[test]
 fn with_order_by_what_was_let_in_before_a_drop_is_waited_for_by_its_own_number() {
-    let budget = Budget::new(usize::MAX);
-    let order_by = Some(crate::config::OrderBy::Header("key".into()));
-    let queue = Queue::new(
-        Workers { most: 2, order_by },
-        usize::MAX / 2,
-        Overflow::DropNewest,
-        &budget,
-        Arc::default(),
-        Box::new(|| false),
-    );
+    let queue = queue_by_key_that(Overflow::DropNewest);
     queue.push(&mut ["b1", "b2", "c1"].map(ordered).into());
     let (mut first, mut second) = (Batch::default(), Batch::default());
     assert!(queue.take(&mut first));
