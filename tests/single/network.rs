@@ -3,7 +3,7 @@
 
 use rustix::process::Signal;
 
-use super::support::{Client, Handlerd, Hole, Proxy, wait_until};
+use super::support::{Client, Handlerd, Hole, Proxy, Redis, wait_until};
 use super::{CHANNEL, LEADS, OTHER, Publisher, STANDS_BY};
 use super::{daemon, each_once, redis, times, wait_again};
 
@@ -22,20 +22,36 @@ fn daemon_behind(proxy: &Proxy, user: &str) -> Handlerd {
     Handlerd::start_at(&proxy.url().replace("://", &format!("://{user}:any@")), CHANNEL)
 }
 
+/// Messages flow, and one daemon leads whose way to Redis is the proxy.
+struct Begun {
+    proxy: Proxy,
+    leader: Handlerd,
+    /// How often that one has said that it stands by: for a moment, before it took the lease.
+    stood_by: usize,
+    standby: Handlerd,
+    publisher: Publisher,
+    client: Client,
+}
+
+fn begin(redis: &Redis) -> Begun {
+    let proxy = Proxy::to(redis.port());
+    let mut leader = daemon_behind(&proxy, "a");
+    leader.wait_log(&[LEADS]);
+    let stood_by = times(&leader, STANDS_BY);
+    let mut standby = daemon(redis, "b");
+    standby.wait_log(&[STANDS_BY]);
+    let publisher = Publisher::start(redis);
+    let mut client = redis.client();
+    flow(&mut client);
+    Begun { proxy, leader, stood_by, standby, publisher, client }
+}
+
 /// The network between the leader and Redis fails and neither is told, with outputs on their way; what
 /// was on its way arrives when another has led meanwhile, or this one leads again.
 fn cut_off(hole: Hole) {
     let redis = redis();
-    let proxy = Proxy::to(redis.port());
-    let mut first = daemon_behind(&proxy, "a");
-    first.wait_log(&[LEADS]);
-    // It may have said so for a moment before nobody else took the lease.
-    let stood_by = times(&first, STANDS_BY);
-    let mut other = daemon(&redis, "b");
-    other.wait_log(&[STANDS_BY]);
-    let publisher = Publisher::start(&redis);
-    let mut client = redis.client();
-    flow(&mut client);
+    let Begun { proxy, leader: mut first, stood_by, standby: mut other, publisher, mut client } =
+        begin(&redis);
     proxy.snare(OUTPUTS, hole);
     wait_until("outputs to be on their way", || proxy.has_snapped());
     wait_again(&mut other, LEADS, 0);
@@ -143,15 +159,7 @@ fn a_standby_whose_subscription_was_dead_holds_what_comes_over_the_next_one() {
 #[test]
 fn a_leader_whose_subscription_is_dead_hands_over_when_it_finds_out() {
     let redis = redis();
-    let proxy = Proxy::to(redis.port());
-    let mut leader = daemon_behind(&proxy, "a");
-    leader.wait_log(&[LEADS]);
-    let stood_by = times(&leader, STANDS_BY);
-    let mut standby = daemon(&redis, "b");
-    standby.wait_log(&[STANDS_BY]);
-    let publisher = Publisher::start(&redis);
-    let mut client = redis.client();
-    flow(&mut client);
+    let Begun { proxy, mut leader, stood_by, mut standby, publisher, mut client } = begin(&redis);
     proxy.begin(Hole::Deaf);
     wait_again(&mut standby, LEADS, 0);
     flow(&mut client);
