@@ -102,6 +102,12 @@ fn one_that_could_not_be_sent_before_the_end_is_lost_at_the_end() {
     let mut daemon = Handlerd::start(&redis, CHANNEL);
     redis.wait_subscribed("bad", 1);
     redis.client().publish("bad", "sleep 60000");
+    // The publisher's answer may be written before the subscriber's message.
+    wait_until("the message to be in hand", || {
+        let status = daemon.verb(&["status", "--json"]).output().expect(0).text();
+        let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+        status["channels"][0]["received"] == 1
+    });
     redis.kill();
     daemon.wait_log(&["a message becomes a dead letter", "timeout"]);
     let stopped = daemon.stop();

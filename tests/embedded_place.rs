@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::path::Path;
 
 use support::handlerd::folder_with;
-use support::redis_server::free_port;
+use support::redis_server::{free_port, free_ports};
 use support::{Handlerd, Redis, Run};
 
 /// Ports that are tried behind the configured one.
@@ -121,8 +121,9 @@ fn a_second_daemon_of_one_configuration_says_who_is_found() {
 
 #[test]
 fn all_ports_taken_is_a_sentence_and_exit_code_69() {
-    // Those that somebody else has are taken as well.
-    let first = free_port();
+    // Those that somebody else has are taken as well. The brokers of other tests, which take one of
+    // the ports behind theirs, have as many before these to choose from.
+    let first = free_ports(2 * FURTHER + 1) + FURTHER;
     let last = first + FURTHER;
     let _taken: Vec<_> =
         (first..=last).map(|port| TcpListener::bind(("127.0.0.1", port))).collect();

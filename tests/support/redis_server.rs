@@ -230,13 +230,22 @@ impl Client {
     }
 }
 
-/// A port that nobody listens on, below the kernel's range for outgoing connections: in that range
-/// a client that tries again and again to reach a port where nobody listens ends up connected to
-/// itself, and keeps the port.
+/// A port that nobody listens on.
 pub fn free_port() -> u16 {
+    free_ports(1)
+}
+
+/// The first of so many consecutive ports that no other test is given. Nobody listens on it, though
+/// somebody may on those behind it.
+///
+/// They are below the kernel's range for outgoing connections: in that range a client that tries
+/// again and again to reach a port where nobody listens ends up connected to itself, and keeps the
+/// port.
+pub fn free_ports(count: u16) -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
-        let port = 20_000 + (std::process::id() * 37 + NEXT.fetch_add(1, Relaxed)) % 12_000;
+        let next = NEXT.fetch_add(count.into(), Relaxed);
+        let port = 20_000 + (std::process::id() * 37 + next) % 12_000;
         let port = u16::try_from(port).expect("a port");
         if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
