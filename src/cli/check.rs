@@ -68,7 +68,7 @@ pub fn main(args: Args, config: Option<&Path>) -> Outcome {
 }
 
 fn print_ways(config: &Config, refused: &[HandlerError], out: &mut Out) -> Result<(), Fault> {
-    for channel in &config.channels {
+    for channel in config.channels.iter() {
         let (name, way) = (way::shown(&channel.name), way::of_channel(channel));
         let is_refused = |handler: &Arc<str>| refused.iter().any(|error| error.handler == *handler);
         let (style, state) = match channel.handlers.iter().any(is_refused) {

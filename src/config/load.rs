@@ -173,7 +173,7 @@ fn read(reader: &Reader<'_>, root: &Table<'_, '_>, file: &Path, kept: &[PathBuf]
         redis,
         plugin_dir: plugins.dir.clone(),
         handlers,
-        channels,
+        channels: channels.into(),
         memory,
         drain_timeout: read_drain_timeout(root),
         log: read_log(root),

@@ -70,8 +70,8 @@ pub struct Config {
     pub plugin_dir: PathBuf,
     /// Every handler that a channel names, under its name, and every `[handlers.NAME]`.
     pub handlers: BTreeMap<Arc<str>, Handler>,
-    /// `[channels.NAME]` in the order of the file.
-    pub channels: Vec<Channel>,
+    /// `[channels.NAME]` in the order of the file. There may be many, and several who keep this.
+    pub channels: Arc<[Channel]>,
     /// `[limits] memory`: bytes of all queues together. Default 256 MiB.
     pub memory: usize,
     /// `[daemon] drain_timeout`. Default 10 s.

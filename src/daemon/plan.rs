@@ -141,7 +141,7 @@ mod tests {
         let text: String = tables.iter().map(table).collect();
         let environment: Environment = [("UNUSED", "")].into_iter().collect();
         let loaded = Config::parse(&text, Path::new("/test/config.toml"), &environment);
-        loaded.unwrap_or_else(|errors| panic!("{}", errors.render(false))).config.channels
+        loaded.unwrap_or_else(|errors| panic!("{}", errors.render(false))).config.channels.to_vec()
     }
 
     fn planned(old: &[(&str, &str)], new: &[(&str, &str)]) -> Plan {

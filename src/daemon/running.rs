@@ -115,7 +115,7 @@ impl Running {
         let mut running = Running {
             started: written.clone(),
             written: written.clone(),
-            config: Config { channels: Vec::new(), ..config.clone() },
+            config: Config { channels: Arc::default(), ..config.clone() },
             handlers: Handlers::new(),
             orphans: Vec::new(),
             budget: Budget::new(queues_memory(&config)),
@@ -234,7 +234,7 @@ impl Running {
         // In place of the old one, which would keep counters of channels that are gone.
         self.show(&config, &next, &handlers, notes);
         let kept: BTreeSet<usize> = places.iter().copied().collect();
-        let live = next.into_iter().zip(&config.channels).zip(&places);
+        let live = next.into_iter().zip(&*config.channels).zip(&places);
         let live = live.map(|((next, channel), place)| {
             if let (Some(stream), None) = (&next.stream, next.place) {
                 self.streams.start(stream.clone(), sink(&self.crew, *place));

@@ -250,7 +250,12 @@ impl Unsubscribed {
 
     /// This one is now.
     pub fn remove(&self, name: &str) {
-        lock(&self.0).remove(name);
+        let mut names = lock(&self.0);
+        names.remove(name);
+        if names.is_empty() {
+            // A set keeps memory for the next ones, and there may be ten thousand channels.
+            *names = BTreeSet::new();
+        }
     }
 }
 

@@ -73,7 +73,7 @@ impl Needs {
         if connection.database != 0 {
             needs.rights.insert("+select".to_owned());
         }
-        for channel in &config.channels {
+        for channel in config.channels.iter() {
             if *connection.name == *SOURCES {
                 needs.source(channel);
                 if channel.single {

@@ -103,6 +103,9 @@ pub(in crate::config) fn read(
         channel.handlers = read_handlers(&handlers, context);
     }
     outputs::read(&table, &mut channel, &mut places, context);
+    // There may be ten thousand channels.
+    channel.handlers.shrink_to_fit();
+    channel.outputs.shrink_to_fit();
     places.loops = table.get("loops").and_then(|value| value.boolean()).unwrap_or(false);
     read_flow(&table, &mut channel, context);
     channel.order_by = order::read(&table, &channel);
