@@ -9,6 +9,7 @@ mod budget;
 mod order;
 mod waiting;
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
@@ -59,6 +60,9 @@ impl Received {
 /// for each; few enough that what a slow handler has in hand stays small beside the queue.
 const BATCH_MESSAGES: usize = 128;
 const BATCH_BYTES: usize = 256 << 10;
+
+/// A queue that is empty doesn't keep room for so few.
+const FEW: usize = 8;
 
 /// What waits for the workers of one channel.
 pub struct Queue {
@@ -368,6 +372,9 @@ impl Queue {
             waiting.bytes -= size;
             free -= 1;
             batch.messages.extend(waiting.messages.pop_front());
+        }
+        if waiting.messages.is_empty() && waiting.messages.capacity() <= FEW {
+            waiting.messages = VecDeque::new();
         }
         // Still in the budget, though no longer in the queue: `Batch::finish` gives it back.
         self.bytes.store(waiting.bytes, Relaxed);

@@ -3,7 +3,9 @@
 //! Called for every message of a connection, hundreds of thousands a second: one look-up a message,
 //! one push a queue and read. Never waits.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,7 +19,24 @@ use crate::queue::{Queue, Received};
 use crate::telemetry::DropReason;
 
 /// Names only of our own configuration are put in, so nobody can make them collide.
-type Index = HashMap<Box<[u8]>, NameId, FxBuildHasher>;
+type Index = HashMap<Text, NameId, FxBuildHasher>;
+
+/// A name that is shared, not copied: with ten thousand of them each memory that a message has to go
+/// through is one that no cache has.
+#[derive(PartialEq, Eq)]
+struct Text(Arc<str>);
+
+impl Borrow<[u8]> for Text {
+    fn borrow(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl Hash for Text {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.as_bytes().hash(state);
+    }
+}
 
 /// Names of Redis channels that are remembered, for patterns. A power of two.
 const REMEMBERED: usize = 64;
@@ -88,7 +107,7 @@ impl Router {
         let mut routes = Vec::with_capacity(roster.names().len());
         for (id, name) in roster.names().iter().enumerate() {
             let index = if name.pattern { &mut patterns } else { &mut channels };
-            index.insert(name.text.as_bytes().into(), id);
+            index.insert(Text(name.text.clone()), id);
             let of = |index: &usize| &subscriptions[*index];
             let target = |index: &usize| {
                 let pattern = name.pattern.then(|| name.text.clone());
@@ -257,14 +276,23 @@ fn put(
     };
     let last = &target.delivery;
     if last.received_at != now || !Arc::ptr_eq(&last.redis_channel, channel) {
-        target.delivery = Arc::new(Delivery {
-            table: sink.table.clone(),
-            redis_channel: channel.clone(),
-            pattern: target.pattern.clone(),
-            id: None,
-            attempt: 1,
-            received_at: now,
-        });
+        match Arc::get_mut(&mut target.delivery) {
+            // Who had the message before is done with it: so it is mostly, where channels are many.
+            Some(last) => {
+                last.received_at = now;
+                last.redis_channel.clone_from(channel);
+            }
+            None => {
+                target.delivery = Arc::new(Delivery {
+                    table: sink.table.clone(),
+                    redis_channel: channel.clone(),
+                    pattern: target.pattern.clone(),
+                    id: None,
+                    attempt: 1,
+                    received_at: now,
+                });
+            }
+        }
     }
     if sink.batch.is_empty() {
         touched.push(target.sink);
@@ -282,7 +310,6 @@ fn put(
 }
 
 fn slot_of(name: &[u8]) -> usize {
-    use std::hash::Hasher;
     let mut hasher = FxHasher::default();
     hasher.write(name);
     hasher.finish() as usize % REMEMBERED
