@@ -360,6 +360,24 @@ fn those_who_do_not_ask_are_in_nobodys_way() {
     quiet.wait().expect(0);
 }
 
+#[test]
+fn any_number_of_silent_ones_gives_way_to_who_asks_and_ends_no_tap() {
+    let redis = Redis::start();
+    let log = "[log]\nlevel = \"info,handlerd::clients=debug\"\n";
+    let mut daemon = Handlerd::start(&redis, &format!("{CHANNELS}{log}"));
+    daemon.wait_log(&["subscribed to 2 of 2 names"]);
+    let socket = socket(&daemon);
+    let quiet = tap(&daemon, &["chat", "--count", "1"]);
+    let silent: Vec<_> =
+        (0..500).map(|_| UnixStream::connect(&socket).expect("the daemon listens")).collect();
+    daemon.verb(&["status"]).output().expect(0);
+    // Not by their own time: that is another line.
+    daemon.wait_log(&["a client of the control socket", "its place is needed"]);
+    assert!(silent.iter().any(is_cut_off));
+    redis.client().publish("chat", "late");
+    quiet.wait().expect(0);
+}
+
 /// What comes, as far as the first read gets it.
 fn answer(mut stream: UnixStream) -> String {
     let mut text = vec![0; 4096];
