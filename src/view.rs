@@ -190,22 +190,20 @@ impl View {
         self.metrics.why_refused().filter(|_| last_is_fine).map(Problem::ConfigRefused)
     }
 
-    /// Each connection once for each thing that it is for.
-    pub fn redis(&self) -> Vec<status::Redis> {
-        let outline = self.outline();
-        let channels = &outline.channels;
+    /// Each connection of these channels once for each thing that it is for.
+    pub fn redis(&self, channels: &[Arc<Channel>]) -> Vec<status::Redis> {
         let mut redis = Vec::new();
-        if !channels.is_empty() {
-            let all_streams = channels.iter().all(|channel| channel.is_stream());
+        let running = || channels.iter().filter(|channel| !channel.is_ending);
+        if running().next().is_some() {
+            let all_streams = running().all(|channel| channel.is_stream());
             let subscribed = all_streams || self.metrics.subscription.get();
-            let streams = channels.iter().filter(|channel| channel.is_stream());
+            let streams = running().filter(|channel| channel.is_stream());
             let mut troubles = streams.flat_map(|channel| channel.metrics().stream.troubles());
             let connected = subscribed && !troubles.any(|(_, trouble)| trouble.away);
             let connection = config::OWN_CONNECTION.to_owned();
             redis.push(status::Redis { connection, role: Role::Source, connected });
         }
-        let all = outline.all();
-        let writers = all.iter().flat_map(|channel| &channel.writers);
+        let writers = channels.iter().flat_map(|channel| &channel.writers);
         let writers: BTreeMap<&str, bool> =
             writers.map(|writer| (&**writer.name(), !writer.is_away())).collect();
         redis.extend(writers.into_iter().map(|(name, connected)| status::Redis {
@@ -219,34 +217,37 @@ impl View {
     /// All of it.
     pub fn status(&self) -> Status {
         let outline = self.outline();
-        let not_ready = self.not_ready();
-        let failures = self.metrics.failures();
-        let handlers = outline.handlers().map(|handler| handler.status(&failures));
         let all = outline.all();
-        let ending = all.iter().filter(|channel| channel.is_ending);
-        let hung = ending.flat_map(|channel| channel.problems()).chain(self.config_refused());
-        let hung = hung.map(|problem| problem.to_string());
+        let draining = self.draining.get();
+        let mut not_ready: Vec<String> =
+            draining.then(|| Problem::Draining.to_string()).into_iter().collect();
+        let mut warnings = outline.warnings.clone();
+        let channels = all.iter().map(|channel| {
+            let problems = channel.problems();
+            let wrong = if channel.is_ending { &mut warnings } else { &mut not_ready };
+            wrong.extend(problems.iter().map(ToString::to_string));
+            channel.status(problems.is_empty())
+        });
+        let channels = channels.collect();
+        warnings.extend(self.config_refused().map(|problem| problem.to_string()));
+        warnings.extend((self.unkept)().1);
+        let failures = self.metrics.failures();
+        let handlers = outline.handlers(&all).map(|handler| handler.status(&failures));
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             config: self.config.display().to_string(),
             uptime_ms: self.started.elapsed().as_millis().try_into().unwrap_or(u64::MAX),
-            state: if self.draining.get() { State::Draining } else { State::Running },
+            state: if draining { State::Draining } else { State::Running },
             ready: not_ready.is_empty(),
             not_ready,
             stalled: self.stalled(),
-            redis: self.redis(),
+            redis: self.redis(&all),
             reconnects: self.metrics.totals().reconnects,
-            channels: all.iter().map(|channel| channel.status()).collect(),
+            channels,
             handlers: handlers.collect(),
             reload: self.metrics.reloads(),
-            warnings: outline
-                .warnings
-                .iter()
-                .cloned()
-                .chain(hung)
-                .chain((self.unkept)().1)
-                .collect(),
+            warnings,
         }
     }
 }
@@ -283,10 +284,9 @@ impl Outline {
         self.channels.iter().map(|channel| Arc::as_ptr(&channel.metrics)).collect()
     }
 
-    /// The handlers of these.
-    pub fn handlers(&self) -> impl Iterator<Item = &Handler> {
-        let all = self.all();
-        let used: HashSet<Arc<str>> = all.iter().flat_map(|c| c.handlers.clone()).collect();
+    /// The handlers of these channels.
+    pub fn handlers<'a>(&'a self, of: &'a [Arc<Channel>]) -> impl Iterator<Item = &'a Handler> {
+        let used: HashSet<&Arc<str>> = of.iter().flat_map(|channel| &channel.handlers).collect();
         self.handlers.iter().filter(move |handler| used.contains(&handler.name))
     }
 
@@ -416,7 +416,8 @@ impl Channel {
         }
     }
 
-    fn status(&self) -> status::Channel {
+    /// `ready`: whether nothing is in the way of its messages.
+    fn status(&self, ready: bool) -> status::Channel {
         let metrics = self.metrics();
         let (queue_bytes, queue_limit) = self.queue_bytes();
         let delivered = self.delivered().map(|(kind, n)| (kind.as_str().to_owned(), n));
@@ -440,7 +441,7 @@ impl Channel {
             dropped: dropped.map(|(reason, n)| (reason.as_str().to_owned(), n)).collect(),
             queue_bytes: queue_bytes as u64,
             queue_limit: queue_limit as u64,
-            ready: self.problems().is_empty(),
+            ready,
             gap_ms: metrics.gap_ms.get(),
             stream: self.stream.as_ref().map(|source| status::Stream {
                 pending: metrics.stream.pending(),
