@@ -2,14 +2,12 @@
 //!
 //! Started by `handlerd run` before the daemon and ended after it, so that it tells of the draining
 //! too. Only reads: nothing that is asked here changes anything. Where the socket can't be made
-//! that is said, the daemon works without it, and it is tried again. A client that doesn't ask or read
-//! is cut off, never waited for, and each connection is good for one answer.
+//! that is said, the daemon works without it, and it is tried again. `clients` sees to it that nobody who
+//! doesn't ask or read is waited for.
 
-mod client;
 pub mod place;
 
 use std::convert::Infallible;
-use std::future::IntoFuture;
 use std::os::unix::fs::MetadataExt;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -28,8 +26,8 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use self::client::Clients;
 use self::place::{Place, Trouble};
+use crate::clients::Clients;
 use crate::status::Status;
 use crate::tap::{Hub, Line, Listener, Refused, Wish};
 
@@ -38,9 +36,6 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// How long clients have to take what is left for them when the daemon ends.
 const LAST: Duration = Duration::from_secs(1);
-
-/// Nobody keeps a place who has been answered.
-const LAST_ANSWER: (header::HeaderName, &str) = (header::CONNECTION, "close");
 
 /// What can be seen of a daemon.
 #[derive(Clone)]
@@ -126,24 +121,23 @@ async fn serve(
     let path = place.path();
     let file = || std::fs::symlink_metadata(&path).ok().map(|of| (of.dev(), of.ino()));
     let ours = file();
-    let end = CancellationToken::new();
-    let serving = axum::serve(Clients::new(listener), router(inside.clone()))
-        .with_graceful_shutdown(end.clone().cancelled_owned());
-    let serving = tokio::spawn(serving.into_future());
-    while !stop.is_cancelled() && file() == ours && !serving.is_finished() {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(LOOK) => {}
+    let is_gone = async {
+        while file() == ours {
+            tokio::time::sleep(LOOK).await;
         }
+    };
+    let router = router(inside.clone());
+    let mut clients = Clients::new("the control socket");
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = is_gone => {}
+        () = clients.serve(|cx| listener.poll_accept(cx), &router) => {}
     }
     if file() == ours {
         let _ = std::fs::remove_file(&path);
     }
-    end.cancel();
-    let abort = serving.abort_handle();
-    if tokio::time::timeout(LAST, serving).await.is_err() {
-        abort.abort();
-    }
+    drop(listener);
+    clients.finish(LAST).await;
 }
 
 fn router(inside: Inside) -> Router {
@@ -198,7 +192,7 @@ async fn tap(
     match inside.taps.listen(&name, wish) {
         Ok(listener) => {
             let lines = stream::unfold(listener, next_line);
-            let head = [(header::CONTENT_TYPE, "application/x-ndjson"), LAST_ANSWER];
+            let head = [(header::CONTENT_TYPE, "application/x-ndjson")];
             (head, Body::from_stream(lines)).into_response()
         }
         Err(refused) => {
@@ -240,7 +234,7 @@ fn refuse(code: StatusCode, error: &str, channels: Vec<String>) -> Response {
 fn json(code: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(text) => {
-            let head = [(header::CONTENT_TYPE, "application/json"), LAST_ANSWER];
+            let head = [(header::CONTENT_TYPE, "application/json")];
             (code, head, text).into_response()
         }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

@@ -23,18 +23,13 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use self::clients::Clients;
+use crate::clients::Clients;
 use crate::openmetrics;
 use crate::telemetry::printable;
 use crate::view::View;
 
-mod clients;
-
 /// Before a port that is taken is tried again.
 const AGAIN: Duration = Duration::from_secs(3);
-
-/// Pause after connecting failed, for want of files say.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Bytes of a path that is not there which are shown.
 const SHOWN: usize = 100;
@@ -65,23 +60,8 @@ impl Server {
 async fn serve(listen: SocketAddr, view: &Arc<View>) {
     let listener = bind(listen).await;
     let router = router(view);
-    let mut clients = Clients::default();
-    let mut said = false;
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                said = false;
-                clients.make_room().await;
-                clients.add(stream, &router);
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut said, true) {
-                    tracing::warn!("the HTTP endpoints can't take a connection: {error}");
-                }
-                sleep(PAUSE).await;
-            }
-        }
-    }
+    let mut clients = Clients::new("the HTTP endpoints");
+    clients.serve(|cx| listener.poll_accept(cx), &router).await;
 }
 
 /// Listen, as soon as the address can be had; each new reason why not is said once.

@@ -27,12 +27,13 @@
 //! | `tap` | looking on at a channel's messages | `message`, `chain` |
 //! | `crew` | who works when, and when what is written goes out | `worker`, `broker::writer` |
 //! | `view` | what runs, for those who look; whether it is ready | `status`, `telemetry`, `queue`, `chain`, `broker` (whether it is connected) |
-//! | `openmetrics`, `http` | metric names; the endpoints | `view` |
+//! | `clients` | who is connected to a socket that the daemon answers at: so many, and none that is slow | nothing |
+//! | `openmetrics`, `http` | metric names; the endpoints | `view`, `clients` |
 //! | `watch` | which files have changed | nothing |
 //! | `heartbeat` | whether every loop still comes around | nothing |
 //! | `service` | signals, what systemd is told, the watchdog | `heartbeat`, `telemetry`, `view` (what is wrong) |
 //! | `daemon` | building everything, running it, exchanging it at a reload, draining it | all of the above |
-//! | `control` | the local socket of a running daemon: who may ask what | `status`, `tap`, `config` |
+//! | `control` | the local socket of a running daemon: who may ask what | `status`, `tap`, `config`, `clients` |
 //! | `cli` | one file a verb | all of the above |
 //!
 //! `plugin` and `broker` don't know each other; `chain` knows neither.
@@ -40,6 +41,7 @@
 pub mod broker;
 pub mod chain;
 pub mod cli;
+pub mod clients;
 pub mod config;
 pub mod control;
 pub mod crew;

@@ -21,7 +21,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::status::Role;
 use crate::telemetry::{self, ChannelMetrics};
-use crate::view::{Channel, Outline, View};
+use crate::view::{Channel, Handler, View};
 
 /// Of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -48,8 +48,8 @@ impl Collector for Scrape {
         page.messages(&channels)?;
         page.streams(&channels)?;
         page.singles(&channels)?;
-        page.handlers(&self.0, &outline)?;
-        page.redis(&self.0)?;
+        page.handlers(&self.0, outline.handlers(&all))?;
+        page.redis(&self.0, &all)?;
         page.daemon(&self.0)
     }
 }
@@ -254,7 +254,11 @@ impl Page<'_> {
         )
     }
 
-    fn handlers(&mut self, view: &View, outline: &Outline) -> fmt::Result {
+    fn handlers<'a>(
+        &mut self,
+        view: &View,
+        handlers: impl Iterator<Item = &'a Handler>,
+    ) -> fmt::Result {
         let failures = view.metrics().failures();
         let series = failures.iter().map(|((handler, kind), n)| {
             let labels: Labels<'_, 2> = [("handler", handler), ("kind", kind)];
@@ -262,7 +266,6 @@ impl Page<'_> {
         });
         let about = About("handlerd_handler_failures", "Messages that a handler failed at.");
         self.counters(about, None, series)?;
-        let handlers = outline.handlers();
         let seen: Vec<_> = handlers.filter_map(|h| Some((&*h.name, h.seen()?))).collect();
         let help = "How long a handler had a message; those of a batch share its time evenly.";
         let unit = Some(&Unit::Seconds);
@@ -284,8 +287,8 @@ impl Page<'_> {
         self.gauges(about, None, instances)
     }
 
-    fn redis(&mut self, view: &View) -> fmt::Result {
-        let redis = view.redis();
+    fn redis(&mut self, view: &View, channels: &[Arc<Channel>]) -> fmt::Result {
+        let redis = view.redis(channels);
         let connected = redis.iter().map(|redis| {
             let role = match redis.role {
                 Role::Source => "source",

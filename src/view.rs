@@ -11,20 +11,16 @@ use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
-use crate::broker::single::Lane;
-use crate::broker::stream;
-use crate::broker::writer::Writer;
 use crate::chain;
-use crate::config::{self, Output, Source};
-use crate::queue::{Holder, Queue};
+use crate::config;
 use crate::status::{self, Role, State, Status};
-use crate::telemetry::{ChannelMetrics, DropReason, Flag, Metrics, OutputKind, StreamTrouble};
-use crate::worker;
+use crate::telemetry::{ChannelMetrics, Flag, Metrics};
 
+mod channel;
 mod problem;
 
+pub use channel::Channel;
 pub use problem::{Problem, Trouble};
-use problem::{listed, quoted};
 
 /// Tells the names of the loops that don't come around.
 pub type Stalled = Box<dyn Fn() -> Vec<String> + Send + Sync>;
@@ -57,25 +53,6 @@ pub struct Outline {
     /// What an operator should know since the last reload, in sentences: a removed plugin file that is
     /// still in use, keys that need a restart.
     pub warnings: Vec<String>,
-}
-
-/// A channel that runs.
-#[derive(Clone)]
-pub struct Channel {
-    /// NAME of `[channels.NAME]`.
-    pub name: Arc<str>,
-    source: Source,
-    handlers: Vec<Arc<str>>,
-    /// The kinds of output that it may have.
-    outputs: Vec<OutputKind>,
-    queue: Arc<Queue>,
-    metrics: Arc<ChannelMetrics>,
-    limit: usize,
-    writers: Vec<Writer>,
-    stream: Option<stream::Source>,
-    single: Option<Arc<Lane>>,
-    /// Whether a reload has taken it out.
-    pub is_ending: bool,
 }
 
 /// A handler that runs.
@@ -115,10 +92,8 @@ impl View {
         let queues: HashSet<_> =
             channels.iter().map(|channel| Arc::as_ptr(&channel.queue)).collect();
         let ran = before.channels.iter().filter(|ran| !queues.contains(&Arc::as_ptr(&ran.queue)));
-        let ending = before.ending.iter();
-        let ends =
-            |channel: &Arc<Channel>| Arc::new(Channel { is_ending: true, ..(**channel).clone() });
-        let ending: Vec<Arc<Channel>> = ending.cloned().chain(ran.map(ends)).collect();
+        let ends = ran.map(|channel| Arc::new(channel.ending()));
+        let ending = before.ending.iter().cloned().chain(ends).collect();
         let mut handlers = handlers;
         let names: HashSet<_> = handlers.iter().map(|handler| handler.name.clone()).collect();
         handlers.extend(before.handlers.iter().filter(|h| !names.contains(&h.name)).cloned());
@@ -190,22 +165,20 @@ impl View {
         self.metrics.why_refused().filter(|_| last_is_fine).map(Problem::ConfigRefused)
     }
 
-    /// Each connection once for each thing that it is for.
-    pub fn redis(&self) -> Vec<status::Redis> {
-        let outline = self.outline();
-        let channels = &outline.channels;
+    /// Each connection of these channels once for each thing that it is for.
+    pub fn redis(&self, channels: &[Arc<Channel>]) -> Vec<status::Redis> {
         let mut redis = Vec::new();
-        if !channels.is_empty() {
-            let all_streams = channels.iter().all(|channel| channel.is_stream());
+        let running = || channels.iter().filter(|channel| !channel.is_ending);
+        if running().next().is_some() {
+            let all_streams = running().all(|channel| channel.is_stream());
             let subscribed = all_streams || self.metrics.subscription.get();
-            let streams = channels.iter().filter(|channel| channel.is_stream());
+            let streams = running().filter(|channel| channel.is_stream());
             let mut troubles = streams.flat_map(|channel| channel.metrics().stream.troubles());
             let connected = subscribed && !troubles.any(|(_, trouble)| trouble.away);
             let connection = config::OWN_CONNECTION.to_owned();
             redis.push(status::Redis { connection, role: Role::Source, connected });
         }
-        let all = outline.all();
-        let writers = all.iter().flat_map(|channel| &channel.writers);
+        let writers = channels.iter().flat_map(|channel| &channel.writers);
         let writers: BTreeMap<&str, bool> =
             writers.map(|writer| (&**writer.name(), !writer.is_away())).collect();
         redis.extend(writers.into_iter().map(|(name, connected)| status::Redis {
@@ -219,34 +192,37 @@ impl View {
     /// All of it.
     pub fn status(&self) -> Status {
         let outline = self.outline();
-        let not_ready = self.not_ready();
-        let failures = self.metrics.failures();
-        let handlers = outline.handlers().map(|handler| handler.status(&failures));
         let all = outline.all();
-        let ending = all.iter().filter(|channel| channel.is_ending);
-        let hung = ending.flat_map(|channel| channel.problems()).chain(self.config_refused());
-        let hung = hung.map(|problem| problem.to_string());
+        let draining = self.draining.get();
+        let mut not_ready: Vec<String> =
+            draining.then(|| Problem::Draining.to_string()).into_iter().collect();
+        let mut warnings = outline.warnings.clone();
+        let channels = all.iter().map(|channel| {
+            let problems = channel.problems();
+            let wrong = if channel.is_ending { &mut warnings } else { &mut not_ready };
+            wrong.extend(problems.iter().map(ToString::to_string));
+            channel.status(problems.is_empty())
+        });
+        let channels = channels.collect();
+        warnings.extend(self.config_refused().map(|problem| problem.to_string()));
+        warnings.extend((self.unkept)().1);
+        let failures = self.metrics.failures();
+        let handlers = outline.handlers(&all).map(|handler| handler.status(&failures));
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             config: self.config.display().to_string(),
             uptime_ms: self.started.elapsed().as_millis().try_into().unwrap_or(u64::MAX),
-            state: if self.draining.get() { State::Draining } else { State::Running },
+            state: if draining { State::Draining } else { State::Running },
             ready: not_ready.is_empty(),
             not_ready,
             stalled: self.stalled(),
-            redis: self.redis(),
+            redis: self.redis(&all),
             reconnects: self.metrics.totals().reconnects,
-            channels: all.iter().map(|channel| channel.status()).collect(),
+            channels,
             handlers: handlers.collect(),
             reload: self.metrics.reloads(),
-            warnings: outline
-                .warnings
-                .iter()
-                .cloned()
-                .chain(hung)
-                .chain((self.unkept)().1)
-                .collect(),
+            warnings,
         }
     }
 }
@@ -272,7 +248,7 @@ impl Outline {
         all.extend(busy.into_iter().map(|channel| {
             match counters.insert(Arc::as_ptr(&channel.metrics)) {
                 true => channel.clone(),
-                false => Arc::new(Channel { metrics: Arc::default(), ..(**channel).clone() }),
+                false => Arc::new(channel.uncounted()),
             }
         }));
         all
@@ -283,10 +259,9 @@ impl Outline {
         self.channels.iter().map(|channel| Arc::as_ptr(&channel.metrics)).collect()
     }
 
-    /// The handlers of these.
-    pub fn handlers(&self) -> impl Iterator<Item = &Handler> {
-        let all = self.all();
-        let used: HashSet<Arc<str>> = all.iter().flat_map(|c| c.handlers.clone()).collect();
+    /// The handlers of these channels.
+    pub fn handlers<'a>(&'a self, of: &'a [Arc<Channel>]) -> impl Iterator<Item = &'a Handler> {
+        let used: HashSet<&Arc<str>> = of.iter().flat_map(|channel| &channel.handlers).collect();
         self.handlers.iter().filter(move |handler| used.contains(&handler.name))
     }
 
@@ -298,163 +273,6 @@ impl Outline {
         let used: HashSet<_> = channels.flat_map(|channel| channel.handlers.clone()).collect();
         self.handlers.retain(|handler| used.contains(&handler.name));
         self
-    }
-}
-
-impl Channel {
-    /// Of this table, run by these workers; with its stream where that is its source, or what it
-    /// shares its messages with others by.
-    pub fn new(
-        config: &config::Channel,
-        running: &worker::Channel,
-        stream: Option<&stream::Source>,
-        single: Option<&Arc<Lane>>,
-    ) -> Self {
-        let routes = &config.routes;
-        let kind = |output: &Output| match output {
-            Output::Publish(_) => OutputKind::Publish,
-            Output::Append(_) => OutputKind::Append,
-            Output::Push(_) => OutputKind::Push,
-            Output::Log => OutputKind::Log,
-        };
-        let mut outputs: Vec<OutputKind> = config.outputs.iter().map(kind).collect();
-        outputs.extend((!routes.publish.is_empty()).then_some(OutputKind::Publish));
-        outputs.extend((!routes.append.is_empty()).then_some(OutputKind::Append));
-        outputs.extend((!routes.push.is_empty()).then_some(OutputKind::Push));
-        Channel {
-            name: config.name.clone(),
-            source: config.source.clone(),
-            handlers: config.handlers.clone(),
-            outputs,
-            queue: running.queue.clone(),
-            metrics: running.queue.metrics().clone(),
-            limit: stream.map_or(config.queue, stream::Source::hold),
-            writers: running.outputs.writers().cloned().collect(),
-            stream: stream.cloned(),
-            single: single.cloned(),
-            is_ending: false,
-        }
-    }
-
-    /// Its counters. Of one that is ending and whose counters another channel of its NAME goes on
-    /// with, they are seen there, and here is nothing.
-    pub fn metrics(&self) -> &ChannelMetrics {
-        &self.metrics
-    }
-
-    /// Whether a message waits or is being handled, or a write has no answer. Of one whose counters are
-    /// those of a channel that runs it isn't known whose writes these are.
-    fn has_something_in_hand(&self, of_running: &HashSet<*const ChannelMetrics>) -> bool {
-        let is_shared = of_running.contains(&Arc::as_ptr(&self.metrics));
-        !self.queue.is_at_rest()
-            || (!is_shared && self.metrics.is_written_for())
-            || self.stream.as_ref().is_some_and(|stream| stream.left() > 0)
-            || self.single.as_ref().is_some_and(|lane| lane.has_lease())
-    }
-
-    /// Whether nothing comes any more, and nothing is left.
-    fn is_done(&self, of_running: &HashSet<*const ChannelMetrics>) -> bool {
-        self.queue.is_closed() && !self.has_something_in_hand(of_running)
-    }
-
-    /// Whether one daemon at a time handles its messages.
-    pub fn is_single(&self) -> bool {
-        self.single.is_some()
-    }
-
-    /// Whether its source is a stream.
-    pub fn is_stream(&self) -> bool {
-        self.stream.is_some()
-    }
-
-    /// Bytes that wait, those that a standby holds among them, and how many may.
-    pub fn queue_bytes(&self) -> (usize, usize) {
-        let held = self.single.as_ref().map_or(0, |lane| lane.bytes());
-        (self.queue.bytes() + held, self.limit)
-    }
-
-    /// Entries of its streams that are in hand.
-    pub fn in_hand(&self) -> usize {
-        self.stream.as_ref().map_or(0, stream::Source::in_hand)
-    }
-
-    /// What went out, by each kind that it may have and each that there was.
-    pub fn delivered(&self) -> impl Iterator<Item = (OutputKind, u64)> {
-        let counted = OutputKind::ALL.map(|kind| (kind, self.metrics().delivered.by(kind)));
-        counted.into_iter().filter(|(kind, n)| *n > 0 || self.outputs.contains(kind))
-    }
-
-    /// What was lost, by each reason that there may be.
-    pub fn dropped(&self) -> impl Iterator<Item = (DropReason, u64)> {
-        let counted = DropReason::ALL.map(|reason| (reason, self.metrics().dropped(reason)));
-        let may_be = |reason: DropReason| match reason {
-            DropReason::LogFull => self.outputs.contains(&OutputKind::Log),
-            other => other.may_be_of(self.is_stream()),
-        };
-        counted.into_iter().filter(move |(reason, n)| *n > 0 || may_be(*reason))
-    }
-
-    /// What is in the way of its messages.
-    fn problems(&self) -> Vec<Problem> {
-        let channel = &self.name;
-        let mut problems = Vec::new();
-        let names = self.metrics().unsubscribed.names();
-        if !names.is_empty() {
-            problems.push(Problem::Unsubscribed { channel: channel.clone(), names });
-        }
-        let kind = if self.is_stream() { Problem::Stream } else { Problem::Lease };
-        for (key, StreamTrouble { text, .. }) in self.metrics().stream.troubles() {
-            problems.push(kind(Trouble { channel: channel.clone(), key, text }));
-        }
-        for writer in self.writers.iter().filter(|writer| writer.is_away()) {
-            let (channel, connection) = (channel.clone(), writer.name().clone());
-            problems.push(Problem::OutputsAway { channel, connection });
-        }
-        match self.is_ending {
-            true => problems.into_iter().map(|p| Problem::Ending(Box::new(p))).collect(),
-            false => problems,
-        }
-    }
-
-    fn status(&self) -> status::Channel {
-        let metrics = self.metrics();
-        let (queue_bytes, queue_limit) = self.queue_bytes();
-        let delivered = self.delivered().map(|(kind, n)| (kind.as_str().to_owned(), n));
-        let dropped = DropReason::ALL.map(|reason| (reason, metrics.dropped(reason)));
-        let dropped = dropped.into_iter().filter(|(_, n)| *n > 0);
-        status::Channel {
-            name: self.name.to_string(),
-            ending: self.is_ending,
-            source: match &self.source {
-                Source::Subscribe(names) => format!("subscribe {}", listed(names)),
-                Source::Pattern(patterns) => format!("pattern {}", listed(patterns)),
-                Source::Stream(stream) => {
-                    format!("stream {} group {}", listed(&stream.keys), quoted(&stream.group))
-                }
-            },
-            handlers: self.handlers.iter().map(|name| name.to_string()).collect(),
-            received: metrics.received.get(),
-            handled: metrics.handled.get(),
-            delivered: delivered.collect(),
-            dead_letters: metrics.dead_letters.get(),
-            dropped: dropped.map(|(reason, n)| (reason.as_str().to_owned(), n)).collect(),
-            queue_bytes: queue_bytes as u64,
-            queue_limit: queue_limit as u64,
-            ready: self.problems().is_empty(),
-            gap_ms: metrics.gap_ms.get(),
-            stream: self.stream.as_ref().map(|source| status::Stream {
-                pending: metrics.stream.pending(),
-                lag: metrics.stream.lag(),
-                in_hand: source.in_hand() as u64,
-                claimed: metrics.stream.claimed.get(),
-                redelivered: metrics.stream.redelivered.get(),
-            }),
-            single: self.is_single().then(|| status::Single {
-                leads: metrics.single.is_leader(),
-                takeovers: metrics.single.takeovers.get(),
-                gaps: metrics.single.gaps.get(),
-            }),
-        }
     }
 }
 

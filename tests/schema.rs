@@ -136,7 +136,8 @@ fn places(schema: &Json, path: &[String], found: &mut Vec<Place>) {
             [] => String::new(),
             _ => format!("[{}]\n", path.join(".")),
         };
-        let needed = [&schema["required"], &schema["dependentRequired"][key]];
+        let needed =
+            [&schema["required"], &schema["then"]["required"], &schema["dependentRequired"][key]];
         for other in needed.iter().filter_map(|list| list.as_array()).flatten() {
             if other != key {
                 around.push_str(&format!("{} = \"x\"\n", other.as_str().expect("a name")));
@@ -263,6 +264,31 @@ fn keys_of_later_versions_are_not_offered() {
     assert!(schema["properties"].get("gateway").is_none());
     let (_, found) = judge(&schema, &texts);
     assert!(found[0].as_ref().is_some_and(|found| !found.is_empty()), "{found:?}");
+}
+
+/// What Taplo's language server offers for a key: its schema, or in place of one with alternatives
+/// these.
+fn offered(schema: &Json) -> Vec<&Json> {
+    match schema["anyOf"].as_array() {
+        Some(alternatives) => alternatives.iter().flat_map(offered).collect(),
+        None if schema.is_object() => vec![schema],
+        None => vec![],
+    }
+}
+
+#[test]
+fn an_editor_offers_each_key_once_with_all_that_is_said_of_it() {
+    let mut found = Vec::new();
+    places(&schema(), &[], &mut found);
+    let words = found.iter().filter(|place| place.schema["anyOf"].is_array()).count();
+    assert!(words > 5, "only {words} keys have words");
+    for Place { key, schema, .. } in found {
+        let offered = offered(&schema);
+        let [one] = offered[..] else { panic!("{key} is offered so: {offered:#?}") };
+        for said in ["description", "default", "examples"] {
+            assert_eq!(one[said], schema[said], "{key}");
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What the verbs that look into a running daemon begin with: which one it is, and a question to it.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,6 +20,9 @@ use crate::status::Status;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How soon it is tried again where too many others wait to be taken.
+const QUEUE: Duration = Duration::from_millis(10);
 
 /// Which daemon is meant.
 #[derive(Clone, Debug, clap::Args)]
@@ -124,7 +127,7 @@ fn silent() -> NoAnswer {
 
 async fn send(found: &Found, path: &str) -> Result<Answer, NoAnswer> {
     let broken = |error: &dyn std::fmt::Display| NoAnswer::Broken(error.to_string());
-    let stream = UnixStream::connect(&found.path).await.map_err(|error| match error.kind() {
+    let stream = connect(&found.path).await.map_err(|error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
             NoAnswer::Broken("it has ended".to_owned())
         }
@@ -146,6 +149,16 @@ async fn send(found: &Found, path: &str) -> Result<Answer, NoAnswer> {
     let text = answer.all().await?;
     let plain = |_| Refusal { error: String::from_utf8_lossy(&text).into(), channels: vec![] };
     Err(NoAnswer::Refused(code, serde_json::from_slice(&text).unwrap_or_else(plain)))
+}
+
+/// Connect, as soon as the daemon has taken others who came before.
+async fn connect(socket: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(socket).await {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => tokio::time::sleep(QUEUE).await,
+            connected => return connected,
+        }
+    }
 }
 
 impl Answer {

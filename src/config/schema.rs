@@ -70,52 +70,57 @@ fn table(table: Table) -> Map<String, Json> {
 
 /// What may stand behind a key, and what the documentation says about it.
 fn property(key: &Key) -> Json {
-    let mut schema = Map::new();
-    schema.insert("description".into(), key.description().into());
+    let mut about = Map::new();
+    about.insert("description".into(), key.description().into());
     // They are written alike in TOML and JSON: a test reads all of them.
     let written = |text: &str| serde_json::from_str(text).unwrap_or(Json::Null);
     if let Some(default) = key.default {
-        schema.insert("default".into(), written(default));
+        about.insert("default".into(), written(default));
     }
     if let Some(example) = key.example {
-        schema.insert("examples".into(), json!([written(example)]));
+        about.insert("examples".into(), json!([written(example)]));
     }
-    schema.extend(value(&key.kind));
-    schema.into()
+    let mut value = value(&key.kind);
+    if let Some(Json::Object(first)) = value.get_mut("anyOf").and_then(|any| any.get_mut(0)) {
+        // Taplo completes a key by its alternatives, with what they say themselves. Where one points
+        // at the key it shows what the whole says, too: not twice.
+        first.extend(about.clone());
+        about.insert("x-taplo".into(), json!({ "docs": { "main": "" } }));
+    }
+    about.extend(value);
+    about.into()
 }
 
 /// The schema of a value.
 fn value(kind: &Kind) -> Map<String, Json> {
     let text = || json!({ "type": "string", "minLength": 1 });
-    let matching = |pattern: &str| json!({ "type": "string", "pattern": pattern });
     let or_variable = |pattern: &str| matching(&format!("{pattern}|{VARIABLE}"));
     let schema = match kind {
         Kind::Boolean => json!({ "type": "boolean" }),
         Kind::False => json!({ "const": false }),
         Kind::Text => text(),
         Kind::Matching(pattern) => or_variable(pattern),
-        Kind::Words(words) => json!({ "anyOf": [{ "enum": words }, matching(VARIABLE)] }),
-        Kind::Size(least, most) => json!({
-            "anyOf": [
-                or_variable(SIZE),
-                { "type": "integer", "minimum": least, "maximum": most },
-            ],
-        }),
+        Kind::Words(_) => either(std::slice::from_ref(kind)),
+        Kind::Size(least, most) => {
+            any([or_variable(SIZE), value(&Kind::Count(*least, *most)).into()])
+        }
         Kind::Time(..) => or_variable(TIME),
         Kind::Count(least, most) => {
             json!({ "type": "integer", "minimum": least, "maximum": most })
         }
         Kind::List => json!({ "type": "array", "items": text() }),
-        Kind::Names => json!({ "anyOf": [text(), several(&text())] }),
+        Kind::Names => any([text(), several(text())]),
         Kind::Targets(target) => {
-            let target = Json::from(table(*target));
-            let one = json!({ "anyOf": [text(), target] });
-            json!({ "anyOf": [text(), target, several(&one)] })
+            let mut target = table(*target);
+            // Where a table is one of several, Taplo would begin a value by what one must have.
+            if let Some(keys) = target.remove("required") {
+                target.insert("if".into(), json!({ "type": "object" }));
+                target.insert("then".into(), json!({ "required": keys }));
+            }
+            let target = Json::from(target);
+            any([text(), target.clone(), several(any([text(), target]))])
         }
-        Kind::Either(kinds) => {
-            let kinds: Vec<Json> = kinds.iter().map(|kind| value(kind).into()).collect();
-            json!({ "anyOf": kinds })
-        }
+        Kind::Either(kinds) => either(kinds),
         Kind::Table(inner) => table(*inner).into(),
         Kind::Named(inner) => json!({
             "type": "object",
@@ -130,7 +135,44 @@ fn value(kind: &Kind) -> Map<String, Json> {
     }
 }
 
+/// A string that this matches.
+fn matching(pattern: &str) -> Json {
+    json!({ "type": "string", "pattern": pattern })
+}
+
 /// A list of different items that isn't empty.
-fn several(item: &Json) -> Json {
+fn several(item: Json) -> Json {
     json!({ "type": "array", "items": item, "minItems": 1, "uniqueItems": true })
+}
+
+/// Any of these kinds. An editor offers words, where they are among them, else the first.
+fn either(kinds: &[Kind]) -> Json {
+    let mut all = Vec::new();
+    for kind in kinds {
+        match kind {
+            Kind::Words(words) => {
+                all.insert(0, json!({ "type": "string", "enum": words }));
+                all.push(matching(VARIABLE));
+            }
+            other => all.push(value(other).into()),
+        }
+    }
+    for other in &mut all[1..] {
+        // Taplo offers every alternative, but of one that has alternatives only these.
+        other["anyOf"] = json!([true]);
+    }
+    json!({ "anyOf": all })
+}
+
+/// Any of these, which are of different types: what is said of one type means nothing to another. With
+/// `anyOf` Taplo would offer a key as often, and without its description.
+fn any(schemas: impl IntoIterator<Item = Json>) -> Json {
+    let (mut types, mut all) = (Vec::new(), Map::new());
+    for schema in schemas {
+        let Json::Object(mut schema) = schema else { continue };
+        types.extend(schema.remove("type"));
+        all.extend(schema);
+    }
+    all.insert("type".into(), types.into());
+    all.into()
 }

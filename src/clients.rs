@@ -1,16 +1,25 @@
-//! Who is connected to the endpoints: so many at once, each for one answer. Nobody waits for a slow one.
+//! Who is connected to a socket that the daemon answers at, of the endpoints or of `control`: so many
+//! at once, each for one answer. Nobody waits for a slow one.
 
+use std::future::poll_fn;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::HttpBody;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
+
+use self::patient::Patient;
+
+mod patient;
 
 /// Who is connected at once. Who comes beyond gets the place of the slowest: of those without a whole
 /// request, or, where all have asked, without having read its answer.
@@ -22,15 +31,16 @@ const READING: Duration = Duration::from_millis(200);
 /// A request's head must have come by then.
 const HEAD: Duration = Duration::from_secs(2);
 
-/// A connection is over by then, whatever its other end does: it is good for one answer.
-const ANSWER: Duration = Duration::from_secs(10);
-
 /// Bytes of a request's head.
 const HEAD_BYTES: usize = 16 << 10;
 
-/// The clients.
-#[derive(Default)]
-pub(super) struct Clients {
+/// Pause after a connection that could not be taken, for want of files say.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The clients of one socket.
+pub struct Clients {
+    /// What they are the clients of, for the log.
+    of: &'static str,
     tasks: JoinSet<()>,
     /// In the order in which they came.
     connected: Vec<Client>,
@@ -50,7 +60,8 @@ enum Stage {
     /// It has not asked, or not to the end.
     #[default]
     Connected,
-    /// Its answer is being made.
+    /// Its answer is being made. That of one who looks on has no end, and is made as long as it reads:
+    /// whoever gives such answers sees to it that they are few.
     Asked,
     /// It is to read its answer since then.
     Answered(Instant),
@@ -67,9 +78,48 @@ impl Progress {
 }
 
 impl Clients {
+    /// Nobody yet.
+    pub fn new(of: &'static str) -> Self {
+        Clients { of, tasks: JoinSet::new(), connected: Vec::new() }
+    }
+
+    /// Answer all who come, by a listener's `poll_accept`; for ever.
+    pub async fn serve<S, A>(
+        &mut self,
+        mut accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<(S, A)>>,
+        router: &Router,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut said = false;
+        loop {
+            match poll_fn(&mut accept).await {
+                Ok((stream, _)) => {
+                    said = false;
+                    self.make_room().await;
+                    self.add(stream, router);
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut said, true) {
+                        tracing::warn!("{} can't take a connection: {error}", self.of);
+                    }
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Be done with all of them: who has asked has so much time to read what is left of its answer.
+    pub async fn finish(mut self, time: Duration) {
+        let is_idle = |client: &&Client| matches!(client.progress.get(), Stage::Connected);
+        self.connected.iter().filter(is_idle).for_each(|client| client.task.abort());
+        let end = async { while self.tasks.join_next().await.is_some() {} };
+        let _ = timeout(time, end).await;
+    }
+
     /// See to it that there is a place for one more. Waits for answers that handlerd makes, and for
     /// nothing that a client does.
-    pub(super) async fn make_room(&mut self) {
+    async fn make_room(&mut self) {
         if self.has_room() {
             return;
         }
@@ -78,7 +128,10 @@ impl Clients {
         while !self.has_room() {
             if let Some(slowest) = self.slowest() {
                 self.connected.remove(slowest).task.abort();
-                tracing::debug!("an HTTP client was cut off: it is slow, and its place is needed");
+                tracing::debug!(
+                    "a client of {} was cut off: it is slow, and its place is needed",
+                    self.of
+                );
                 return;
             }
             tokio::select! {
@@ -107,23 +160,31 @@ impl Clients {
     }
 
     /// Answer one more.
-    pub(super) fn add(&mut self, stream: TcpStream, router: &Router) {
+    fn add<S>(&mut self, stream: S, router: &Router)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let progress = Progress::default();
-        let task = self.tasks.spawn(answer(stream, router.clone(), progress.clone()));
+        let task = self.tasks.spawn(answer(self.of, stream, router.clone(), progress.clone()));
         self.connected.push(Client { task, progress });
     }
 }
 
-/// One request and its answer, or nothing, when its time is up.
-async fn answer(stream: TcpStream, router: Router, progress: Progress) {
+/// One request and its answer.
+async fn answer<S>(of: &'static str, stream: S, router: Router, progress: Progress)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |request| {
         progress.set(Stage::Asked);
         let (answer, progress) = (router.call(request), progress.clone());
         async move {
-            let answer = answer.await;
-            progress.set(Stage::Answered(Instant::now()));
-            answer
+            let answer = answer.await?;
+            if answer.size_hint().exact().is_some() {
+                progress.set(Stage::Answered(Instant::now()));
+            }
+            Ok::<_, std::convert::Infallible>(answer)
         }
     });
     let connection = http1::Builder::new()
@@ -131,21 +192,25 @@ async fn answer(stream: TcpStream, router: Router, progress: Progress) {
         .header_read_timeout(HEAD)
         .max_buf_size(HEAD_BYTES)
         .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service);
-    match timeout(ANSWER, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!("an HTTP connection ended: {error}"),
-        Err(_) => tracing::debug!("an HTTP connection was cut off: it took too long"),
+        .serve_connection(TokioIo::new(Patient::new(stream)), service);
+    if let Err(error) = connection.await {
+        tracing::debug!("a connection to {of} ended: {error}");
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::body::{Body, Bytes};
+    use axum::routing::get;
+    use futures_util::stream;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+
     use super::*;
 
     #[tokio::test]
     async fn the_slowest_is_who_has_not_asked_then_who_does_not_read_and_nobody_who_waits_for_us() {
-        let mut clients = Clients::default();
+        let mut clients = Clients::new("a test");
         for _ in 0..3 {
             let task = clients.tasks.spawn(std::future::pending());
             clients.connected.push(Client { task, progress: Progress::default() });
@@ -162,5 +227,25 @@ mod tests {
         assert_eq!(at([long_ago, Stage::Asked, Stage::Connected]), Some(2));
         assert_eq!(at([before, long_ago, Stage::Asked]), Some(1));
         assert_eq!(at([just_now, Stage::Asked, Stage::Asked]), None);
+    }
+
+    #[tokio::test]
+    async fn who_looks_on_is_not_slow_and_who_leaves_an_answer_unread_is() {
+        let quiet = stream::pending::<io::Result<Bytes>>();
+        let router = Router::new()
+            .route("/long", get(async || vec![b'x'; 16 << 20]))
+            .route("/endless", get(async || Body::from_stream(quiet)));
+        let mut clients = Clients::new("a test");
+        let mut ends = Vec::new();
+        for path in ["/endless", "/long"] {
+            let (mut end, stream) = UnixStream::pair().unwrap();
+            clients.add(stream, &router);
+            end.write_all(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes()).await.unwrap();
+            // Its answer begins.
+            end.read_u8().await.unwrap();
+            ends.push(end);
+        }
+        sleep(READING).await;
+        assert_eq!(clients.slowest(), Some(1));
     }
 }

@@ -1,18 +1,18 @@
 //! Looking into a running daemon: `tap`, `status`, `top`, and the socket that they use.
 
+mod clients;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
 use serde_json::Value as Json;
 use support::handlerd::Running;
-use support::{Got, Handlerd, Redis, Run, Watcher, wait_for, wait_until};
+use support::{Handlerd, Redis, Run, Watcher, wait_for, wait_until};
 
 /// A machine that is busy with other things loses nothing here either: there is room and time.
 const CHANNELS: &str = r#"
@@ -233,58 +233,6 @@ fn ask(socket: &Path, path: &str) -> UnixStream {
     stream
 }
 
-fn is_cut_off(stream: &UnixStream) -> bool {
-    let mut of = [PollFd::new(stream, PollFlags::RDHUP)];
-    let at_once = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut of, Some(&at_once)).expect("a socket can be polled");
-    of[0].revents().intersects(PollFlags::HUP | PollFlags::RDHUP)
-}
-
-#[test]
-fn a_client_that_does_not_read_loses_slows_and_reorders_nothing_and_is_cut_off() {
-    const RATE: usize = 20_000;
-    const SECONDS: usize = 4;
-    let redis = Redis::start();
-    let out = Watcher::subscribe(&redis, &["out"]);
-    let mut daemon = start(&redis);
-    let stuck = ask(&socket(&daemon), "/tap/work?rate=1000&bytes=65536");
-    let reader = tap(&daemon, &["work", "--rate", "50", "--json"]);
-    let pad = "x".repeat(1000);
-    let sent: Vec<String> =
-        (0..RATE * SECONDS).map(|n| format!("{n} {}", &pad[..n % 100 * 10])).collect();
-    let mut client = redis.client();
-    let start = Instant::now();
-    for (chunk, payloads) in sent.chunks(RATE / 50).enumerate() {
-        client.publish_all("in", payloads);
-        let due = start + Duration::from_millis(20) * u32::try_from(chunk + 1).expect("few");
-        std::thread::sleep(due.saturating_duration_since(Instant::now()));
-    }
-    let got = out.wait_count(sent.len());
-    let got: Vec<String> = got.iter().map(Got::text).collect();
-    assert!(got == sent, "all of them, once each and in order");
-    wait_until("the one that doesn't read to be cut off", || is_cut_off(&stuck));
-
-    // The one that reads was shown some, and told of all the others.
-    wait_until("all to be shown or told of", || {
-        let lines = objects(whole(&reader.stdout()));
-        let shown = lines.iter().filter(|line| line.get("input").is_some()).count();
-        let missed: u64 = lines.iter().filter_map(|line| line["missed"].as_u64()).sum();
-        assert!(shown <= 50 * (SECONDS + 30), "{shown} shown");
-        shown as u64 + missed == sent.len() as u64
-    });
-    reader.signal(Signal::INT);
-    reader.wait().expect(0);
-    let stopped = daemon.stop();
-    let number = |name| stopped.number(name);
-    let all = sent.len() as u64;
-    assert_eq!((number("received"), number("handled"), number("lost")), (all, all, 0));
-}
-
-/// As many lines as are complete.
-fn whole(text: &str) -> &str {
-    text.rfind('\n').map_or("", |end| &text[..end])
-}
-
 #[test]
 fn a_tap_says_which_channels_there_are_and_ends_with_the_daemon() {
     let redis = Redis::start();
@@ -333,31 +281,6 @@ fn status_says_what_is_wrong_and_counts() {
     assert!(answer(stream).starts_with("HTTP/1.1 404 "));
     let stream = ask(&socket(&daemon), "/tap/work?bytes=1000000");
     assert!(answer(stream).contains("bytes may be 65536 at most"));
-}
-
-#[test]
-fn those_who_do_not_ask_are_in_nobodys_way() {
-    let redis = Redis::start();
-    let daemon = start(&redis);
-    let socket = socket(&daemon);
-    let silent: Vec<_> = (0..64)
-        .map(|n| {
-            let mut stream = UnixStream::connect(&socket).expect("the daemon listens");
-            stream.write_all(["", "GET /sta"][n % 2].as_bytes()).expect("it reads");
-            stream
-        })
-        .collect();
-    daemon.verb(&["status"]).output().expect(0);
-    wait_until("they are cut off", || silent.iter().all(is_cut_off));
-    // Nor does one keep its place who has been answered.
-    let asked = ask(&socket, "/status");
-    wait_until("it is over", || is_cut_off(&asked));
-    // Who looks on asks once, and may have nothing to see for long.
-    let quiet = tap(&daemon, &["chat", "--count", "1"]);
-    let silent = UnixStream::connect(&socket).expect("the daemon listens");
-    wait_until("one that came later is cut off", || is_cut_off(&silent));
-    redis.client().publish("chat", "late");
-    quiet.wait().expect(0);
 }
 
 /// What comes, as far as the first read gets it.
