@@ -7,17 +7,27 @@ use std::time::{Duration, Instant};
 
 use support::{Client, Handlerd, Redis, Run, Watcher, wait_until};
 
-const CHANNELS: &str = r#"
-    [handlers.misbehave]
-    memory = "64MiB"
-    timeout = "200ms"
-    [channels.bad]
-    handlers = ["misbehave"]
-    publish = "bad.out"
-    [channels.good]
-    handlers = ["announce"]
-    publish = "good.out"
-"#;
+/// The timeout for what never ends by itself.
+const SHORT: &str = "1s";
+
+/// The one for what ends otherwise, on a busy machine too.
+const LONG: &str = "60s";
+
+fn channels(timeout: &str) -> String {
+    format!(
+        r#"
+        [handlers.misbehave]
+        memory = "64MiB"
+        timeout = "{timeout}"
+        [channels.bad]
+        handlers = ["misbehave"]
+        publish = "bad.out"
+        [channels.good]
+        handlers = ["announce"]
+        publish = "good.out"
+        "#
+    )
+}
 
 /// One daemon, one bad plugin, and a neighbour whose messages go on.
 struct Scene {
@@ -29,9 +39,9 @@ struct Scene {
 }
 
 impl Scene {
-    fn new() -> Scene {
+    fn new(timeout: &str) -> Scene {
         let redis = Redis::start();
-        let daemon = Handlerd::start(&redis, CHANNELS);
+        let daemon = Handlerd::start(&redis, &channels(timeout));
         redis.wait_subscribed("bad", 1);
         redis.wait_subscribed("good", 1);
         let bad = Watcher::subscribe(&redis, &["bad.out"]);
@@ -70,7 +80,7 @@ macro_rules! misbehaviour {
     ($($name:ident: $command:expr, $kind:expr, $reason:expr;)*) => {$(
         #[test]
         fn $name() {
-            let mut scene = Scene::new();
+            let mut scene = Scene::new(if $kind == "timeout" { SHORT } else { LONG });
             scene.fails($command);
             scene.daemon.wait_log(&["bad", "misbehave", concat!("kind=\"", $kind, "\""), $reason]);
             scene.ends(1);
@@ -79,8 +89,8 @@ macro_rules! misbehaviour {
 }
 
 misbehaviour! {
-    it_loops_for_ever: "loop", "timeout", "200";
-    it_sleeps_for_a_minute: "sleep 60000", "timeout", "200";
+    it_loops_for_ever: "loop", "timeout", "longer than 1s";
+    it_sleeps_for_a_minute: "sleep 60000", "timeout", "longer than 1s";
     it_allocates_too_much: "alloc 1000000000", "memory", "memory";
     it_recurses_for_ever: "recurse", "trap", "recurse";
     it_traps: "trap", "trap", "";
@@ -92,7 +102,7 @@ misbehaviour! {
 
 #[test]
 fn it_logs_for_ever() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::new(SHORT);
     let good = scene.good.count();
     // More than max_log is cut; without end it is out of time.
     scene.client.publish("bad", "log 10000000");
@@ -109,7 +119,7 @@ fn it_logs_for_ever() {
 
 #[test]
 fn memory_of_the_host_is_bounded_too() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::new(LONG);
     let before = scene.daemon.rss();
     for _ in 0..5 {
         scene.fails("gigabyte");
@@ -261,7 +271,7 @@ fn a_pinned_file_with_other_bytes_is_refused() {
 
 #[test]
 fn a_plugin_that_changes_its_mind_costs_one_message_at_a_time() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::new(SHORT);
     let bad = scene.bad.count();
     let commands = ["trap", "fine 1", "loop", "fine 2", "recurse", "fine 3"];
     scene.client.publish_all("bad", commands);

@@ -249,10 +249,12 @@ fn what_is_shown_goes_along_with_reloads() {
     let elsewhere = "[http]\nlisten = \"127.0.0.1:1\"\n";
     daemon.write(&format!("{elsewhere}{}{NEW}", STAYS.replace("\"in\"", "[\"in\", \"more\"]")));
     assert!(daemon.reload().contains("new channels new; ended old"));
-    let page = wait_for("the handler that is gone is not shown", || {
-        Some(Page::fetch(port)).filter(|page| !page.values_of("handler").contains("misbehave"))
+    let page = wait_for("the channel and the handler that are gone not to be shown", || {
+        Some(Page::fetch(port)).filter(|page| {
+            !page.values_of("handler").contains("misbehave")
+                && page.values_of("channel").into_iter().eq(["new", "stays"])
+        })
     });
-    assert_eq!(page.values_of("channel").into_iter().collect::<Vec<_>>(), ["new", "stays"]);
     assert_eq!(received(&page, "stays"), Some(1.0));
     assert_eq!((reloads(&page, "ok"), reloads(&page, "failed")), (1.0, 1.0));
     wait_code(port, "/readyz", 200);
@@ -275,8 +277,10 @@ fn what_is_shown_goes_along_with_reloads() {
     });
     daemon.write(&format!("{http}{STAYS}"));
     assert!(daemon.reload().contains("ended new"));
-    let page = Page::fetch(port);
-    assert_eq!(page.values_of("channel").into_iter().collect::<Vec<_>>(), ["stays"]);
+    // It is shown as long as it is ending.
+    wait_until("nothing but what stays is shown", || {
+        Page::fetch(port).values_of("channel").into_iter().eq(["stays"])
+    });
     assert_eq!(daemon.daemon.stop().number("received"), 4);
 }
 
