@@ -109,22 +109,26 @@ async fn until_stopped(
     let unfinished = watch.unfinished();
     let mut waiting = Waiting::new(watch.is_of_config());
     loop {
-        let mut was_asked = false;
-        let (trigger, why) = tokio::select! {
-            signal = stop.next() => return signal,
-            () = asked.next() => {
-                was_asked = true;
-                (Changed::Config, "SIGHUP")
+        let config = running.config.clone();
+        // What is asked for doesn't wait for it, and the rest of it comes afterwards.
+        let look = unused.look(&config, host, &unfinished);
+        let next = async {
+            tokio::select! {
+                () = asked.next() => (Changed::Config, "SIGHUP", true),
+                changed = watch.next() => match changed {
+                    Changed::Config => (changed, "the configuration has changed", false),
+                    Changed::Plugins if waiting.is_tried_again() => (
+                        changed,
+                        "files in the plugin folder have changed, and the configuration is tried again",
+                        false,
+                    ),
+                    Changed::Plugins => (changed, "files in the plugin folder have changed", false),
+                },
             }
-            changed = watch.next() => match changed {
-                Changed::Config => (changed, "the configuration has changed"),
-                Changed::Plugins if waiting.is_tried_again() => (
-                    changed,
-                    "files in the plugin folder have changed, and the configuration is tried again",
-                ),
-                Changed::Plugins => (changed, "files in the plugin folder have changed"),
-            },
-            () = running.changed() => continue,
+        };
+        let (trigger, why, was_asked) = match meanwhile(running, stop, beside(look, next)).await {
+            Ok(next) => next,
+            Err(signal) => return signal,
         };
         tracing::info!("{why}: looking whether something is to be exchanged");
         notify.reloading();
@@ -146,11 +150,6 @@ async fn until_stopped(
         }
         notify.ready();
         watch.follow(&running.config.plugin_dir);
-        let config = running.config.clone();
-        let look = unused.look(&config, host, &unfinished);
-        if let Err(signal) = meanwhile(running, stop, look).await {
-            return signal;
-        }
     }
 }
 
@@ -159,6 +158,19 @@ async fn refuse_reloads(asked: &mut Reload) -> Infallible {
     loop {
         asked.next().await;
         tracing::warn!("SIGHUP: nothing is read again, the end has begun");
+    }
+}
+
+/// Wait for this, and do the other as long as that takes: where it isn't done by then, it is given up.
+async fn beside<T>(other: impl Future<Output = ()>, awaited: impl Future<Output = T>) -> T {
+    let other = async {
+        other.await;
+        std::future::pending::<Infallible>().await
+    };
+    tokio::select! {
+        biased;
+        awaited = awaited => awaited,
+        never = other => match never {},
     }
 }
 

@@ -1,6 +1,7 @@
 //! Plugin files that no channel uses: whether they could be used is said when they come.
 //!
-//! Called after each reload. A broken one is a warning, and in nobody's way.
+//! Looked at while nothing else is to be done, and given up for whatever is: compiling one may take
+//! minutes. A broken one is a warning, and in nobody's way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -26,7 +27,8 @@ impl Unused {
         Unused { known: unused(config) }
     }
 
-    /// Look at those that have come or changed since the last time.
+    /// Look at those that have come or changed since the last time, one after the other. Who doesn't
+    /// wait for the end of it has the rest looked at the next time.
     /// One that somebody is still writing comes later.
     pub(super) async fn look(
         &mut self,
@@ -36,12 +38,12 @@ impl Unused {
     ) {
         let mut found = unused(config);
         found.retain(|file, _| !unfinished.contains(file));
-        let before = std::mem::replace(&mut self.known, found);
-        for (file, looks) in &self.known {
-            if before.get(file) == Some(looks) {
+        self.known.retain(|file, _| found.contains_key(file));
+        for (file, looks) in found {
+            if self.known.get(&file) == Some(&looks) {
                 continue;
             }
-            let refusal = match host.inspect(file).await {
+            let refusal = match host.inspect(&file).await {
                 Ok(inspection) => inspection.refusal,
                 Err(error) => Some(with_causes(&error)),
             };
@@ -51,6 +53,7 @@ impl Unused {
                     tracing::info!("the plugin {} is there, and no channel uses it", file.display())
                 }
             }
+            self.known.insert(file, looks);
         }
     }
 }
