@@ -1,4 +1,5 @@
-//! Tells of changed files: those of the plugin folder, and the configuration's where that is wished.
+//! Tells of changed files: those of the plugin folder, those that handlers name elsewhere, and the
+//! configuration's where that is wished.
 //!
 //! Used by the daemon. Says that something has changed and is whole, never what: whoever is told
 //! looks at the bytes, and asks which files somebody is still writing. Links are followed: what they
@@ -24,7 +25,7 @@ mod place;
 mod trail;
 
 use place::Place;
-use trail::Survey;
+use trail::{Survey, is_plugin};
 
 /// How often a folder that is not there is looked for.
 const LOOK: Duration = Duration::from_secs(2);
@@ -35,7 +36,7 @@ const AGAIN: usize = 4;
 /// What has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Changed {
-    /// Files of the plugin folder.
+    /// Plugin files.
     Plugins,
     /// The configuration, or somebody wants it to be read again.
     Config,
@@ -76,7 +77,10 @@ struct Seen {
 }
 
 struct Marks {
+    /// The plugin folder, with the files below.
     plugins: Place,
+    /// Plugin files elsewhere. Nothing else in their folders matters.
+    files: BTreeSet<PathBuf>,
     /// Where the configuration is watched.
     config: Option<Place>,
     /// Something may be elsewhere than it was.
@@ -92,11 +96,17 @@ impl Marks {
 }
 
 impl Watch {
-    /// Watch a plugin folder, and a configuration file where one is given. Where that can't be done
-    /// the log says so once, and it is tried again.
-    pub fn new(plugin_dir: &Path, config: Option<&Path>) -> Self {
+    /// Watch a plugin folder, plugin files wherever they are, and a configuration file where one is
+    /// given. Where that can't be done the log says so once, and it is tried again.
+    pub fn new<'a>(
+        plugin_dir: &Path,
+        files: impl IntoIterator<Item = &'a Path>,
+        config: Option<&Path>,
+    ) -> Self {
+        let plugin_dir = absolute(plugin_dir);
         let marks = Marks {
-            plugins: Place::new(&absolute(plugin_dir)),
+            plugins: Place::new(&plugin_dir),
+            files: elsewhere(&plugin_dir, files).collect(),
             config: config.map(|config| Place::new(&absolute(config))),
             is_stale: true,
             moved: BTreeSet::new(),
@@ -120,14 +130,31 @@ impl Watch {
         self.seen.marks().config.is_some()
     }
 
-    /// The plugin folder is this one from now on. It is looked for, and the configuration, where they
-    /// are by now: a folder further up may have been moved, of which nothing tells.
-    pub fn follow(&mut self, plugin_dir: &Path) {
+    /// The plugin folder is this one from now on, and the plugin files elsewhere are these. They are
+    /// looked for, and the configuration, where they are by now: a folder further up may have been
+    /// moved, of which nothing tells.
+    pub fn follow<'a>(&mut self, plugin_dir: &Path, files: impl IntoIterator<Item = &'a Path>) {
         let plugin_dir = absolute(plugin_dir);
         {
             let mut marks = self.seen.marks();
             if marks.plugins.path != plugin_dir {
                 marks.plugins = Place::new(&plugin_dir);
+            }
+            marks.files = elsewhere(&plugin_dir, files).collect();
+            marks.is_stale = true;
+        }
+        self.look();
+    }
+
+    /// These plugin files are watched, too, before they are read.
+    pub fn follow_also<'a>(&mut self, files: impl IntoIterator<Item = &'a Path>) {
+        {
+            let mut marks = self.seen.marks();
+            let plugin_dir = marks.plugins.path.clone();
+            let before = marks.files.len();
+            marks.files.extend(elsewhere(&plugin_dir, files));
+            if marks.files.len() == before {
+                return;
             }
             marks.is_stale = true;
         }
@@ -181,11 +208,12 @@ impl Watch {
     /// Whether folders are watched that were not.
     fn look_once(&mut self) -> bool {
         let seen = self.seen.clone();
-        let (plugins, config) = {
+        let (plugins, files, config) = {
             let marks = seen.marks();
-            (marks.plugins.path.clone(), marks.config.as_ref().map(|config| config.path.clone()))
+            let config = marks.config.as_ref().map(|config| config.path.clone());
+            (marks.plugins.path.clone(), marks.files.clone(), config)
         };
-        let plugins = Survey::of_folder(&plugins);
+        let plugins = Survey::of_folder(&plugins).and_files(&files);
         let config = config.as_deref().map(Survey::of_file);
         let now = Instant::now();
         let (wanted, moved) = {
@@ -348,6 +376,15 @@ impl Trouble {
 
 fn identity(dir: &Path) -> Option<Identity> {
     std::fs::metadata(dir).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// Those of the files that aren't watched with the folder.
+fn elsewhere<'a>(
+    folder: &Path,
+    files: impl IntoIterator<Item = &'a Path>,
+) -> impl Iterator<Item = PathBuf> {
+    let is_in_it = |file: &Path| file.parent() == Some(folder) && is_plugin(file);
+    files.into_iter().map(absolute).filter(move |file| !is_in_it(file))
 }
 
 fn absolute(path: &Path) -> PathBuf {

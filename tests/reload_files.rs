@@ -91,6 +91,75 @@ fn plugins_and_configuration_behind_links_are_taken_by_themselves() {
     assert_eq!(daemon.daemon.stop().number("lost"), 0);
 }
 
+#[test]
+fn a_plugin_file_outside_the_plugin_folder_is_watched_and_nothing_else_beside_it() {
+    let redis = Redis::start();
+    let text = |more: &str| {
+        format!(
+            "[handlers.far]\nplugin = \"elsewhere/far.wasm\"\n[handlers.linked]\nplugin = \
+             \"elsewhere/linked.wasm\"\n[channels.chat]\nsubscribe = \"in\"\nhandlers = [\"far\", \
+             \"linked\"]\npublish = \"out\"\n{more}"
+        )
+    };
+    let mut daemon = Changing::start_with(&redis, &text(""), &["--watch"], |dir| {
+        for name in ["elsewhere", "library"] {
+            fs::create_dir(dir.join(name)).expect("a folder");
+        }
+        put(&dir.join("elsewhere/far.wasm"), variant(0));
+        put(&dir.join("library/1.wasm"), variant(1));
+        symlink("../library/1.wasm", dir.join("elsewhere/linked.wasm")).expect("a link");
+    });
+    redis.wait_subscribed("in", 1);
+    let elsewhere = daemon.daemon.dir().join("elsewhere");
+    let library = daemon.daemon.dir().join("library");
+    let far = elsewhere.join("far.wasm");
+    put(&elsewhere.join("other.wasm"), variant(2));
+    put(&far, variant(3));
+    assert!(daemon.wait_told().contains("new or changed handlers far"));
+    assert_eq!(daemon.daemon.log_lines(&["other.wasm"]), [""; 0]);
+    put(&library.join("1.wasm"), variant(4));
+    assert!(daemon.wait_told().contains("new or changed handlers linked"));
+    put(&library.join("2.wasm"), variant(5));
+    let aside = elsewhere.join("aside");
+    symlink("../library/2.wasm", &aside).expect("a link");
+    fs::rename(&aside, elsewhere.join("linked.wasm")).expect("it is renamed");
+    assert!(daemon.wait_told().contains("new or changed handlers linked"));
+    // One that is written slowly is waited for.
+    let whole = variant(6);
+    let (half, rest) = whole.split_at(whole.len() / 2);
+    let mut slow = fs::File::create(&far).expect("it is emptied");
+    slow.write_all(half).expect("it is written");
+    daemon.daemon.wait_log(&["INFO", "far.wasm is being written: it is looked at when"]);
+    slow.write_all(rest).expect("it is written");
+    drop(slow);
+    assert!(daemon.wait_told().contains("new or changed handlers far"));
+    fs::remove_file(&far).expect("it is removed");
+    daemon.daemon.wait_log(&["WARN", "far.wasm is gone; handler far goes on"]);
+    assert!(daemon.wait_told().contains("reloaded: 1 channel"));
+    put(&far, variant(7));
+    assert!(daemon.wait_told().contains("new or changed handlers far"));
+    // One that a new configuration wants and that comes later, first broken.
+    daemon.write(&text("[handlers.late]\nplugin = \"library/late.wasm\"\n"));
+    assert!(daemon.wait_told().contains("the reload was refused"));
+    daemon.daemon.wait_log(&["library/late.wasm doesn't exist"]);
+    put(&library.join("late.wasm"), "no plugin");
+    daemon.daemon.wait_log(&["ERROR", "handler late", "late.wasm"]);
+    put(&library.join("late.wasm"), variant(8));
+    assert!(daemon.wait_told().contains("new or changed handlers late"));
+    put(&library.join("late.wasm"), variant(9));
+    assert!(daemon.wait_told().contains("new or changed handlers late"));
+    // And no longer when nobody uses it.
+    daemon.write(&text(""));
+    assert!(daemon.wait_told().contains("reloaded: 1 channel"));
+    put(&library.join("late.wasm"), variant(10));
+    put(&far, variant(11));
+    assert!(daemon.wait_told().contains("new or changed handlers far"));
+    let stopped = daemon.daemon.stop();
+    let looked = stopped.log.iter().filter(|line| line.contains("plugin files have changed"));
+    assert_eq!(looked.count(), 10, "{}", stopped.log.join("\n"));
+    assert_eq!(stopped.number("lost"), 0);
+}
+
 fn status(port: u16) -> Status {
     serde_json::from_str(&fetch(port, "/status").body).expect("the status as JSON")
 }

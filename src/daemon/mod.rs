@@ -119,10 +119,10 @@ async fn until_stopped(
                     Changed::Config => (changed, "the configuration has changed", false),
                     Changed::Plugins if waiting.is_tried_again() => (
                         changed,
-                        "files in the plugin folder have changed, and the configuration is tried again",
+                        "plugin files have changed, and the configuration is tried again",
                         false,
                     ),
-                    Changed::Plugins => (changed, "files in the plugin folder have changed", false),
+                    Changed::Plugins => (changed, "plugin files have changed", false),
                 },
             }
         };
@@ -133,7 +133,7 @@ async fn until_stopped(
         tracing::info!("{why}: looking whether something is to be exchanged");
         notify.reloading();
         let before = running.before();
-        let prepare = waiting.prepare(&before, host, trigger, &unfinished);
+        let prepare = waiting.prepare(&before, host, trigger, &mut watch);
         let prepared = match meanwhile(running, stop, prepare).await {
             Ok(prepared) => prepared,
             Err(signal) => return signal,
@@ -149,7 +149,8 @@ async fn until_stopped(
             running.metrics.reload_was_asked();
         }
         notify.ready();
-        watch.follow(&running.config.plugin_dir);
+        let files = running.config.plugin_files().chain(waiting.wanted());
+        watch.follow(&running.config.plugin_dir, files);
     }
 }
 
