@@ -58,7 +58,7 @@ async fn run(mut config: Config, watch_config: bool, log: &Writing) -> Outcome {
     let host = load::host()?;
     // Before the plugins are read: a file that changes after that is noticed.
     let watched = watch_config.then_some(&*config.file);
-    let watch = Watch::new(&config.plugin_dir, config.plugin_files(), watched);
+    let watch = Watch::new(&config.plugin_dir, config.plugin_files(), watched).await;
     let loading = format!("starting: loading handlers ({})", config.handlers.len());
     let handlers = tokio::select! {
         loaded = notify.while_starting(&loading, daemon::load_handlers(&config, &host)) => loaded.map_err(|errors| {

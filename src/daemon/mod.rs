@@ -60,7 +60,7 @@ pub struct Start {
 /// reload brings is exchanged.
 pub async fn run(start: Start, signals: &mut Signals, notify: &Notify) -> Ended {
     let Start { written, config, handlers, host, watch } = start;
-    let unused = Unused::new(&config);
+    let unused = Unused::new(&config).await;
     let (file, listen) = (config.file.clone(), config.http.listen);
     let heartbeats = Heartbeats::default();
     let mut running = Running::start(written, config, handlers, &heartbeats, &host).await;
@@ -108,22 +108,14 @@ async fn until_stopped(
     let Signals { stop, reload: asked } = signals;
     let unfinished = watch.unfinished();
     let mut waiting = Waiting::new(watch.is_of_config());
+    let mut config = running.config.clone();
     loop {
-        let config = running.config.clone();
         // What is asked for doesn't wait for it, and the rest of it comes afterwards.
         let look = unused.look(&config, host, &unfinished);
         let next = async {
             tokio::select! {
                 () = asked.next() => (Changed::Config, "SIGHUP", true),
-                changed = watch.next() => match changed {
-                    Changed::Config => (changed, "the configuration has changed", false),
-                    Changed::Plugins if waiting.is_tried_again() => (
-                        changed,
-                        "plugin files have changed, and the configuration is tried again",
-                        false,
-                    ),
-                    Changed::Plugins => (changed, "plugin files have changed", false),
-                },
+                changed = watch.next() => (changed, waiting.why(changed), false),
             }
         };
         let (trigger, why, was_asked) = match meanwhile(running, stop, beside(look, next)).await {
@@ -149,8 +141,12 @@ async fn until_stopped(
             running.metrics.reload_was_asked();
         }
         notify.ready();
-        let files = running.config.plugin_files().chain(waiting.wanted());
-        watch.follow(&running.config.plugin_dir, files);
+        config = running.config.clone();
+        let files = config.plugin_files().chain(waiting.wanted());
+        let follow = watch.follow(&config.plugin_dir, files);
+        if let Err(signal) = meanwhile(running, stop, follow).await {
+            return signal;
+        }
     }
 }
 

@@ -88,6 +88,17 @@ impl Waiting {
         self.refused.as_ref().is_some_and(|refused| refused.is_early || self.is_watched)
     }
 
+    /// Why something is looked at, in words.
+    pub(super) fn why(&self, changed: Changed) -> &'static str {
+        match changed {
+            Changed::Config => "the configuration has changed",
+            Changed::Plugins if self.is_tried_again() => {
+                "plugin files have changed, and the configuration is tried again"
+            }
+            Changed::Plugins => "plugin files have changed",
+        }
+    }
+
     /// The plugin files for which it is tried again when they change.
     pub(super) fn wanted(&self) -> impl Iterator<Item = &Path> {
         let refused = self.refused.as_ref().filter(|_| self.is_tried_again());
@@ -111,7 +122,7 @@ impl Waiting {
             let prepared = match read(&before.written, &self.files).await {
                 Ok(written) => {
                     // A file that changes after it was read is noticed.
-                    watch.follow_also(written.plugin_files());
+                    watch.follow_also(written.plugin_files()).await;
                     let wanted = written.plugin_files().map(Path::to_owned).collect();
                     let prepared = prepare(before, host, Some(written), unfinished).await;
                     prepared.map_err(|refused| Refused { wanted, ..refused })

@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::config::Config;
+use crate::file::Patience;
 use crate::plugin::Host;
 use crate::telemetry::with_causes;
 use crate::watch::Unfinished;
@@ -18,13 +19,27 @@ type Looks = (u64, Option<SystemTime>);
 
 /// The files that are known.
 pub(super) struct Unused {
-    known: BTreeMap<PathBuf, Looks>,
+    /// None before it could be looked at them.
+    known: Option<BTreeMap<PathBuf, Looks>>,
+    disk: Patience,
 }
+
+/// How long looking at the folder may take: its disk may hang.
+const LOOKING: Duration = Duration::from_secs(5);
 
 impl Unused {
     /// Those that are there at the start are `handlerd plugin list`'s affair.
-    pub(super) fn new(config: &Config) -> Self {
-        Unused { known: unused(config) }
+    pub(super) async fn new(config: &Config) -> Self {
+        let mut unused = Unused { known: None, disk: Patience::new(LOOKING) };
+        unused.known = unused.found(config).await;
+        unused
+    }
+
+    /// Those that are there; none where the disk doesn't answer.
+    async fn found(&self, config: &Config) -> Option<BTreeMap<PathBuf, Looks>> {
+        let used: BTreeSet<PathBuf> = config.plugin_files().map(Path::to_owned).collect();
+        let dir = config.plugin_dir.clone();
+        self.disk.work(move || unused(&dir, &used)).await.ok()
     }
 
     /// Look at those that have come or changed since the last time, one after the other. Who doesn't
@@ -36,11 +51,18 @@ impl Unused {
         host: &Arc<Host>,
         unfinished: &Unfinished,
     ) {
-        let mut found = unused(config);
-        found.retain(|file, _| !unfinished.contains(file));
-        self.known.retain(|file, _| found.contains_key(file));
+        let Some(found) = self.found(config).await else { return };
+        let Some(known) = &mut self.known else {
+            self.known = Some(found);
+            return;
+        };
+        known.retain(|file, _| found.contains_key(file));
         for (file, looks) in found {
-            if self.known.get(&file) == Some(&looks) {
+            if known.get(&file) == Some(&looks) {
+                continue;
+            }
+            if unfinished.contains(&file).await {
+                known.remove(&file);
                 continue;
             }
             let refusal = match host.inspect(&file).await {
@@ -53,20 +75,19 @@ impl Unused {
                     tracing::info!("the plugin {} is there, and no channel uses it", file.display())
                 }
             }
-            self.known.insert(file, looks);
+            known.insert(file, looks);
         }
     }
 }
 
-/// The plugin files of the folder that no handler is made of.
-fn unused(config: &Config) -> BTreeMap<PathBuf, Looks> {
-    let used: BTreeSet<&Path> = config.handlers.values().map(|handler| &*handler.plugin).collect();
-    let Ok(entries) = std::fs::read_dir(&config.plugin_dir) else { return BTreeMap::new() };
+/// The plugin files of the folder that no handler is made of. Blocks.
+fn unused(dir: &Path, used: &BTreeSet<PathBuf>) -> BTreeMap<PathBuf, Looks> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return BTreeMap::new() };
     let looks = |file: PathBuf| {
         let metadata = file.metadata().ok().filter(|metadata| metadata.is_file())?;
         Some((file, (metadata.len(), metadata.modified().ok())))
     };
     let files = entries.flatten().map(|entry| entry.path());
     let is_plugin = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "wasm");
-    files.filter(is_plugin).filter(|file| !used.contains(&**file)).filter_map(looks).collect()
+    files.filter(is_plugin).filter(|file| !used.contains(file)).filter_map(looks).collect()
 }

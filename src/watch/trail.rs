@@ -86,9 +86,10 @@ pub(super) struct Survey {
 }
 
 /// Mode, user and group.
-type Rights = (u32, u32, u32);
+pub(super) type Rights = (u32, u32, u32);
 
-fn rights(path: &Path) -> Option<Rights> {
+/// Asks the disk.
+pub(super) fn rights(path: &Path) -> Option<Rights> {
     path.metadata().ok().map(|metadata| (metadata.mode(), metadata.uid(), metadata.gid()))
 }
 
@@ -144,8 +145,13 @@ impl Survey {
 
     /// Whether somebody else may read this by now than when it was looked at. Times, which a backup sets
     /// back, don't count.
-    pub(super) fn has_other_rights(&self, path: &Path) -> bool {
-        self.rights.get(path).is_some_and(|before| rights(path).is_some_and(|now| now != *before))
+    pub(super) fn has_other_rights(&self, path: &Path, now: Option<Rights>) -> bool {
+        self.rights.get(path).is_some_and(|before| now.is_some_and(|now| now != *before))
+    }
+
+    /// Whether anything that happens to this path may matter.
+    pub(super) fn has_to_do_with(&self, path: &Path) -> bool {
+        self.rights.contains_key(path) || self.concerns(path)
     }
 
     /// Whether what happens to this path, as it really is, matters.
