@@ -28,7 +28,7 @@
 //! | `crew` | who works when, and when what is written goes out | `worker`, `broker::writer` |
 //! | `view` | what runs, for those who look; whether it is ready | `status`, `telemetry`, `queue`, `chain`, `broker` (whether it is connected) |
 //! | `openmetrics`, `http` | metric names; the endpoints | `view` |
-//! | `watch` | which files have changed | nothing |
+//! | `watch` | which files have changed | `file` |
 //! | `heartbeat` | whether every loop still comes around | nothing |
 //! | `service` | signals, what systemd is told, the watchdog | `heartbeat`, `telemetry`, `view` (what is wrong) |
 //! | `daemon` | building everything, running it, exchanging it at a reload, draining it | all of the above |

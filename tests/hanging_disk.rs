@@ -12,22 +12,22 @@ use support::plugins::variant;
 use support::{Handlerd, Redis, Watcher, wait_until};
 
 /// A daemon that uses a plugin on the disk, and the channel that one is for.
-fn start(redis: &Redis) -> (Handlerd, Disk) {
+fn start(redis: &Redis) -> Option<(Handlerd, Disk)> {
     let config = format!(
         "[http]\nlisten = false\n[redis]\nurl = \"{}\"\n[handlers.far]\nplugin = \"disk/{FILE}\"\n\
          timeout = \"30s\"\n[channels.chat]\nsubscribe = \"in\"\nhandlers = [\"far\"]\npublish = \"out\"\n",
         redis.url()
     );
-    let started = Disk::start(Handlerd::folder(), &config, variant(0));
+    let started = Disk::start(Handlerd::folder(), &config, variant(0))?;
     redis.wait_subscribed("in", 1);
-    started
+    Some(started)
 }
 
 #[test]
 fn a_plugin_of_which_nothing_comes_is_refused_at_a_reload_and_nothing_waits_for_it() {
     let redis = Redis::start();
     let out = Watcher::subscribe(&redis, &["out"]);
-    let (mut daemon, disk) = start(&redis);
+    let Some((mut daemon, disk)) = start(&redis) else { return };
     disk.set(Answers::Names);
     daemon.signal(Signal::HUP);
     daemon.wait_log(&["INFO", "SIGHUP: looking whether"]);
@@ -53,7 +53,7 @@ fn a_plugin_of_which_nothing_comes_is_refused_at_a_reload_and_nothing_waits_for_
 fn a_disk_that_answers_nothing_holds_up_no_other_change_and_no_end() {
     let redis = Redis::start();
     let out = Watcher::subscribe(&redis, &["out"]);
-    let (mut daemon, disk) = start(&redis);
+    let Some((mut daemon, disk)) = start(&redis) else { return };
     disk.set(Answers::Nothing);
     // It is looked where all the files are: one of them is on that disk.
     put(&daemon.dir().join("plugins/unused.wasm"), variant(1));

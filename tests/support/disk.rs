@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{ForeignRawFd, Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use tempfile::TempDir;
 
-use super::{Handlerd, wait_for};
+use super::{Handlerd, Run, wait_for};
 
 /// The name of the file on it.
 pub const FILE: &str = "far.wasm";
@@ -44,24 +44,28 @@ impl Drop for Disk {
 
 impl Disk {
     /// Start a daemon with this whole config, in this folder, with the disk at `disk` in it, which
-    /// has a file of these bytes.
-    pub fn start(dir: TempDir, config: &str, bytes: Vec<u8>) -> (Handlerd, Disk) {
+    /// has a file of these bytes. `None`, with a word about it, where this machine has no such disks.
+    pub fn start(dir: TempDir, config: &str, bytes: Vec<u8>) -> Option<(Handlerd, Disk)> {
         let mount = dir.path().join("disk");
         std::fs::create_dir(&mount).expect("a folder");
-        let script = format!(
-            "exec unshare --user --map-root-user --mount sh -c 'exec 3<>/dev/fuse && mount -i -n -t fuse \
-             -o fd=3,rootmode=40000,user_id=0,group_id=0 disk {0} && until test -e {0}.served; do sleep 0.01; \
-             done && exec 3<&- && exec \"$@\"' \"$0\" \"$@\"",
-            mount.display()
-        );
-        let daemon = Handlerd::start_by(&script, dir, config, &[]);
+        let at = mount.display();
+        let tried = Run::program("sh", &["-c", &mounted(&mount, "true")]).output();
+        if tried.code != 0 {
+            eprintln!(
+                "/dev/fuse or namespaces aren't allowed: no disk that hangs is tried: {tried:?}"
+            );
+            return None;
+        }
+        let then =
+            format!("until test -e {at}.served; do sleep 0.01; done && exec 3<&- && exec \"$@\"");
+        let daemon = Handlerd::start_by(&mounted(&mount, &then), dir, config, &[]);
         let device = device_of(daemon.pid(), &mount);
         let answers = Arc::new(AtomicU8::new(Answers::All as u8));
         let disk = Disk { answers, is_gone: Arc::default() };
         let (answers, is_gone) = (disk.answers.clone(), disk.is_gone.clone());
         std::thread::spawn(move || serve(device, &bytes, &answers, &is_gone));
         std::fs::write(mount.with_extension("served"), "").expect("it is written");
-        (daemon, disk)
+        Some((daemon, disk))
     }
 
     /// Answer to this from now on. What was asked for before and not answered never is.
@@ -70,13 +74,22 @@ impl Disk {
     }
 }
 
+/// A script that mounts the disk there, in namespaces where one may, and then does this.
+fn mounted(at: &Path, then: &str) -> String {
+    let at = at.display();
+    format!(
+        "exec unshare --user --map-root-user --mount sh -c 'exec 3<>/dev/fuse && mount -i -n -t fuse -o \
+         fd=3,rootmode=40000,user_id=0,group_id=0 disk {at} && {then}' \"$0\" \"$@\""
+    )
+}
+
 /// The open file by which the disk that is mounted there is served.
 #[track_caller]
 fn device_of(process: u32, mount: &Path) -> File {
     let pid = Pid::from_raw(process.cast_signed()).expect("a process id");
     let mounts = format!("/proc/{process}/mounts");
     let mount = format!("disk {} fuse ", mount.display());
-    wait_for("the disk is mounted: that needs /dev/fuse, and namespaces of a user's own", || {
+    wait_for("the disk is mounted", || {
         let mounts = std::fs::read_to_string(&mounts).ok()?;
         mounts.contains(&mount).then_some(())
     });
