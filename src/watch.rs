@@ -32,7 +32,8 @@ mod trail;
 use place::{Place, is_empty_file};
 use trail::{Rights, is_plugin, rights};
 
-/// How often a folder that is not there is looked for.
+/// How often a folder that is not there is looked for; and for so long what has happened waits for a look
+/// that goes on.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// So long it is waited at most until the files are watched: their disk may hang.
@@ -240,7 +241,7 @@ impl Watch {
                 looked.await;
             }
         };
-        // What happens from then on until it is watched counts as seen.
+        // Otherwise something may have happened before it was watched: see `Seen::looked`.
         let _ = timeout(LONGEST_LOOK, looked).await;
     }
 }

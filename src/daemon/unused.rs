@@ -19,7 +19,7 @@ type Looks = (u64, Option<SystemTime>);
 
 /// The files that are known.
 pub(super) struct Unused {
-    /// None before it could be looked at them.
+    /// None before the folder has answered.
     known: Option<BTreeMap<PathBuf, Looks>>,
     disk: Patience,
 }
