@@ -9,7 +9,9 @@ use std::fs::{File, FileType, Metadata};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use rustix::fs::OFlags;
@@ -74,12 +76,21 @@ pub fn unreadable(error: &io::Error) -> String {
 /// # Errors
 /// When it is no regular file, has more bytes than `largest`, or can't be read.
 pub fn read(path: &Path, largest: u64) -> Result<Vec<u8>, Unread> {
+    read_through(path, largest, |file| file)
+}
+
+/// The same, through something that reads the file.
+fn read_through<R: Read>(
+    path: &Path,
+    largest: u64,
+    through: impl FnOnce(File) -> R,
+) -> Result<Vec<u8>, Unread> {
     let (file, metadata) = open(path)?;
     if metadata.len() > largest {
         return Err(Unread::TooLarge(largest));
     }
     // What the kernel makes up has no size before it is read.
-    read_to_end(file, path, largest, metadata.len() as usize + 1)
+    read_to_end(through(file), path, largest, metadata.len() as usize + 1)
 }
 
 /// The same; but what was handed to this process as an open file, as by `--config /dev/stdin` or
@@ -95,7 +106,12 @@ pub fn read_handed(path: &Path, largest: u64) -> Result<Vec<u8>, Unread> {
 }
 
 /// All that comes from an open file, which will be about so much.
-fn read_to_end(file: File, path: &Path, largest: u64, expected: usize) -> Result<Vec<u8>, Unread> {
+fn read_to_end(
+    file: impl Read,
+    path: &Path,
+    largest: u64,
+    expected: usize,
+) -> Result<Vec<u8>, Unread> {
     let mut bytes = Vec::with_capacity(expected);
     file.take(largest + 1).read_to_end(&mut bytes).map_err(|e| io(path, e))?;
     if bytes.len() as u64 > largest { Err(Unread::TooLarge(largest)) } else { Ok(bytes) }
@@ -142,8 +158,26 @@ fn io(path: &Path, source: io::Error) -> Unread {
     Unread::Io { source, link }
 }
 
-/// How many reads of one owner may hang at once.
+/// How many reads of one owner may hang at once, of files of which there are few.
 const MOST_HANGING: usize = 4;
+
+/// Most bytes of a large file that are asked for at once: so many come within any limit.
+const CHUNK: usize = 1 << 20;
+
+/// A file that is being read: each step is counted.
+struct Counted {
+    file: File,
+    steps: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = buffer.len().min(CHUNK);
+        let read = self.file.read(&mut buffer[..most]);
+        self.steps.fetch_add(1, Relaxed);
+        read
+    }
+}
 
 /// Reads in threads of their own, which are left to themselves when they take too long. Nobody waits
 /// for those, at the end neither; there are few of them at any time.
@@ -151,12 +185,20 @@ const MOST_HANGING: usize = 4;
 pub struct Patience {
     limit: Duration,
     places: Arc<Semaphore>,
+    /// Those of [`Patience::read_large`].
+    steps: Arc<AtomicU64>,
 }
 
 impl Patience {
     /// Waits for so long.
     pub fn new(limit: Duration) -> Self {
-        Patience { limit, places: Arc::new(Semaphore::new(MOST_HANGING)) }
+        Patience::of_many(limit, MOST_HANGING)
+    }
+
+    /// The same, and so many reads may hang at once.
+    pub fn of_many(limit: Duration, most_hanging: usize) -> Self {
+        let places = Arc::new(Semaphore::new(most_hanging));
+        Patience { limit, places, steps: Arc::default() }
     }
 
     /// Do work that reads.
@@ -167,22 +209,27 @@ impl Patience {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Unread> {
+        timeout(self.limit, self.begin(work)).await.unwrap_or(Err(Unread::Late(self.limit)))
+    }
+
+    /// Do it without a limit, as soon as few enough others hang.
+    async fn begin<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Unread> {
         let failed = |source| Unread::Io { source, link: None };
         let ended_early = || failed(io::Error::other("reading ended early"));
-        let done = async {
-            let place = self.places.clone().acquire_owned().await;
-            let (tell, told) = oneshot::channel();
-            let reading = move || {
-                let done = work();
-                drop(place);
-                let _ = tell.send(done);
-            };
-            // None of the runtime's threads: it would be waited for when that ends.
-            let thread = std::thread::Builder::new().name("handlerd-read".into());
-            thread.spawn(reading).map_err(failed)?;
-            told.await.map_err(|_| ended_early())
+        let place = self.places.clone().acquire_owned().await;
+        let (tell, told) = oneshot::channel();
+        let reading = move || {
+            let done = work();
+            drop(place);
+            let _ = tell.send(done);
         };
-        timeout(self.limit, done).await.unwrap_or(Err(Unread::Late(self.limit)))
+        // None of the runtime's threads: it would be waited for when that ends.
+        let thread = std::thread::Builder::new().name("handlerd-read".into());
+        thread.spawn(reading).map_err(failed)?;
+        told.await.map_err(|_| ended_early())
     }
 
     /// The bytes of a file, as [`read`] gives them.
@@ -192,6 +239,30 @@ impl Patience {
     pub async fn read(&self, path: &Path, largest: u64) -> Result<Vec<u8>, Unread> {
         let path = path.to_owned();
         self.work(move || read(&path, largest)).await?
+    }
+
+    /// The bytes of a file that may be large, or one of very many: it may take as long as it takes,
+    /// as long as something comes, of this file or of another that is read so.
+    ///
+    /// # Errors
+    /// As for [`read`], and when nothing has come for the limit.
+    pub async fn read_large(&self, path: &Path, largest: u64) -> Result<Vec<u8>, Unread> {
+        let (path, steps) = (path.to_owned(), self.steps.clone());
+        let mut reading = pin!(self.begin(move || {
+            let bytes = read_through(&path, largest, |file| Counted { file, steps: steps.clone() });
+            steps.fetch_add(1, Relaxed);
+            bytes
+        }));
+        let mut before = self.steps.load(Relaxed);
+        loop {
+            if let Ok(read) = timeout(self.limit, &mut reading).await {
+                return read?;
+            }
+            let steps = self.steps.load(Relaxed);
+            if std::mem::replace(&mut before, steps) == steps {
+                return Err(Unread::Late(self.limit));
+            }
+        }
     }
 }
 

@@ -29,7 +29,7 @@
 //! | `view` | what runs, for those who look; whether it is ready | `status`, `telemetry`, `queue`, `chain`, `broker` (whether it is connected) |
 //! | `clients` | who is connected to a socket that the daemon answers at: so many, and none that is slow | nothing |
 //! | `openmetrics`, `http` | metric names; the endpoints | `view`, `clients` |
-//! | `watch` | which files have changed | nothing |
+//! | `watch` | which files have changed | `file` |
 //! | `heartbeat` | whether every loop still comes around | nothing |
 //! | `service` | signals, what systemd is told, the watchdog | `heartbeat`, `telemetry`, `view` (what is wrong) |
 //! | `daemon` | building everything, running it, exchanging it at a reload, draining it | all of the above |

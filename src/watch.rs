@@ -1,4 +1,5 @@
-//! Tells of changed files: those of the plugin folder, and the configuration's where that is wished.
+//! Tells of changed files: those of the plugin folder, those that handlers name elsewhere, and the
+//! configuration's where that is wished.
 //!
 //! Used by the daemon. Says that something has changed and is whole, never what: whoever is told
 //! looks at the bytes, and asks which files somebody is still writing. Links are followed: what they
@@ -7,35 +8,41 @@
 //! | module | owns |
 //! | --- | --- |
 //! | `trail` | through which links a path leads, and so which folders are to be watched |
+//! | `look` | the thread that looks at the disk, and the folders that are watched |
 //! | `place` | what has happened to one thing, and when that may be looked at |
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::MetadataExt;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use notify::event::{EventKind, ModifyKind};
-use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
+use notify::Event;
+use notify::event::{DataChange, EventKind, ModifyKind};
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
+use crate::file::Patience;
+
+mod look;
 mod place;
 mod trail;
 
-use place::Place;
-use trail::Survey;
+use place::{Place, is_empty_file};
+use trail::{Rights, is_plugin, rights};
 
-/// How often a folder that is not there is looked for.
+/// How often a folder that is not there is looked for; and for so long what has happened waits for a look
+/// that goes on.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// How often links are gone through again because they led to folders that were not watched yet.
-const AGAIN: usize = 4;
+/// So long it is waited at most until the files are watched: their disk may hang.
+const LONGEST_LOOK: Duration = Duration::from_secs(5);
 
 /// What has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Changed {
-    /// Files of the plugin folder.
+    /// Plugin files.
     Plugins,
     /// The configuration, or somebody wants it to be read again.
     Config,
@@ -43,28 +50,28 @@ pub enum Changed {
 
 /// Watches.
 pub struct Watch {
-    watcher: Option<RecommendedWatcher>,
     seen: Arc<Seen>,
-    /// The folders that are watched, and which ones these were.
-    watched: BTreeMap<PathBuf, Identity>,
-    /// Folders that can't be.
-    refused: BTreeMap<PathBuf, Trouble>,
-    /// Whether all is watched that is to be.
-    is_whole: bool,
+    /// Has it looked where the files are; none where nothing can be watched.
+    ask: Option<SyncSender<()>>,
+    /// Looks where a file really is.
+    files: Patience,
 }
-
-/// Device and inode.
-type Identity = (u64, u64);
 
 /// The files that somebody is writing.
 #[derive(Clone, Default)]
-pub struct Unfinished(Option<Arc<Seen>>);
+pub struct Unfinished(Option<(Arc<Seen>, Patience)>);
 
 impl Unfinished {
     /// Whether this file is one of them. Links are followed.
-    pub fn contains(&self, file: &Path) -> bool {
-        let Some(seen) = &self.0 else { return false };
-        let Ok(real) = std::fs::canonicalize(file) else { return false };
+    pub async fn contains(&self, file: &Path) -> bool {
+        let Some((seen, files)) = &self.0 else { return false };
+        // Mostly there is none, and no disk is asked.
+        if !seen.marks().places().any(|place| place.has_unfinished()) {
+            return false;
+        }
+        let file = file.to_owned();
+        let real = files.work(move || std::fs::canonicalize(file)).await;
+        let Ok(Ok(real)) = real else { return false };
         seen.marks().places().any(|place| place.is_unfinished(&real))
     }
 }
@@ -73,14 +80,24 @@ impl Unfinished {
 struct Seen {
     marks: Mutex<Marks>,
     wake: Notify,
+    /// Wakes whoever waits for the end of a look.
+    looked: Notify,
 }
 
 struct Marks {
+    /// The plugin folder, with the files below.
     plugins: Place,
+    /// Plugin files elsewhere. Nothing else in their folders matters.
+    files: BTreeSet<PathBuf>,
     /// Where the configuration is watched.
     config: Option<Place>,
     /// Something may be elsewhere than it was.
     is_stale: bool,
+    /// Since when it is looked where everything is.
+    looking: Option<Instant>,
+    /// When that was done last, and whether all was watched then that is to be.
+    looked: Option<Instant>,
+    is_whole: bool,
     /// What was moved or removed and has watched folders in it, or is one.
     moved: BTreeSet<PathBuf>,
 }
@@ -92,26 +109,29 @@ impl Marks {
 }
 
 impl Watch {
-    /// Watch a plugin folder, and a configuration file where one is given. Where that can't be done
-    /// the log says so once, and it is tried again.
-    pub fn new(plugin_dir: &Path, config: Option<&Path>) -> Self {
+    /// Watch a plugin folder, plugin files wherever they are, and a configuration file where one is
+    /// given. Where that can't be done the log says so once, and it is tried again.
+    pub async fn new<'a>(
+        plugin_dir: &Path,
+        files: impl IntoIterator<Item = &'a Path>,
+        config: Option<&Path>,
+    ) -> Self {
+        let plugin_dir = absolute(plugin_dir);
         let marks = Marks {
-            plugins: Place::new(&absolute(plugin_dir)),
+            plugins: Place::new(&plugin_dir),
+            files: elsewhere(&plugin_dir, files).collect(),
             config: config.map(|config| Place::new(&absolute(config))),
             is_stale: true,
+            looking: None,
+            looked: None,
+            is_whole: true,
             moved: BTreeSet::new(),
         };
-        let seen = Arc::new(Seen { marks: Mutex::new(marks), wake: Notify::new() });
-        let told = seen.clone();
-        let watcher = notify::recommended_watcher(move |event| told.note(event));
-        let watcher = watcher
-            .inspect_err(|error| {
-                tracing::warn!("changed files are not noticed by themselves: {error}; SIGHUP has them looked at");
-            })
-            .ok();
-        let (watched, refused) = (BTreeMap::new(), BTreeMap::new());
-        let mut watch = Watch { watcher, seen, watched, refused, is_whole: true };
-        watch.look();
+        let (wake, looked) = (Notify::new(), Notify::new());
+        let seen = Arc::new(Seen { marks: Mutex::new(marks), wake, looked });
+        let files = Patience::new(LONGEST_LOOK);
+        let watch = Watch { ask: look::start(&seen), seen, files };
+        watch.look().await;
         watch
     }
 
@@ -120,45 +140,71 @@ impl Watch {
         self.seen.marks().config.is_some()
     }
 
-    /// The plugin folder is this one from now on. It is looked for, and the configuration, where they
-    /// are by now: a folder further up may have been moved, of which nothing tells.
-    pub fn follow(&mut self, plugin_dir: &Path) {
+    /// The plugin folder is this one from now on, and the plugin files elsewhere are these. They are
+    /// looked for, and the configuration, where they are by now: a folder further up may have been
+    /// moved, of which nothing tells.
+    pub async fn follow<'a>(
+        &mut self,
+        plugin_dir: &Path,
+        files: impl IntoIterator<Item = &'a Path>,
+    ) {
         let plugin_dir = absolute(plugin_dir);
         {
             let mut marks = self.seen.marks();
             if marks.plugins.path != plugin_dir {
                 marks.plugins = Place::new(&plugin_dir);
             }
+            marks.files = elsewhere(&plugin_dir, files).collect();
             marks.is_stale = true;
         }
-        self.look();
+        self.look().await;
+    }
+
+    /// These plugin files are watched, too, before they are read.
+    pub async fn follow_also<'a>(&mut self, files: impl IntoIterator<Item = &'a Path>) {
+        {
+            let mut marks = self.seen.marks();
+            let plugin_dir = marks.plugins.path.clone();
+            let before = marks.files.len();
+            marks.files.extend(elsewhere(&plugin_dir, files));
+            if marks.files.len() == before {
+                return;
+            }
+            marks.is_stale = true;
+        }
+        self.look().await;
     }
 
     /// What is being written: always as it is when it is asked.
     pub fn unfinished(&self) -> Unfinished {
-        Unfinished(Some(self.seen.clone()))
+        Unfinished(Some((self.seen.clone(), self.files.clone())))
     }
 
     /// Wait until something has changed, and is whole again.
     pub async fn next(&mut self) -> Changed {
         loop {
-            self.look();
             let now = Instant::now();
             let next = {
                 let mut marks = self.seen.marks();
-                // A new configuration may want the new plugins.
-                if marks.config.as_mut().is_some_and(|config| config.take(now)) {
+                if marks.is_to_be_looked(now) {
+                    self.ask(&mut marks, now);
+                }
+                // What it sees belongs to what has happened, unless its disk hangs.
+                if marks.is_looking(now) {
+                    marks.looking.map(|since| since + LOOK)
+                } else if marks.config.as_mut().is_some_and(|config| config.take(now)) {
+                    // Before the plugins: a new configuration may want the new ones.
                     return Changed::Config;
-                }
-                if marks.plugins.take(now) {
+                } else if marks.plugins.take(now) {
                     return Changed::Plugins;
+                } else {
+                    let due = marks.places().filter_map(|place| place.due()).min();
+                    due.into_iter().chain(marks.looks_again()).min()
                 }
-                marks.places().filter_map(|place| place.due()).min()
             };
-            let pause = next.map(|next| next.saturating_duration_since(now));
-            let pause = if self.is_whole { pause } else { Some(pause.unwrap_or(LOOK).min(LOOK)) };
-            match pause {
-                Some(pause) => {
+            match next {
+                Some(next) => {
+                    let pause = next.saturating_duration_since(now);
                     tokio::select! { () = self.seen.wake.notified() => {}, () = sleep(pause) => {} }
                 }
                 None => self.seen.wake.notified().await,
@@ -166,95 +212,57 @@ impl Watch {
         }
     }
 
-    /// Watch what isn't watched yet, where something may be elsewhere than before.
-    fn look(&mut self) {
-        // Until all was watched before it was looked at.
-        for _ in 0..AGAIN {
-            let is_stale = std::mem::take(&mut self.seen.marks().is_stale);
-            if self.watcher.is_none() || (self.is_whole && !is_stale) || !self.look_once() {
-                return;
-            }
-            self.seen.marks().is_stale = true;
+    /// Have it looked where everything is, unless that goes on.
+    fn ask(&self, marks: &mut Marks, now: Instant) {
+        let Some(ask) = &self.ask else {
+            marks.is_stale = false;
+            return;
+        };
+        if marks.looking.is_none() && ask.try_send(()).is_ok() {
+            marks.looking = Some(now);
         }
     }
 
-    /// Whether folders are watched that were not.
-    fn look_once(&mut self) -> bool {
-        let seen = self.seen.clone();
-        let (plugins, config) = {
-            let marks = seen.marks();
-            (marks.plugins.path.clone(), marks.config.as_ref().map(|config| config.path.clone()))
-        };
-        let plugins = Survey::of_folder(&plugins);
-        let config = config.as_deref().map(Survey::of_file);
-        let now = Instant::now();
-        let (wanted, moved) = {
-            let mut marks = seen.marks();
-            self.is_whole = plugins.trouble.is_none();
-            marks.plugins.set(plugins, now);
-            if let (Some(place), Some(survey)) = (&mut marks.config, config) {
-                place.set(survey, now);
-            }
-            let folders = |place: &mut Place| {
-                let folders = place.survey().map(Survey::folders).unwrap_or_default();
-                folders.into_iter().map(Path::to_owned).collect::<Vec<_>>()
-            };
-            let wanted: BTreeSet<PathBuf> = marks.places().flat_map(folders).collect();
-            (wanted, std::mem::take(&mut marks.moved))
-        };
-        let left: Vec<_> =
-            self.watched.keys().filter(|dir| !wanted.contains(*dir)).cloned().collect();
-        left.iter().for_each(|dir| self.unwatch(dir));
-        self.refused.retain(|dir, _| wanted.contains(dir));
-        let mut is_new = false;
-        for dir in wanted {
-            let was_moved = moved.iter().any(|moved| dir.starts_with(moved));
-            is_new |= self.watch(dir, was_moved, now);
-        }
-        is_new
-    }
-
-    /// Watch a folder unless it is watched already and `was_moved` is false; whether it is now and was
-    /// not.
-    fn watch(&mut self, dir: PathBuf, was_moved: bool, now: Instant) -> bool {
-        let identity = identity(&dir);
-        let before = self.watched.get(&dir).copied();
-        if before.is_some() && before == identity && !was_moved {
-            return false;
-        }
-        if before.is_some() {
-            // The one that was moved away would go on being watched.
-            self.unwatch(&dir);
-        }
-        let Some(watcher) = &mut self.watcher else { return false };
-        match watcher.watch(&dir, RecursiveMode::NonRecursive) {
-            Ok(()) => {
-                // It may be another one by now: then it is watched the next time.
-                self.watched.insert(dir.clone(), identity.unwrap_or_default());
-                if self.refused.remove(&dir).is_some() || before.is_some() {
-                    self.seen.marks().missed(&dir, now);
+    /// Wait until everything is watched where it is now; not for ever.
+    async fn look(&self) {
+        let looked = async {
+            loop {
+                let mut looked = pin!(self.seen.looked.notified());
+                looked.as_mut().enable();
+                {
+                    let mut marks = self.seen.marks();
+                    if marks.is_stale {
+                        self.ask(&mut marks, Instant::now());
+                    }
+                    if marks.looking.is_none() {
+                        return;
+                    }
                 }
-                true
+                looked.await;
             }
-            Err(error) => {
-                self.is_whole = false;
-                let why = error.to_string();
-                self.refused.entry(dir.clone()).or_default().tell(&dir, &why, now);
-                false
-            }
-        }
-    }
-
-    fn unwatch(&mut self, dir: &Path) {
-        self.watched.remove(dir);
-        if let Some(watcher) = &mut self.watcher {
-            // It may be gone already.
-            let _ = watcher.unwatch(dir);
-        }
+        };
+        // Otherwise something may have happened before it was watched: see `Seen::looked`.
+        let _ = timeout(LONGEST_LOOK, looked).await;
     }
 }
 
 impl Marks {
+    /// Whether it is to be looked where everything is.
+    fn is_to_be_looked(&self, now: Instant) -> bool {
+        self.is_stale || self.looks_again().is_some_and(|at| at <= now)
+    }
+
+    /// When it is to be looked again for what isn't there.
+    fn looks_again(&self) -> Option<Instant> {
+        let waits = !self.is_whole && self.looking.is_none();
+        self.looked.filter(|_| waits).map(|looked| looked + LOOK)
+    }
+
+    /// Whether that goes on, and not for so long that nobody waits for it.
+    fn is_looking(&self, now: Instant) -> bool {
+        self.looking.is_some_and(|since| now < since + LOOK)
+    }
+
     /// What happened in this folder may not have been seen.
     fn missed(&mut self, dir: &Path, now: Instant) {
         let is_in = |place: &Place| place.survey().is_some_and(|at| at.folders().contains(dir));
@@ -262,7 +270,7 @@ impl Marks {
     }
 
     /// Take note of what has happened; whether it matters.
-    fn note(&mut self, event: &Event, now: Instant) -> bool {
+    fn note(&mut self, event: &Event, looks: &[Look], now: Instant) -> bool {
         // Events were lost: anything may have changed.
         if event.need_rescan() {
             self.places().for_each(|place| place.lose(now));
@@ -275,13 +283,13 @@ impl Marks {
         let is_away =
             matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
         let mut matters = false;
-        for path in &event.paths {
+        for (path, look) in event.paths.iter().zip(looks) {
             let (mut concerns, mut holds, mut other_rights) = (false, false, false);
             for place in self.places() {
                 let Some(survey) = place.survey() else { continue };
                 if is_of_rights {
                     // Who couldn't be read may be whole now, and its bytes are the same.
-                    if survey.has_other_rights(path) {
+                    if survey.has_other_rights(path, look.rights) {
                         (concerns, other_rights) = (true, true);
                         place.change(now);
                     }
@@ -291,7 +299,9 @@ impl Marks {
                 holds |= is_away && survey.folders().iter().any(|dir| dir.starts_with(path));
                 if survey.concerns(path) {
                     concerns = true;
-                    place.note(path, &event.kind, now);
+                    // Of one that is empty the first bytes are still to come.
+                    let kind = if look.is_empty { &WRITTEN } else { &event.kind };
+                    place.note(path, kind, now);
                 }
             }
             if holds {
@@ -304,12 +314,54 @@ impl Marks {
     }
 }
 
+/// A file with bytes that are still to come.
+const WRITTEN: EventKind = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+
+/// What a path is found to be when something has happened to it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Look {
+    /// Whether it is a file that was just made and has nothing in it.
+    is_empty: bool,
+    rights: Option<Rights>,
+}
+
 impl Seen {
+    /// What is to be known of a path beside the event. Nobody is held up while the disk is asked.
+    fn look(&self, path: &Path, kind: &EventKind) -> Look {
+        let is_made = matches!(kind, EventKind::Create(_));
+        let is_of_rights = matches!(kind, EventKind::Modify(ModifyKind::Metadata(_)));
+        let matters = |place: &mut Place| place.survey().is_some_and(|at| at.has_to_do_with(path));
+        if !(is_made || is_of_rights) || !self.marks().places().any(matters) {
+            return Look::default();
+        }
+        Look {
+            is_empty: is_made && is_empty_file(path),
+            rights: if is_of_rights { rights(path) } else { None },
+        }
+    }
+
+    /// Called by the thread that looks, when it has.
+    fn looked(&self, is_whole: bool) {
+        {
+            let (mut marks, now) = (self.marks(), Instant::now());
+            let began = marks.looking.take();
+            (marks.looked, marks.is_whole) = (Some(now), is_whole);
+            // Nobody has waited for it: what happened meanwhile may not have been seen.
+            if began.is_some_and(|began| now >= began + LONGEST_LOOK) {
+                marks.places().for_each(|place| place.change(now));
+            }
+        }
+        self.looked.notify_waiters();
+        self.wake.notify_one();
+    }
+
     /// Called by the watcher's thread.
     fn note(&self, event: notify::Result<Event>) {
         match event {
             Ok(event) => {
-                if self.marks().note(&event, Instant::now()) {
+                let look = |path| self.look(path, &event.kind);
+                let looks: Vec<_> = event.paths.iter().map(|path| look(path)).collect();
+                if self.marks().note(&event, &looks, Instant::now()) {
                     self.wake.notify_one();
                 }
             }
@@ -322,32 +374,13 @@ impl Seen {
     }
 }
 
-/// That a folder can't be watched.
-#[derive(Debug, Default)]
-struct Trouble {
-    since: Option<Instant>,
-    /// Whether the log has said it.
-    is_told: bool,
-}
-
-impl Trouble {
-    /// Say that changes in this folder are seen when somebody asks for it; not when it is so for a
-    /// moment only, in which another is put in its place.
-    fn tell(&mut self, dir: &Path, why: &str, now: Instant) {
-        let since = *self.since.get_or_insert(now);
-        if self.is_told || now.duration_since(since) < LOOK {
-            return;
-        }
-        self.is_told = true;
-        let dir = dir.display();
-        tracing::warn!(
-            "changes in the folder {dir} are not noticed by themselves: {why}; SIGHUP has them looked at"
-        );
-    }
-}
-
-fn identity(dir: &Path) -> Option<Identity> {
-    std::fs::metadata(dir).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+/// Those of the files that aren't watched with the folder.
+fn elsewhere<'a>(
+    folder: &Path,
+    files: impl IntoIterator<Item = &'a Path>,
+) -> impl Iterator<Item = PathBuf> {
+    let is_in_it = |file: &Path| file.parent() == Some(folder) && is_plugin(file);
+    files.into_iter().map(absolute).filter(move |file| !is_in_it(file))
 }
 
 fn absolute(path: &Path) -> PathBuf {

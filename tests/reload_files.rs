@@ -7,12 +7,13 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 
 use handlerd::status::Status;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use support::changing::{Changing, put};
 use support::endpoints::{fetch, wait_code};
 use support::plugins::{bundled, variant, with_section};
+use support::process::{compilers_of, is_gone};
 use support::redis_server::free_port;
-use support::{Handlerd, Redis, Watcher, wait_until};
+use support::{Handlerd, Redis, Watcher, wait_for, wait_until};
 
 #[test]
 fn a_plugin_that_is_copied_slowly_holds_up_no_other_and_is_taken_when_it_is_whole() {
@@ -88,6 +89,75 @@ fn plugins_and_configuration_behind_links_are_taken_by_themselves() {
     put(&real, format!("{}{}", daemon.head, channel("")));
     assert!(daemon.wait_told().contains("reloaded: 1 channel"));
     assert_eq!(daemon.daemon.stop().number("lost"), 0);
+}
+
+#[test]
+fn a_plugin_file_outside_the_plugin_folder_is_watched_and_nothing_else_beside_it() {
+    let redis = Redis::start();
+    let text = |more: &str| {
+        format!(
+            "[handlers.far]\nplugin = \"elsewhere/far.wasm\"\n[handlers.linked]\nplugin = \
+             \"elsewhere/linked.wasm\"\n[channels.chat]\nsubscribe = \"in\"\nhandlers = [\"far\", \
+             \"linked\"]\npublish = \"out\"\n{more}"
+        )
+    };
+    let mut daemon = Changing::start_with(&redis, &text(""), &["--watch"], |dir| {
+        for name in ["elsewhere", "library"] {
+            fs::create_dir(dir.join(name)).expect("a folder");
+        }
+        put(&dir.join("elsewhere/far.wasm"), variant(0));
+        put(&dir.join("library/1.wasm"), variant(1));
+        symlink("../library/1.wasm", dir.join("elsewhere/linked.wasm")).expect("a link");
+    });
+    redis.wait_subscribed("in", 1);
+    let elsewhere = daemon.daemon.dir().join("elsewhere");
+    let library = daemon.daemon.dir().join("library");
+    let far = elsewhere.join("far.wasm");
+    put(&elsewhere.join("other.wasm"), variant(2));
+    put(&far, variant(3));
+    assert!(daemon.wait_told().contains("new or changed handlers far"));
+    assert_eq!(daemon.daemon.log_lines(&["other.wasm"]), [""; 0]);
+    put(&library.join("1.wasm"), variant(4));
+    assert!(daemon.wait_told().contains("new or changed handlers linked"));
+    put(&library.join("2.wasm"), variant(5));
+    let aside = elsewhere.join("aside");
+    symlink("../library/2.wasm", &aside).expect("a link");
+    fs::rename(&aside, elsewhere.join("linked.wasm")).expect("it is renamed");
+    assert!(daemon.wait_told().contains("new or changed handlers linked"));
+    // One that is written slowly is waited for.
+    let whole = variant(6);
+    let (half, rest) = whole.split_at(whole.len() / 2);
+    let mut slow = fs::File::create(&far).expect("it is emptied");
+    slow.write_all(half).expect("it is written");
+    daemon.daemon.wait_log(&["INFO", "far.wasm is being written: it is looked at when"]);
+    slow.write_all(rest).expect("it is written");
+    drop(slow);
+    assert!(daemon.wait_told().contains("new or changed handlers far"));
+    fs::remove_file(&far).expect("it is removed");
+    daemon.daemon.wait_log(&["WARN", "far.wasm is gone; handler far goes on"]);
+    assert!(daemon.wait_told().contains("reloaded: 1 channel"));
+    put(&far, variant(7));
+    assert!(daemon.wait_told().contains("new or changed handlers far"));
+    // One that a new configuration wants and that comes later, first broken.
+    daemon.write(&text("[handlers.late]\nplugin = \"library/late.wasm\"\n"));
+    assert!(daemon.wait_told().contains("the reload was refused"));
+    daemon.daemon.wait_log(&["library/late.wasm doesn't exist"]);
+    put(&library.join("late.wasm"), "no plugin");
+    daemon.daemon.wait_log(&["ERROR", "handler late", "late.wasm"]);
+    put(&library.join("late.wasm"), variant(8));
+    assert!(daemon.wait_told().contains("new or changed handlers late"));
+    put(&library.join("late.wasm"), variant(9));
+    assert!(daemon.wait_told().contains("new or changed handlers late"));
+    // And no longer when nobody uses it.
+    daemon.write(&text(""));
+    assert!(daemon.wait_told().contains("reloaded: 1 channel"));
+    put(&library.join("late.wasm"), variant(10));
+    put(&far, variant(11));
+    assert!(daemon.wait_told().contains("new or changed handlers far"));
+    let stopped = daemon.daemon.stop();
+    let looked = stopped.log.iter().filter(|line| line.contains("plugin files have changed"));
+    assert_eq!(looked.count(), 10, "{}", stopped.log.join("\n"));
+    assert_eq!(stopped.number("lost"), 0);
 }
 
 fn status(port: u16) -> Status {
@@ -184,4 +254,68 @@ fn a_stream_that_a_reload_changes_does_not_wait_for_plugins_that_nobody_uses() {
     let compiled = daemon.log_lines(&["compiled ", "unused"]);
     assert!(compiled.len() < 5, "it came before all were compiled: {compiled:?}");
     assert_eq!(daemon.stop().number("left pending"), 0);
+}
+
+/// The process that compiles a plugin for this daemon, which stands still from now on.
+#[track_caller]
+fn held_compiler(daemon: &Handlerd) -> u32 {
+    let compiler = wait_for("a plugin is compiled", || {
+        let compiler = compilers_of(daemon.pid()).pop()?;
+        // Before that it is on its way only.
+        let limits = fs::read_to_string(format!("/proc/{compiler}/limits")).unwrap_or_default();
+        let has_limits = |line: &str| line.starts_with("Max cpu time") && line.contains("240");
+        limits.lines().any(has_limits).then_some(compiler)
+    });
+    let pid = Pid::from_raw(compiler.cast_signed()).expect("a process id");
+    kill_process(pid, Signal::STOP).expect("it takes seconds");
+    compiler
+}
+
+#[test]
+fn a_reload_and_an_end_do_not_wait_for_the_compiling_of_a_plugin_that_nobody_uses() {
+    let redis = Redis::start();
+    let text = |rest: &str| {
+        format!(
+            "[http]\nlisten = false\n[redis]\nurl = \"{}\"\n[channels.chat]\nsubscribe = \"in\"\n\
+             handlers = []\npublish = \"out\"\n{rest}",
+            redis.url()
+        )
+    };
+    let dir = Handlerd::folder();
+    // Nothing is compiled before.
+    let cache = dir.path().join("cache").display().to_string();
+    let mut daemon = Handlerd::start_in(dir, &text(""), &[("XDG_CACHE_HOME", &cache)]);
+    redis.wait_subscribed("in", 1);
+    let plugin = fs::read(bundled("redact")).expect("a plugin");
+    let unused = daemon.dir().join("plugins/unused.wasm");
+    put(&unused, with_section(&plugin, 0));
+    let held = held_compiler(&daemon);
+    put(&daemon.dir().join("config.toml"), text("log = true\n"));
+    daemon.signal(Signal::HUP);
+    daemon.wait_log(&["INFO", "reloaded: 1 channel"]);
+    wait_until("the compiler has given way", || is_gone(held));
+    assert_eq!(daemon.log_lines(&["unused.wasm"]), [""; 0]);
+    // It is begun again by itself.
+    daemon.wait_log(&["INFO", "unused.wasm is there, and no channel uses it"]);
+    put(&unused, with_section(&plugin, 1));
+    let held = held_compiler(&daemon);
+    assert_eq!(daemon.stop().code, 0);
+    wait_until("nothing is left of the compiler", || is_gone(held));
+    assert_eq!(compilers_of(daemon.pid()), [0; 0]);
+}
+
+#[test]
+fn a_daemon_that_is_killed_leaves_no_compiler_behind() {
+    let redis = Redis::start();
+    let config = format!(
+        "[http]\nlisten = false\n[redis]\nurl = \"{}\"\n[channels.chat]\nhandlers = [\"redact\"]\n\
+         publish = \"out\"\n",
+        redis.url()
+    );
+    let dir = Handlerd::folder();
+    let cache = dir.path().join("cache").display().to_string();
+    let mut daemon = Handlerd::start_in(dir, &config, &[("XDG_CACHE_HOME", &cache)]);
+    let held = held_compiler(&daemon);
+    daemon.kill();
+    wait_until("nothing is left of the compiler", || is_gone(held));
 }

@@ -1,5 +1,6 @@
 //! What several verbs begin with: the configuration, the plugin host, the handlers, a runtime.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -143,7 +144,11 @@ pub fn refusal_code(errors: &[HandlerError]) -> Code {
 }
 
 fn is_of_the_machine(error: &PluginError) -> bool {
-    matches!(error, PluginError::Engine { .. } | PluginError::Compile { of_machine: true, .. })
+    match error {
+        PluginError::Engine { .. } | PluginError::Compile { of_machine: true, .. } => true,
+        PluginError::Read { source, .. } => source.kind() == ErrorKind::TimedOut,
+        _ => false,
+    }
 }
 
 /// A plugin file that was named on the command line can't be used.
@@ -189,6 +194,10 @@ mod tests {
         assert_eq!(code(vec![of_machine(), of_file()]), Code::Config);
         assert_eq!(code(vec![compile(true), of_machine()]), Code::Software);
         assert_eq!(code(vec![compile(true), compile(false)]), Code::Config);
+        let hangs = PluginError::Read { file: "x.wasm".into(), source: ErrorKind::TimedOut.into() };
+        let missing =
+            PluginError::Read { file: "x.wasm".into(), source: ErrorKind::NotFound.into() };
+        assert_eq!((code(vec![hangs]), code(vec![missing])), (Code::Software, Code::Config));
         assert_eq!(plugin_fault(compile(true)).code, Code::Software);
         assert_eq!(plugin_fault(compile(false)).code, Code::Data);
     }

@@ -27,7 +27,7 @@ use crate::{daemon, telemetry};
   handlerd run --config /etc/handlerd/config.toml
 
 Exit codes: 0 stopped by a signal, 69 the embedded broker finds no port, 70 the machine has no
-memory to compile a plugin, 78 the configuration or a plugin is wrong or missing; and those
+memory to compile a plugin, or a disk that doesn't answer, 78 the configuration or a plugin is wrong or missing; and those
 of every verb, see handlerd --help.")]
 pub struct Args {
     /// Also read the configuration again whenever its file changes, as SIGHUP does
@@ -57,7 +57,8 @@ async fn run(mut config: Config, watch_config: bool, log: &Writing) -> Outcome {
     info!("handlerd {} runs {file}: {channels}", env!("CARGO_PKG_VERSION"));
     let host = load::host()?;
     // Before the plugins are read: a file that changes after that is noticed.
-    let watch = Watch::new(&config.plugin_dir, watch_config.then_some(&*config.file));
+    let watched = watch_config.then_some(&*config.file);
+    let watch = Watch::new(&config.plugin_dir, config.plugin_files(), watched).await;
     let loading = format!("starting: loading handlers ({})", config.handlers.len());
     let handlers = tokio::select! {
         loaded = notify.while_starting(&loading, daemon::load_handlers(&config, &host)) => loaded.map_err(|errors| {

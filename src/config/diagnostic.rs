@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
@@ -224,6 +224,7 @@ pub fn log_lines(rendered: &str) -> impl Iterator<Item = &str> {
 #[derive(Clone, PartialEq, Eq)]
 pub struct ConfigErrors {
     diagnostics: Vec<Diagnostic>,
+    missing: Vec<PathBuf>,
 }
 
 impl ConfigErrors {
@@ -231,7 +232,17 @@ impl ConfigErrors {
     pub(super) fn new(mut diagnostics: Vec<Diagnostic>) -> Self {
         diagnostics.retain(|diagnostic| diagnostic.severity == Severity::Error);
         diagnostics.sort_by_key(Diagnostic::position);
-        ConfigErrors { diagnostics }
+        ConfigErrors { diagnostics, missing: Vec::new() }
+    }
+
+    /// Because of these plugin files, too.
+    pub(super) fn with_missing(self, missing: Vec<PathBuf>) -> Self {
+        ConfigErrors { missing, ..self }
+    }
+
+    /// Plugin files that handlers name and that aren't there.
+    pub fn missing(&self) -> &[PathBuf] {
+        &self.missing
     }
 
     /// How many errors there are.

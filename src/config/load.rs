@@ -135,10 +135,10 @@ pub(super) fn parse(
     let (reader, root) = Reader::parse(&source, environment, folder);
     let root = Table::root(&reader, root.get_ref());
     let config = read(&reader, &root, file, kept);
-    let errors = reader.errors();
+    let (errors, missing) = (reader.errors(), reader.missing_plugins());
     let found = reader.into_found();
     if errors > 0 {
-        return Err(ConfigErrors::new(found));
+        return Err(ConfigErrors::new(found).with_missing(missing));
     }
     let mut warnings = found;
     warnings.sort_by_key(Diagnostic::position);

@@ -121,6 +121,11 @@ pub struct Loaded {
 }
 
 impl Config {
+    /// The plugin files of its handlers, in the plugin folder and elsewhere.
+    pub fn plugin_files(&self) -> impl Iterator<Item = &Path> {
+        self.handlers.values().map(|handler| &*handler.plugin)
+    }
+
     /// Read a file, with this process's environment.
     ///
     /// # Errors

@@ -97,6 +97,7 @@ impl Plugins {
         let state = if file.exists() { "is not a file" } else { "doesn't exist" };
         let message = format!("the plugin file {} {state}", file.display());
         value.reader.error(&value.span(), message, help);
+        value.reader.misses(file);
         None
     }
 

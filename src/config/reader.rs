@@ -32,6 +32,7 @@ pub(super) struct Reader<'a> {
     /// about the parser's guesses.
     broken: Vec<(usize, usize)>,
     errors: Cell<usize>,
+    missing: RefCell<Vec<PathBuf>>,
 }
 
 impl<'a> Reader<'a> {
@@ -49,6 +50,7 @@ impl<'a> Reader<'a> {
             found: RefCell::default(),
             broken: Vec::new(),
             errors: Cell::new(0),
+            missing: RefCell::default(),
         };
         let mut broken = Vec::new();
         let mut open_list = false;
@@ -121,6 +123,16 @@ impl<'a> Reader<'a> {
     /// How many errors have been reported.
     pub fn errors(&self) -> usize {
         self.errors.get()
+    }
+
+    /// A plugin file isn't there.
+    pub fn misses(&self, plugin: PathBuf) {
+        self.missing.borrow_mut().push(plugin);
+    }
+
+    /// The plugin files that aren't there.
+    pub fn missing_plugins(&self) -> Vec<PathBuf> {
+        self.missing.take()
     }
 
     /// Everything that was reported.

@@ -63,9 +63,9 @@ pub(super) async fn reload_handlers(
     let load = async |handler: &config::Handler, before: Option<&Arc<PluginHandler>>| {
         let file = &handler.plugin;
         // Looked at before, so that not half of it is read; and after, because it may just have begun.
-        if !unfinished.contains(file) {
+        if !unfinished.contains(file).await {
             let loaded = host.load_unless(handler, before).await;
-            if loaded.is_ok() || !unfinished.contains(file) {
+            if loaded.is_ok() || !unfinished.contains(file).await {
                 return loaded;
             }
         }

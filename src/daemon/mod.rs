@@ -60,7 +60,7 @@ pub struct Start {
 /// reload brings is exchanged.
 pub async fn run(start: Start, signals: &mut Signals, notify: &Notify) -> Ended {
     let Start { written, config, handlers, host, watch } = start;
-    let unused = Unused::new(&config);
+    let unused = Unused::new(&config).await;
     let (file, listen) = (config.file.clone(), config.http.listen);
     let heartbeats = Heartbeats::default();
     let mut running = Running::start(written, config, handlers, &heartbeats, &host).await;
@@ -108,28 +108,24 @@ async fn until_stopped(
     let Signals { stop, reload: asked } = signals;
     let unfinished = watch.unfinished();
     let mut waiting = Waiting::new(watch.is_of_config());
+    let mut config = running.config.clone();
     loop {
-        let mut was_asked = false;
-        let (trigger, why) = tokio::select! {
-            signal = stop.next() => return signal,
-            () = asked.next() => {
-                was_asked = true;
-                (Changed::Config, "SIGHUP")
+        // What is asked for doesn't wait for it, and the rest of it comes afterwards.
+        let look = unused.look(&config, host, &unfinished);
+        let next = async {
+            tokio::select! {
+                () = asked.next() => (Changed::Config, "SIGHUP", true),
+                changed = watch.next() => (changed, waiting.why(changed), false),
             }
-            changed = watch.next() => match changed {
-                Changed::Config => (changed, "the configuration has changed"),
-                Changed::Plugins if waiting.is_tried_again() => (
-                    changed,
-                    "files in the plugin folder have changed, and the configuration is tried again",
-                ),
-                Changed::Plugins => (changed, "files in the plugin folder have changed"),
-            },
-            () = running.changed() => continue,
+        };
+        let (trigger, why, was_asked) = match meanwhile(running, stop, beside(look, next)).await {
+            Ok(next) => next,
+            Err(signal) => return signal,
         };
         tracing::info!("{why}: looking whether something is to be exchanged");
         notify.reloading();
         let before = running.before();
-        let prepare = waiting.prepare(&before, host, trigger, &unfinished);
+        let prepare = waiting.prepare(&before, host, trigger, &mut watch);
         let prepared = match meanwhile(running, stop, prepare).await {
             Ok(prepared) => prepared,
             Err(signal) => return signal,
@@ -145,10 +141,10 @@ async fn until_stopped(
             running.metrics.reload_was_asked();
         }
         notify.ready();
-        watch.follow(&running.config.plugin_dir);
-        let config = running.config.clone();
-        let look = unused.look(&config, host, &unfinished);
-        if let Err(signal) = meanwhile(running, stop, look).await {
+        config = running.config.clone();
+        let files = config.plugin_files().chain(waiting.wanted());
+        let follow = watch.follow(&config.plugin_dir, files);
+        if let Err(signal) = meanwhile(running, stop, follow).await {
             return signal;
         }
     }
@@ -159,6 +155,19 @@ async fn refuse_reloads(asked: &mut Reload) -> Infallible {
     loop {
         asked.next().await;
         tracing::warn!("SIGHUP: nothing is read again, the end has begun");
+    }
+}
+
+/// Wait for this, and do the other as long as that takes: where it isn't done by then, it is given up.
+async fn beside<T>(other: impl Future<Output = ()>, awaited: impl Future<Output = T>) -> T {
+    let other = async {
+        other.await;
+        std::future::pending::<Infallible>().await
+    };
+    tokio::select! {
+        biased;
+        awaited = awaited => awaited,
+        never = other => match never {},
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Called when something has changed, or is said to have. Touches nothing that runs.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use super::handlers::{Handlers, Reloaded, reload_handlers};
 use crate::config::{Config, Connection, log_lines};
 use crate::file::Patience;
 use crate::plugin::{Host, PluginError};
-use crate::watch::{Changed, Unfinished};
+use crate::watch::{Changed, Unfinished, Watch};
 
 /// How long reading the configuration may take, with the files that it names: a network's may hang.
 const READING: Duration = Duration::from_secs(20);
@@ -48,11 +49,13 @@ pub(super) struct Refused {
     pub(super) why: String,
     /// Whether it may be taken as it is when a plugin file that somebody is writing is whole.
     is_early: bool,
+    /// The plugin files that it wants, as far as they are known.
+    wanted: Vec<PathBuf>,
 }
 
 impl Refused {
     fn because(why: String) -> Self {
-        Refused { why, is_early: false }
+        Refused { why, is_early: false, wanted: Vec::new() }
     }
 
     /// The first of the sentences.
@@ -85,6 +88,23 @@ impl Waiting {
         self.refused.as_ref().is_some_and(|refused| refused.is_early || self.is_watched)
     }
 
+    /// Why something is looked at, in words.
+    pub(super) fn why(&self, changed: Changed) -> &'static str {
+        match changed {
+            Changed::Config => "the configuration has changed",
+            Changed::Plugins if self.is_tried_again() => {
+                "plugin files have changed, and the configuration is tried again"
+            }
+            Changed::Plugins => "plugin files have changed",
+        }
+    }
+
+    /// The plugin files for which it is tried again when they change.
+    pub(super) fn wanted(&self) -> impl Iterator<Item = &Path> {
+        let refused = self.refused.as_ref().filter(|_| self.is_tried_again());
+        refused.into_iter().flat_map(|refused| &refused.wanted).map(|file| &**file)
+    }
+
     /// Build what is to run. Where a configuration waits for plugin files that have changed, and is
     /// still refused, they are exchanged in the one that runs.
     ///
@@ -95,11 +115,18 @@ impl Waiting {
         before: &Before,
         host: &Arc<Host>,
         changed: Changed,
-        unfinished: &Unfinished,
+        watch: &mut Watch,
     ) -> Result<Option<Prepared>, Refused> {
+        let unfinished = &watch.unfinished();
         if changed == Changed::Config || self.is_tried_again() {
             let prepared = match read(&before.written, &self.files).await {
-                Ok(written) => prepare(before, host, Some(written), unfinished).await,
+                Ok(written) => {
+                    // A file that changes after it was read is noticed.
+                    watch.follow_also(written.plugin_files()).await;
+                    let wanted = written.plugin_files().map(Path::to_owned).collect();
+                    let prepared = prepare(before, host, Some(written), unfinished).await;
+                    prepared.map_err(|refused| Refused { wanted, ..refused })
+                }
                 Err(refused) => Err(refused),
             };
             let earlier = std::mem::replace(&mut self.refused, prepared.as_ref().err().cloned());
@@ -166,7 +193,10 @@ async fn read(before: &Config, files: &Patience) -> Result<Config, Refused> {
              read again"
         ))
     })?;
-    let loaded = loaded.map_err(|errors| Refused::because(errors.render(false)))?;
+    let loaded = loaded.map_err(|errors| Refused {
+        wanted: errors.missing().to_vec(),
+        ..Refused::because(errors.render(false))
+    })?;
     for warning in &loaded.warnings {
         log_lines(&warning.render(false)).for_each(|line| tracing::warn!("{line}"));
     }
@@ -208,5 +238,6 @@ fn refused(errors: Vec<HandlerError>) -> Refused {
     let is_early =
         errors.iter().all(|refused| matches!(refused.error, PluginError::Unfinished { .. }));
     let sentences = errors.into_iter().map(|error| error.to_string());
-    Refused { why: sentences.collect::<Vec<_>>().join("\n"), is_early }
+    let why = sentences.collect::<Vec<_>>().join("\n");
+    Refused { is_early, ..Refused::because(why) }
 }

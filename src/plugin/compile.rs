@@ -13,7 +13,9 @@ use std::path::PathBuf;
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::process::{
+    Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use wit_component::ComponentEncoder;
 
@@ -238,6 +240,8 @@ pub(super) fn child(mut artifact_to: impl Write) -> ExitCode {
 }
 
 fn limit_self() -> std::io::Result<()> {
+    // Who started it may be killed.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
     // Never more than what is permitted already.
     let lower = |resource, limit: u64, grace: u64| {
         let Rlimit { current, maximum } = getrlimit(resource);

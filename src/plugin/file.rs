@@ -3,14 +3,15 @@
 //! Looks at the outline only; whether a file is a plugin is decided by what it exports (`judge`).
 
 use std::fmt;
-use std::io::ErrorKind;
+use std::io::{Error, ErrorKind};
 use std::path::Path;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use wasmparser::{Encoding, Parser, Payload};
 
 use super::PluginError;
-use crate::file::{self, Unread};
+use crate::file::{Patience, Unread};
 
 /// Largest plugin file. A Python plugin has 18 MB.
 const MAX_FILE: u64 = 256 << 20;
@@ -54,16 +55,39 @@ pub(super) struct Outline {
     pub(super) exports: Vec<String>,
 }
 
-/// Read a plugin file and hash it. Blocks.
-pub(super) fn read(path: &Path) -> Result<PluginFile, PluginError> {
-    let bytes = file::read(path, MAX_FILE).map_err(|unread| match unread {
+/// For so long nothing may come of a plugin file: a network's may hang.
+const SILENCE: Duration = Duration::from_secs(20);
+
+/// Most plugin files that are read at once, those on a disk that hangs included.
+const MOST_AT_ONCE: usize = 64;
+
+/// What reads plugin files.
+pub(super) fn patience() -> Patience {
+    Patience::of_many(SILENCE, MOST_AT_ONCE)
+}
+
+/// The bytes of a plugin file.
+pub(super) async fn read(path: &Path, files: &Patience) -> Result<Vec<u8>, PluginError> {
+    let file = || path.to_owned();
+    files.read_large(path, MAX_FILE).await.map_err(|unread| match unread {
         Unread::Io { source, .. } if source.kind() != ErrorKind::IsADirectory => {
-            PluginError::Read { file: path.to_owned(), source }
+            PluginError::Read { file: file(), source }
         }
-        other => PluginError::NotAFile { file: path.to_owned(), what: format!("it {other}") },
-    })?;
+        Unread::Late(limit) => {
+            let why = format!(
+                "its file system has not answered for {} s; have it read again when it does",
+                limit.as_secs()
+            );
+            PluginError::Read { file: file(), source: Error::new(ErrorKind::TimedOut, why) }
+        }
+        other => PluginError::NotAFile { file: file(), what: format!("it {other}") },
+    })
+}
+
+/// The bytes with their sum. Blocks.
+pub(super) fn summed(bytes: Vec<u8>) -> PluginFile {
     let sha256 = Sha256::digest(&bytes).into();
-    Ok(PluginFile { bytes, sha256 })
+    PluginFile { bytes, sha256 }
 }
 
 /// A sum as people write it.

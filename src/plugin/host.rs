@@ -20,6 +20,7 @@ use super::pool::Pools;
 use super::ticker::{Pulse, Ticker};
 use super::{PluginError, engine, import, judge};
 use crate::config;
+use crate::file::Patience;
 use crate::timing::Timing;
 
 /// Makes plugins into handlers. One for the whole daemon; safe to use from many tasks at once.
@@ -29,6 +30,7 @@ pub struct Host {
     engine: Engine,
     linker: Linker<State>,
     cache: Arc<Cache>,
+    files: Patience,
     compiler: Compiler,
     /// As many compilations at once as the machine has cores.
     compiling: Semaphore,
@@ -101,6 +103,7 @@ impl Builder {
             engine,
             linker,
             cache,
+            files: file::patience(),
             compiler,
             compiling: Semaphore::new(cores),
             compiled: AtomicU64::new(0),
@@ -297,8 +300,8 @@ impl Host {
     }
 
     async fn read(&self, path: &Path) -> Result<PluginFile, PluginError> {
-        let path = path.to_owned();
-        blocking(move || file::read(&path)).await?
+        let bytes = file::read(path, &self.files).await?;
+        blocking(move || file::summed(bytes)).await
     }
 
     /// The plugin in a file: one for all handlers that are made of the same bytes.

@@ -1,6 +1,6 @@
 //! One thing that is watched: what has happened to it, and when that may be looked at.
 //!
-//! Pure but for a look at files that are made: the time is the caller's.
+//! Pure: the time is the caller's.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 
-use super::Trouble;
+use super::look::Trouble;
 use super::trail::Survey;
 
 /// Nothing has happened for so long: who copies several files has got to the end.
@@ -120,8 +120,6 @@ impl Place {
             EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Any) => {
                 return self.write(path, now);
             }
-            // Its first bytes are still to come.
-            EventKind::Create(_) if is_empty_file(path) => return self.write(path, now),
             EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => {
                 self.open.remove(path);
             }
@@ -140,6 +138,11 @@ impl Place {
         open.last = now;
     }
 
+    /// Whether somebody writes any file, and it is waited for.
+    pub(super) fn has_unfinished(&self) -> bool {
+        self.open.values().any(|open| open.given_up.is_none())
+    }
+
     /// Whether somebody writes this file, and it is waited for.
     pub(super) fn is_unfinished(&self, real: &Path) -> bool {
         self.open.get(real).is_some_and(|open| open.given_up.is_none())
@@ -149,8 +152,7 @@ impl Place {
     fn settled(&self) -> Option<Instant> {
         let (first, last) = self.changed?;
         let quiet = last + QUIET;
-        let is_waited_for = self.open.values().any(|open| open.given_up.is_none());
-        let settled = if is_waited_for { quiet.max(first + TOGETHER) } else { quiet };
+        let settled = if self.has_unfinished() { quiet.max(first + TOGETHER) } else { quiet };
         Some(settled.min(first + STEADY))
     }
 
@@ -198,7 +200,8 @@ impl Place {
     }
 }
 
-fn is_empty_file(path: &Path) -> bool {
+/// Asks the disk.
+pub(super) fn is_empty_file(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0)
 }
 
@@ -290,12 +293,14 @@ mod tests {
         let (empty, whole) = (dir.path().join("empty.wasm"), dir.path().join("whole.wasm"));
         let (mut place, start) = (Place::default(), Instant::now());
         std::fs::write(&empty, "").expect("a file");
-        place.note(&empty, &MADE, start);
+        assert!(is_empty_file(&empty));
+        place.note(&empty, &WRITTEN, start);
         assert!(!place.take(start + SECOND) && place.is_unfinished(&empty));
         place.note(&empty, &CLOSED, start + SECOND);
         assert!(place.take(start + 2 * SECOND));
         // As by a hard link: nobody will close it.
         std::fs::write(&whole, "x").expect("a file");
+        assert!(!is_empty_file(&whole));
         place.note(&whole, &MADE, start + 3 * SECOND);
         assert!(place.take(start + 4 * SECOND));
     }

@@ -8,6 +8,10 @@ use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+async fn watch_of(plugins: &Path, config: Option<&Path>) -> Watch {
+    Watch::new(plugins, [], config).await
+}
+
 async fn told(watch: &mut Watch) -> Changed {
     tokio::time::timeout(PATIENCE, watch.next()).await.expect("something has changed")
 }
@@ -20,7 +24,7 @@ async fn nothing(watch: &mut Watch, what: &str) {
 #[tokio::test]
 async fn a_file_is_told_of_when_it_is_whole() {
     let dir = tempfile::tempdir().expect("a folder");
-    let mut watch = Watch::new(dir.path(), None);
+    let mut watch = watch_of(dir.path(), None).await;
     fs::write(dir.path().join("notes.txt"), "x").expect("written");
     nothing(&mut watch, "a file that is no plugin").await;
     let mut file = File::create(dir.path().join("a.wasm")).expect("made");
@@ -43,7 +47,7 @@ async fn the_configuration_is_watched_by_its_name() {
     fs::create_dir(&plugins).expect("made");
     let config = dir.path().join("config.toml");
     fs::write(&config, "1").expect("written");
-    let mut watch = Watch::new(&plugins, Some(&config));
+    let mut watch = watch_of(&plugins, Some(&config)).await;
     fs::write(dir.path().join("other.toml"), "x").expect("written");
     nothing(&mut watch, "another file").await;
     // As editors do it.
@@ -56,7 +60,7 @@ async fn the_configuration_is_watched_by_its_name() {
 async fn a_folder_that_comes_later_is_watched_then() {
     let dir = tempfile::tempdir().expect("a folder");
     let plugins = dir.path().join("plugins");
-    let mut watch = Watch::new(&plugins, None);
+    let mut watch = watch_of(&plugins, None).await;
     nothing(&mut watch, "nothing is there").await;
     fs::create_dir(&plugins).expect("made");
     assert_eq!(told(&mut watch).await, Changed::Plugins);
@@ -69,7 +73,7 @@ async fn a_folder_that_comes_later_is_watched_then() {
     assert_eq!(told(&mut watch).await, Changed::Plugins);
     let other = dir.path().join("other");
     fs::create_dir(&other).expect("made");
-    watch.follow(&other);
+    watch.follow(&other, []).await;
     fs::write(other.join("c.wasm"), "x").expect("written");
     assert_eq!(told(&mut watch).await, Changed::Plugins);
     // Another one in its place.
@@ -92,11 +96,11 @@ async fn a_folder_further_up_that_was_moved_is_seen_when_somebody_asks() {
     for dir in [&release, &next] {
         fs::create_dir_all(dir.join("app/plugins")).expect("made");
     }
-    let mut watch = Watch::new(&plugins, None);
+    let mut watch = watch_of(&plugins, None).await;
     fs::rename(&release, dir.path().join("before")).expect("moved away");
     fs::rename(&next, &release).expect("moved there");
     nothing(&mut watch, "nothing tells of that").await;
-    watch.follow(&plugins);
+    watch.follow(&plugins, []).await;
     assert_eq!(told(&mut watch).await, Changed::Plugins);
     fs::write(plugins.join("a.wasm"), "x").expect("written");
     assert_eq!(told(&mut watch).await, Changed::Plugins);
@@ -122,7 +126,7 @@ async fn what_a_link_in_the_folder_leads_to_is_watched() {
     // By a second link, and not by the same name.
     link("a-1.wasm", &library.join("a.current"));
     link("../library/a.current", &plugins.join("a.wasm"));
-    let mut watch = Watch::new(&plugins, None);
+    let mut watch = watch_of(&plugins, None).await;
     fs::write(library.join("a-1.wasm"), "other bytes").expect("written");
     assert_eq!(told(&mut watch).await, Changed::Plugins);
     fs::write(library.join("aside"), "3").expect("written");
@@ -141,10 +145,10 @@ async fn what_a_link_in_the_folder_leads_to_is_watched() {
     let mut file = File::create(other.join("a-2.wasm")).expect("made");
     file.write_all(b"half").expect("written");
     nothing(&mut watch, "half a file").await;
-    assert!(watch.unfinished().contains(&plugins.join("a.wasm")));
+    assert!(watch.unfinished().contains(&plugins.join("a.wasm")).await);
     drop(file);
     assert_eq!(told(&mut watch).await, Changed::Plugins);
-    assert!(!watch.unfinished().contains(&plugins.join("a.wasm")));
+    assert!(!watch.unfinished().contains(&plugins.join("a.wasm")).await);
     // It leads nowhere for a while.
     fs::remove_file(other.join("a-2.wasm")).expect("removed");
     assert_eq!(told(&mut watch).await, Changed::Plugins);
@@ -161,7 +165,7 @@ async fn a_folder_that_is_a_link_is_watched_where_it_is() {
     }
     link(&one, &dir.path().join("current"));
     link("current/wasm", &plugins);
-    let mut watch = Watch::new(&plugins, None);
+    let mut watch = watch_of(&plugins, None).await;
     fs::write(one.join("wasm/a.wasm"), "1").expect("written");
     assert_eq!(told(&mut watch).await, Changed::Plugins);
     link(&two, &dir.path().join("current"));
@@ -190,7 +194,7 @@ async fn a_configuration_by_links_as_kubernetes_makes_them_is_watched() {
     version("..1");
     link("..1", &at("..data"));
     link("..data/config.toml", &at("config.toml"));
-    let mut watch = Watch::new(&at("plugins"), Some(&at("config.toml")));
+    let mut watch = watch_of(&at("plugins"), Some(&at("config.toml"))).await;
     for (before, next) in [("..1", "..2"), ("..2", "..3")] {
         version(next);
         nothing(&mut watch, "what no link leads to yet").await;
@@ -206,10 +210,10 @@ async fn a_configuration_by_links_as_kubernetes_makes_them_is_watched() {
 #[tokio::test]
 async fn a_file_that_is_made_and_not_written_yet_is_waited_for() {
     let dir = tempfile::tempdir().expect("a folder");
-    let mut watch = Watch::new(dir.path(), None);
+    let mut watch = watch_of(dir.path(), None).await;
     let mut file = File::create(dir.path().join("a.wasm")).expect("made");
     nothing(&mut watch, "an empty file").await;
-    assert!(watch.unfinished().contains(&dir.path().join("a.wasm")));
+    assert!(watch.unfinished().contains(&dir.path().join("a.wasm")).await);
     file.write_all(b"whole").expect("written");
     drop(file);
     assert_eq!(told(&mut watch).await, Changed::Plugins);
@@ -224,18 +228,18 @@ async fn a_file_that_is_made_and_not_written_yet_is_waited_for() {
 async fn a_file_that_is_written_slowly_holds_up_no_other() {
     let dir = tempfile::tempdir().expect("a folder");
     let [slow, other] = ["slow.wasm", "other.wasm"].map(|name| dir.path().join(name));
-    let mut watch = Watch::new(dir.path(), None);
+    let mut watch = watch_of(dir.path(), None).await;
     let mut file = File::create(&slow).expect("made");
     file.write_all(b"half").expect("written");
     fs::write(&other, "whole").expect("written");
     assert_eq!(told(&mut watch).await, Changed::Plugins);
     let unfinished = watch.unfinished();
-    assert!(unfinished.contains(&slow) && !unfinished.contains(&other));
+    assert!(unfinished.contains(&slow).await && !unfinished.contains(&other).await);
     nothing(&mut watch, "half a file").await;
     file.write_all(b"whole").expect("written");
     drop(file);
     assert_eq!(told(&mut watch).await, Changed::Plugins);
-    assert!(!unfinished.contains(&slow));
+    assert!(!unfinished.contains(&slow).await);
 }
 
 #[tokio::test]
@@ -253,7 +257,7 @@ async fn what_others_may_read_by_now_is_told_of_and_new_times_are_not() {
         let rights = std::os::unix::fs::PermissionsExt::from_mode(mode);
         fs::set_permissions(path, rights).expect("they are set");
     };
-    let mut watch = Watch::new(&plugins, Some(&config));
+    let mut watch = watch_of(&plugins, Some(&config)).await;
     fs::write(&aside, "1").expect("written");
     mode(&aside, 0o000);
     fs::rename(&aside, &plugin).expect("renamed");

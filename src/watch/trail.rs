@@ -77,6 +77,8 @@ pub(super) struct Survey {
     folder: Option<PathBuf>,
     /// What matters besides: links, what they lead to, what is missing.
     steps: BTreeSet<PathBuf>,
+    /// The same for each file elsewhere that matters, too.
+    files: BTreeMap<PathBuf, BTreeSet<PathBuf>>,
     /// Who may read what is there.
     rights: BTreeMap<PathBuf, Rights>,
     /// Why not all of it can be.
@@ -84,10 +86,15 @@ pub(super) struct Survey {
 }
 
 /// Mode, user and group.
-type Rights = (u32, u32, u32);
+pub(super) type Rights = (u32, u32, u32);
 
-fn rights(path: &Path) -> Option<Rights> {
+/// Asks the disk.
+pub(super) fn rights(path: &Path) -> Option<Rights> {
     path.metadata().ok().map(|metadata| (metadata.mode(), metadata.uid(), metadata.gid()))
+}
+
+fn known_rights(paths: impl Iterator<Item = PathBuf>) -> impl Iterator<Item = (PathBuf, Rights)> {
+    paths.filter_map(|path| rights(&path).map(|rights| (path, rights)))
 }
 
 impl Survey {
@@ -113,6 +120,16 @@ impl Survey {
         Survey { folder: Some(folder), steps, ..Survey::default() }.with_rights(files)
     }
 
+    /// The same, and these files.
+    pub(super) fn and_files(mut self, files: &BTreeSet<PathBuf>) -> Survey {
+        for file in files {
+            let steps = Trail::of(file).into_steps();
+            self.rights.extend(known_rights(steps.iter().cloned()));
+            self.files.insert(file.clone(), steps);
+        }
+        self
+    }
+
     /// Of a file.
     pub(super) fn of_file(path: &Path) -> Survey {
         let trail = Trail::of(path);
@@ -122,36 +139,46 @@ impl Survey {
 
     /// With the rights of all that matters, and of these.
     fn with_rights(mut self, files: Vec<PathBuf>) -> Survey {
-        let known =
-            |path: PathBuf| Some((rights(&path)?, path)).map(|(rights, path)| (path, rights));
-        self.rights = self.steps.iter().cloned().chain(files).filter_map(known).collect();
+        self.rights = known_rights(self.steps.iter().cloned().chain(files)).collect();
         self
     }
 
     /// Whether somebody else may read this by now than when it was looked at. Times, which a backup sets
     /// back, don't count.
-    pub(super) fn has_other_rights(&self, path: &Path) -> bool {
-        self.rights.get(path).is_some_and(|before| rights(path).is_some_and(|now| now != *before))
+    pub(super) fn has_other_rights(&self, path: &Path, now: Option<Rights>) -> bool {
+        self.rights.get(path).is_some_and(|before| now.is_some_and(|now| now != *before))
+    }
+
+    /// Whether anything that happens to this path may matter.
+    pub(super) fn has_to_do_with(&self, path: &Path) -> bool {
+        self.rights.contains_key(path) || self.concerns(path)
     }
 
     /// Whether what happens to this path, as it really is, matters.
     pub(super) fn concerns(&self, path: &Path) -> bool {
         self.steps.contains(path)
+            || self.files.values().any(|steps| steps.contains(path))
             || (is_plugin(path) && self.folder.is_some() && path.parent() == self.folder.as_deref())
     }
 
     /// The folders to be watched.
     pub(super) fn folders(&self) -> BTreeSet<&Path> {
-        let parents = self.steps.iter().filter_map(|step| step.parent());
+        let steps = self.steps.iter().chain(self.files.values().flatten());
+        let parents = steps.filter_map(|step| step.parent());
         parents.chain(self.folder.as_deref()).collect()
     }
 
-    /// Whether both are about the same places.
+    /// Whether both are about the same places. Files that only one of them is about don't count.
     pub(super) fn is_as(&self, other: &Survey) -> bool {
-        self.folder == other.folder && self.steps == other.steps
+        let is_elsewhere = |(file, steps): (&PathBuf, &BTreeSet<PathBuf>)| {
+            other.files.get(file).is_some_and(|other| other != steps)
+        };
+        self.folder == other.folder
+            && self.steps == other.steps
+            && !self.files.iter().any(is_elsewhere)
     }
 }
 
-fn is_plugin(path: &Path) -> bool {
+pub(super) fn is_plugin(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "wasm")
 }

@@ -9,6 +9,7 @@
 
 pub mod changing;
 pub mod committed;
+pub mod disk;
 pub mod embedded;
 pub mod endpoints;
 pub mod handlerd;

@@ -63,10 +63,7 @@ impl Process {
 
     /// Whether it stands still after SIGSTOP, or has ended.
     pub fn is_stopped(&self) -> bool {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
-        // The state is behind the name, which is in brackets.
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        matches!(state, None | Some('T' | 'Z'))
+        matches!(state(self.id()).map(|(state, _)| state), None | Some('T' | 'Z'))
     }
 
     /// A size in bytes of `/proc/PID/status`: `VmRSS` (resident now), `VmHWM` (at most so far) or
@@ -84,6 +81,31 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The state of a process, and the id of its parent; `None` when it is gone.
+fn state(process: u32) -> Option<(char, u32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // Both are behind the name, which is in brackets.
+    let mut words = stat.rsplit_once(") ")?.1.split(' ');
+    Some((words.next()?.chars().next()?, words.next()?.parse().ok()?))
+}
+
+/// Whether a process is no more; one that nobody has waited for yet isn't, either.
+pub fn is_gone(process: u32) -> bool {
+    state(process).is_none_or(|(state, _)| state == 'Z')
+}
+
+/// The processes that compile plugins for this one.
+pub fn compilers_of(process: u32) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").expect("the processes are listed");
+    let ids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_compiler = |id: &u32| {
+        let runs = state(*id).is_some_and(|(state, parent)| parent == process && state != 'Z');
+        let called = || std::fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        runs && called().contains(handlerd::plugin::compile::VERB)
+    };
+    ids.filter(is_compiler).collect()
 }
 
 /// The exit code; a process that a signal ended has 128 and the signal's number, as in a shell.

@@ -92,7 +92,7 @@ pub(super) const HANDLER: &[Key] = &[
         "plugin",
         Kind::Text,
         "NAME.wasm unless given: one file can serve under several names. A name without `/` is in \
-         the plugin folder, another one is a path",
+         the plugin folder, another one is a path to a file elsewhere, which is watched as well",
     )
     .example("\"redact.wasm\""),
     Key::new(
