@@ -6,7 +6,7 @@ use std::io::Write;
 use super::place::QUIET;
 use super::*;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn told(watch: &mut Watch) -> Changed {
     tokio::time::timeout(PATIENCE, watch.next()).await.expect("something has changed")
