@@ -73,7 +73,13 @@ async fn a_stopped_redis_loses_nothing_that_it_had_buffered() {
             });
             sent += 500;
             client.send_packed_command(&batch.get_packed_pipeline()).unwrap();
+            let noticed = log.count("no answer from Redis");
             tokio::time::sleep(Duration::from_millis(stopped)).await;
+            // Where the machine is busy that may take longer.
+            until("it is noticed", || {
+                stopped < 1000 || log.count("no answer from Redis") > noticed
+            })
+            .await;
             redis.signal(Signal::CONT);
             let begin = Instant::now();
             let seen = running.channels[0].texts(500).await;
