@@ -75,7 +75,6 @@ fn sixteen_megabytes_with_the_limits_raised() {
     );
     redis.wait_subscribed("in", 1);
     let mut client = redis.client();
-    // One at a time: Redis itself cuts a reader to whom it owes too much.
     for n in 0..3 {
         let payload = noise(n, SIZE);
         client.publish("in", &payload);

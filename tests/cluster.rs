@@ -17,9 +17,10 @@ const PARTS: [(u16, u16); 3] = [(0, 5460), (5461, 10922), (10923, 16383)];
 
 impl Cluster {
     fn start(replicas: usize) -> Cluster {
+        // A node that stands still for a few seconds, as on a busy machine, isn't given up.
         let node = |_| {
             Redis::with(
-                "cluster-enabled yes\ncluster-node-timeout 1000\nappendonly yes\nappendfsync always\n\
+                "cluster-enabled yes\ncluster-node-timeout 10000\nappendonly yes\nappendfsync always\n\
                  cluster-require-full-coverage no",
             )
         };

@@ -10,10 +10,6 @@ const REJECTED: &str = "reject so";
 const HASH: &str = "efe56f899e916c22557f89cadc904001d3f551539192ab0bb9b2ea9574d464e0";
 
 const CHANNEL: &str = r#"
-    [daemon]
-    drain_timeout = "1s"
-    [handlers.misbehave]
-    timeout = "500ms"
     [channels.bad]
     handlers = ["misbehave"]
     publish = "bad.out"
@@ -84,9 +80,11 @@ fn one_whose_answer_is_lost_is_unknown() {
     let proxy = Proxy::to(redis.port());
     let mut daemon = Handlerd::start_at(&proxy.url(), CHANNEL);
     redis.wait_subscribed("bad", 1);
-    // While the handler sleeps Redis begins to hold writes back, the letter among them.
-    redis.client().publish("bad", "sleep 60000");
-    redis.run::<String>(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+    // In one step with the message Redis begins to hold writes back, the letter among them.
+    let mut step = redis::pipe();
+    step.atomic().cmd("PUBLISH").arg("bad").arg(REJECTED).ignore();
+    step.cmd("CLIENT").arg(&["PAUSE", "300000", "WRITE"]).ignore();
+    step.query::<()>(redis.client().raw()).expect("PUBLISH and CLIENT PAUSE");
     wait_until("the letter to be held back", || {
         redis.run::<String>(&["INFO", "clients"]).contains("blocked_clients:1")
     });
@@ -99,7 +97,9 @@ fn one_whose_answer_is_lost_is_unknown() {
 #[test]
 fn one_that_could_not_be_sent_before_the_end_is_lost_at_the_end() {
     let mut redis = Redis::start();
-    let mut daemon = Handlerd::start(&redis, CHANNEL);
+    // There is time to end Redis while the handler is at work.
+    let times = "[daemon]\ndrain_timeout = \"1s\"\n[handlers.misbehave]\ntimeout = \"10s\"\n";
+    let mut daemon = Handlerd::start(&redis, &format!("{times}{CHANNEL}"));
     redis.wait_subscribed("bad", 1);
     redis.client().publish("bad", "sleep 60000");
     // The publisher's answer may be written before the subscriber's message.

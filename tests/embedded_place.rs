@@ -5,10 +5,11 @@ mod support;
 
 use std::net::TcpListener;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use support::handlerd::folder_with;
 use support::redis_server::{free_port, free_ports};
-use support::{Handlerd, Redis, Run};
+use support::{Handlerd, PATIENCE, Redis, Run};
 
 /// Ports that are tried behind the configured one.
 const FURTHER: u16 = 20;
@@ -103,17 +104,13 @@ fn a_second_daemon_of_one_configuration_says_who_is_found() {
     let first = start(&format!("127.0.0.1:{}", free_port()), "out");
     let path = file(first.dir());
     let second = Run::new(&["run", "--config", &path]).spawn();
-    let stderr = || second.stderr();
-    for _ in 0..600 {
-        if stderr().contains("subscribed to 1 of 1") {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
+    let said = ["subscribed to 1 of 1", "another handlerd runs with this config", "redis-cli -p"];
+    let began = Instant::now();
+    while let Some(missing) = said.into_iter().find(|words| !second.stderr().contains(words)) {
+        // What it said instead is worth seeing.
+        assert!(began.elapsed() < PATIENCE, "no {missing} in {}", second.stderr());
+        std::thread::sleep(Duration::from_millis(10));
     }
-    // What it said instead is worth seeing.
-    assert!(stderr().contains("subscribed to 1 of 1"), "{}", stderr());
-    assert!(stderr().contains("another handlerd runs with this configuration"), "{}", stderr());
-    assert!(stderr().contains("redis-cli -p"), "{}", stderr());
     second.signal(rustix::process::Signal::TERM);
     second.wait().expect(0);
     exchange(first.dir(), "out");

@@ -58,6 +58,7 @@ impl Changing {
     }
 }
 
+/// One whose handler takes its time: enough to look at it on a machine that stands still for seconds.
 fn slow(name: &str, source: &str) -> String {
     format!(
         "[channels.{name}]\n{source}\nhandlers = [\"slow\"]\npublish = \"out\"\n\
@@ -71,7 +72,7 @@ fn what_still_waits_or_is_handled_is_seen_until_it_is_done() {
     let out = Watcher::subscribe(&redis, &["out"]);
     let mut changing = Changing::start(&redis, "", &slow("old", "subscribe = \"in\""));
     redis.wait_subscribed("in", 1);
-    redis.client().publish_all("in", ["sleep 5000", "echo one", "echo two"]);
+    redis.client().publish_all("in", ["sleep 20000", "echo one", "echo two"]);
     wait_until("all have come", || changing.received("old") == Some(3.0));
     changing.reload("");
     let ending = changing.ending();
@@ -88,7 +89,7 @@ fn what_still_waits_or_is_handled_is_seen_until_it_is_done() {
     out.wait_texts(3);
     changing.wait_done();
     assert_eq!(changing.received("old"), None);
-    assert!(changing.status().handlers.is_empty());
+    wait_until("its handler is not seen any more", || changing.status().handlers.is_empty());
     let stopped = changing.daemon.stop();
     assert_eq!((stopped.number("handled"), stopped.number("lost")), (3, 0), "{}", stopped.last);
 }
@@ -135,7 +136,7 @@ fn one_name_has_one_series_that_never_falls_whoever_ends_under_it() {
     let out = Watcher::subscribe(&redis, &["out"]);
     let mut changing = Changing::start(&redis, "", &slow("chat", "subscribe = \"a\""));
     redis.wait_subscribed("a", 1);
-    redis.client().publish_all("a", ["sleep 6000", "echo one"]);
+    redis.client().publish_all("a", ["sleep 20000", "echo one"]);
     wait_until("both have come", || changing.received("chat") == Some(2.0));
     // Another source under the same NAME: its counters are gone on with.
     changing.reload(&slow("chat", "subscribe = \"b\""));
@@ -173,7 +174,7 @@ fn a_leader_that_is_replaced_under_its_name_leaves_the_lead_to_the_next() {
         changing.status().channels.into_iter().map(seen).collect::<Vec<_>>()
     };
     wait_until("it leads", || leads(&changing) == [(false, true)]);
-    redis.client().publish_all("a", ["sleep 3000"]);
+    redis.client().publish_all("a", ["sleep 15000"]);
     wait_until("it has come", || changing.received("chat") == Some(1.0));
     changing.reload(&single("subscribe = \"b\""));
     assert_eq!(leads(&changing).len(), 2);

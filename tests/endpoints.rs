@@ -166,7 +166,12 @@ fn a_redis_that_is_away_is_not_ready_and_nevertheless_healthy() {
     let (_daemon, port) = start(&redis, TWO);
     let (chat, orders) = ("channel we\"ird\\: ", "channel orders: ");
     for round in 0..2 {
-        let answer = wait_code(port, "/readyz", 503);
+        let answer = wait_for("the three sentences", || {
+            // The stream's has another beginning before it has been tried to read.
+            let answer = fetch(port, "/readyz");
+            let are_there = answer.body.lines().count() == 3 && answer.body.contains("can't read");
+            (answer.code == 503 && are_there).then_some(answer)
+        });
         let lines: Vec<&str> = answer.body.lines().collect();
         assert_eq!(lines.len(), 3, "{}", answer.body);
         assert_eq!(lines[0], format!("{chat}not subscribed to \"else\", \"in\""));
@@ -307,7 +312,7 @@ fn a_port_that_is_taken_is_said_once_and_tried_again() {
     redis.wait_subscribed("chat", 1);
     redis.client().publish("chat", "it works meanwhile");
     out.wait_payload("it works meanwhile");
-    wait_until("two more tries", || daemon.log_lines(&["DEBUG", "still nothing"]).len() == 2);
+    wait_until("two more tries", || daemon.log_lines(&["DEBUG", "still nothing"]).len() >= 2);
     assert_eq!(daemon.log_lines(&["WARN"]).len(), 1, "{:#?}", daemon.log());
     drop(taken);
     assert_eq!(wait_code(port, "/readyz", 200).body, "ready\n");
@@ -336,7 +341,7 @@ fn clients_that_are_slow_or_many_are_no_affair_of_the_messages() {
     redis.client().publish_all("chat", (0..10_000).map(|n| n.to_string()));
     out.wait_count(10_000);
     let taken = begun.elapsed();
-    assert!(taken < Duration::from_secs(10), "10,000 messages took {taken:?}");
+    assert!(taken < Duration::from_secs(30), "10,000 messages took {taken:?}");
     // Who asks properly gets the place of one of these.
     assert_eq!(wait_code(port, "/healthz", 200).body, "ok\n");
     for stream in &mut slow {
@@ -353,16 +358,24 @@ fn who_comes_gets_the_place_of_whoever_has_been_silent_longest() {
     let redis = Redis::start();
     let config =
         "[channels.chat]\npublish = \"out\"\n[log]\nlevel = \"info,handlerd::clients=debug\"\n";
-    let (mut daemon, port) = start(&redis, config);
+    let (daemon, port) = start(&redis, config);
     wait_code(port, "/healthz", 200);
-    let mut silent: Vec<_> = (0..64).map(|_| begin(port, "GET /healthz HTTP/1.1\r\n")).collect();
-    assert_eq!(fetch(port, "/healthz").code, 200);
+    // Each has two seconds: they begin anew where the machine stood still for so long.
+    let (before, mut silent) = loop {
+        let before = daemon.log_lines(&["its place is needed"]).len();
+        let begun = Instant::now();
+        let silent: Vec<_> = (0..64).map(|_| begin(port, "GET /healthz HTTP/1.1\r\n")).collect();
+        assert_eq!(fetch(port, "/healthz").code, 200);
+        if begun.elapsed() < Duration::from_secs(1) {
+            break (before, silent);
+        }
+    };
     // Not by its own time: that is another line.
-    daemon.wait_log(&["DEBUG", "its place is needed"]);
+    wait_until("it is said", || daemon.log_lines(&["its place is needed"]).len() > before);
     let mut rest = Vec::new();
     let _ = silent[0].read_to_end(&mut rest);
     assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
-    // One for one; the daemon may not have been done with who asked at first.
-    let gave_way = daemon.log_lines(&["its place is needed"]).len();
+    // One for one; the daemon may not have been done with who asked before them.
+    let gave_way = daemon.log_lines(&["its place is needed"]).len() - before;
     assert!(gave_way <= 2, "{gave_way} gave way to one");
 }

@@ -5,7 +5,8 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use support::{Client, Handlerd, PATIENCE, Proxy, RECOVERY, Redis, Watcher, wait_until};
+use support::{Client, Handlerd, PATIENCE, Proxy, RECOVERY, Redis, Watcher};
+use support::{mostly_within, wait_until};
 
 const ROUNDS: usize = 20;
 
@@ -23,15 +24,15 @@ fn outage(round: usize) {
     std::thread::sleep(Duration::from_millis(milliseconds));
 }
 
-/// Publish until one message has come out on the other side, and check how soon that was.
+/// Publish until one message has come out on the other side; answers how soon that was.
 #[track_caller]
-fn flows_again(redis: &Redis, back: Instant, round: usize) {
+fn flows_again(redis: &Redis, back: Instant, round: usize) -> Duration {
     let out = Watcher::subscribe(redis, &["out"]);
-    flows_to(&out, &mut redis.client(), back, round);
+    flows_to(&out, &mut redis.client(), back, round)
 }
 
 #[track_caller]
-fn flows_to(out: &Watcher, client: &mut Client, back: Instant, round: usize) {
+fn flows_to(out: &Watcher, client: &mut Client, back: Instant, round: usize) -> Duration {
     let before = out.count();
     while out.count() == before {
         assert!(back.elapsed() < PATIENCE, "round {round}: nothing flows {PATIENCE:?} after");
@@ -39,8 +40,7 @@ fn flows_to(out: &Watcher, client: &mut Client, back: Instant, round: usize) {
         // Not to fill the queue: what is looked at is when, not how many.
         std::thread::sleep(Duration::from_millis(5));
     }
-    let taken = back.elapsed();
-    assert!(taken <= RECOVERY, "round {round}: flowing again only after {taken:?}");
+    back.elapsed()
 }
 
 /// It still ends as it should, having lost nothing without counting it.
@@ -61,12 +61,14 @@ fn killed_and_restarted() {
     let mut redis = Redis::start();
     let daemon = Handlerd::start(&redis, CHANNEL);
     redis.wait_subscribed("in", 1);
+    let mut taken = Vec::new();
     for round in 0..ROUNDS {
         redis.kill();
         outage(round);
         let back = redis.restart();
-        flows_again(&redis, back, round);
+        taken.push(flows_again(&redis, back, round));
     }
+    mostly_within(RECOVERY, &taken);
     ends_well(daemon);
 }
 
@@ -75,6 +77,7 @@ fn stopped_and_continued() {
     let redis = Redis::start();
     let daemon = Handlerd::start(&redis, CHANNEL);
     redis.wait_subscribed("in", 1);
+    let mut taken = Vec::new();
     for round in 0..ROUNDS {
         redis.freeze();
         outage(round);
@@ -83,8 +86,9 @@ fn stopped_and_continued() {
             std::thread::sleep(Duration::from_secs(5));
         }
         let back = redis.thaw();
-        flows_again(&redis, back, round);
+        taken.push(flows_again(&redis, back, round));
     }
+    mostly_within(RECOVERY, &taken);
     ends_well(daemon);
 }
 
@@ -93,11 +97,13 @@ fn subscribers_killed() {
     let redis = Redis::start();
     let daemon = Handlerd::start(&redis, CHANNEL);
     redis.wait_subscribed("in", 1);
+    let mut taken = Vec::new();
     for round in 0..ROUNDS {
         let killed: u64 = redis.run(&["CLIENT", "KILL", "TYPE", "pubsub"]);
         assert!(killed >= 1);
-        flows_again(&redis, Instant::now(), round);
+        taken.push(flows_again(&redis, Instant::now(), round));
     }
+    mostly_within(RECOVERY, &taken);
     ends_well(daemon);
 }
 
@@ -106,10 +112,12 @@ fn all_clients_killed() {
     let redis = Redis::start();
     let daemon = Handlerd::start(&redis, CHANNEL);
     redis.wait_subscribed("in", 1);
+    let mut taken = Vec::new();
     for round in 0..ROUNDS {
         let _: u64 = redis.run(&["CLIENT", "KILL", "USER", "default"]);
-        flows_again(&redis, Instant::now(), round);
+        taken.push(flows_again(&redis, Instant::now(), round));
     }
+    mostly_within(RECOVERY, &taken);
     ends_well(daemon);
 }
 
@@ -121,13 +129,15 @@ fn connections_cut_on_the_way() {
     redis.wait_subscribed("in", 1);
     let out = Watcher::subscribe(&redis, &["out"]);
     let mut client = redis.client();
+    let mut taken = Vec::new();
     for round in 0..ROUNDS {
         proxy.refuse(true);
         proxy.cut();
         outage(round);
         let back = proxy.refuse(false);
-        flows_to(&out, &mut client, back, round);
+        taken.push(flows_to(&out, &mut client, back, round));
     }
+    mostly_within(RECOVERY, &taken);
     ends_well(daemon);
 }
 
@@ -139,6 +149,7 @@ fn connections_half_open() {
     redis.wait_subscribed("in", 1);
     let out = Watcher::subscribe(&redis, &["out"]);
     let mut client = redis.client();
+    let mut taken = Vec::new();
     for round in 0..ROUNDS {
         proxy.silence_new(true);
         let accepted = proxy.accepted();
@@ -149,8 +160,9 @@ fn connections_half_open() {
         }
         proxy.half_open();
         let back = proxy.silence_new(false);
-        flows_to(&out, &mut client, back, round);
+        taken.push(flows_to(&out, &mut client, back, round));
     }
+    mostly_within(RECOVERY, &taken);
     ends_well(daemon);
 }
 
@@ -186,6 +198,7 @@ fn rights_revoked_and_granted() {
         let command = [&["ACL", "SETUSER", "handlerd", "resetchannels"], rights].concat();
         client.run::<()>(&command);
     };
+    let (mut taken, mut others) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         // Redis cuts whoever has subscribed to what is no longer permitted.
         rights(&mut client, &["&other", "&out*"]);
@@ -195,15 +208,18 @@ fn rights_revoked_and_granted() {
             client.publish("other", "still here");
             other.count() > before
         });
-        assert!(other_back.elapsed() < RECOVERY, "round {round}: the other channel was held up");
+        others.push(other_back.elapsed());
         assert_eq!(client.subscribers("in"), 0);
         if round == 0 {
             daemon.wait_log(&["NOPERM", "\"in\"", "&NAME"]);
         }
         outage(round);
         rights(&mut client, &["&in", "&other", "&out*"]);
-        flows_to(&out, &mut client, Instant::now(), round);
+        taken.push(flows_to(&out, &mut client, Instant::now(), round));
     }
+    mostly_within(RECOVERY, &taken);
+    // The other channel was not held up.
+    mostly_within(RECOVERY, &others);
     ends_well(daemon);
 }
 
@@ -215,6 +231,7 @@ fn the_right_to_publish_revoked_and_granted() {
     redis.wait_subscribed("in", 1);
     let out = Watcher::subscribe(&redis, &["out"]);
     let mut client = redis.client();
+    let mut taken = Vec::new();
     for round in 0..ROUNDS {
         client.run::<()>(&["ACL", "SETUSER", "handlerd", "-publish"]);
         for _ in 0..10 {
@@ -224,8 +241,9 @@ fn the_right_to_publish_revoked_and_granted() {
             daemon.wait_log(&["NOPERM", "out"]);
         }
         client.run::<()>(&["ACL", "SETUSER", "handlerd", "+publish"]);
-        flows_to(&out, &mut client, Instant::now(), round);
+        taken.push(flows_to(&out, &mut client, Instant::now(), round));
     }
+    mostly_within(RECOVERY, &taken);
     let stopped = daemon.stop();
     assert_eq!(stopped.code, 0);
     assert!(stopped.number("refused") > 0, "{}", stopped.last);
@@ -247,6 +265,7 @@ fn password_rotated() {
     redis.wait_subscribed("in", 1);
     let out = Watcher::subscribe(&redis, &["out"]);
     let mut client = redis.client();
+    let mut taken = Vec::new();
     for round in 0..ROUNDS {
         let password = format!("secret-{}", round + 1);
         client.run::<()>(&["ACL", "SETUSER", "handlerd", "resetpass", &format!(">{password}")]);
@@ -256,8 +275,9 @@ fn password_rotated() {
             daemon.wait_log(&["WRONGPASS"]);
         }
         std::fs::write(&file, &password).expect("a password is written");
-        flows_to(&out, &mut client, Instant::now(), round);
+        taken.push(flows_to(&out, &mut client, Instant::now(), round));
     }
+    mostly_within(RECOVERY, &taken);
     let log = daemon.log().join("\n");
     assert!(!log.contains("secret-"), "a password stands in the log:\n{log}");
     ends_well(daemon);

@@ -80,6 +80,7 @@ impl Cramped {
         self.flows();
         let mut all = vec!["WARN", "compiled plugins can't be kept in "];
         all.extend(words);
+        self.daemon.wait_log(&all);
         let said = self.daemon.log_lines(&all);
         assert_eq!(said.len(), 1, "{}", self.daemon.log().join("\n"));
         let warnings = self.warnings();

@@ -243,9 +243,11 @@ fn under_systemd_lines_are_records_of_the_journal() {
     let said = ["PRIORITY=6", "PLUGIN=misbehave.wasm", "HANDLER=misbehave", "CHANNEL=chat"];
     assert!(journal.wait(&said).contains("\nMESSAGE=xxxxxxxxxx "));
     end(daemon);
-    let records = journal.records.lock().expect("a lock").clone();
-    let last = records.last().expect("a record");
-    assert!(last.contains("\nMESSAGE=stopped: 2 received, 1 handled"), "{last}");
+    wait_until("the last record", || {
+        let records = journal.records.lock().expect("a lock");
+        let last = records.last().expect("a record");
+        last.contains("\nMESSAGE=stopped: 2 received, 1 handled")
+    });
     let mut text = String::new();
     stderr.read_to_string(&mut text).expect("a pipe");
     assert_eq!(text, "", "nothing is said twice");

@@ -43,7 +43,8 @@ fn publish_numbers(redis: &Redis, channels: &[&str], stop: &AtomicBool, sent: &A
     }
 }
 
-/// Two channels. No call is given up because the machine is busy with other things.
+/// Two channels. No call is given up because the machine is busy with other things, and there is room
+/// for what comes while it stands still.
 fn kept(name: &str) -> String {
     format!(
         r#"
@@ -55,10 +56,12 @@ fn kept(name: &str) -> String {
         subscribe = "one"
         handlers = ["changing", "announce"]
         publish = "one.out"
+        queue = "64MiB"
         [channels.{name}]
         pattern = "two.*"
         handlers = ["changing"]
         publish = "pair"
+        queue = "64MiB"
         "#
     )
 }
@@ -82,7 +85,7 @@ fn a_hundred_reloads_under_load_lose_double_and_disorder_nothing() {
             let name = if round % 3 == 0 { "renamed" } else { "named" };
             let extra = format!(
                 "[channels.extra{round}]\nsubscribe = [\"e{round}\", \"two.x\"]\n\
-                 handlers = [\"announce\"]\npublish = \"nowhere\"\n"
+                 handlers = [\"announce\"]\npublish = \"nowhere\"\nqueue = \"64MiB\"\n"
             );
             daemon.write(&(kept(name) + if round % 2 == 0 { &extra } else { "" }));
             let is_broken = round % 10 == 5;
@@ -337,7 +340,7 @@ fn while_the_daemon_ends_nothing_is_reloaded_and_that_is_said() {
     let redis = Redis::start();
     let mut daemon = Changing::start(&redis, ENDING).daemon;
     redis.wait_subscribed("in", 1);
-    redis.client().publish("in", "sleep 2000");
+    redis.client().publish("in", "sleep 8000");
     daemon.signal(Signal::TERM);
     daemon.wait_log(&["no more messages are taken"]);
     daemon.signal(Signal::HUP);

@@ -41,7 +41,9 @@ fn stream(append: &str) -> String {
 #[test]
 fn an_output_that_is_gone_for_good_is_got_rid_of_by_a_reload() {
     let redis = Redis::start();
-    let gone = connection("gone", free_port());
+    // What is in hand is waited for as long.
+    let short = "[daemon]\ndrain_timeout = \"3s\"\n";
+    let gone = connection("gone", free_port()) + short;
     let mut daemon = start(&redis, &gone, &stream("{ to = \"gone\", stream = \"done\" }"));
     for number in 0..300 {
         redis.run::<String>(&["XADD", "jobs", "*", "payload", &number.to_string()]);
@@ -51,7 +53,7 @@ fn an_output_that_is_gone_for_good_is_got_rid_of_by_a_reload() {
         Some(redis::Value::Int(pending)) => *pending > 0,
         _ => false,
     });
-    reload(&mut daemon, config(&redis, "", &stream("\"done\"")));
+    reload(&mut daemon, config(&redis, short, &stream("\"done\"")));
     wait_until("all are done", || redis.run::<u64>(&["XLEN", "done"]) >= 300);
     let done: Vec<(String, Vec<String>)> = redis.run(&["XRANGE", "done", "-", "+"]);
     for (number, (_, fields)) in done.iter().enumerate() {

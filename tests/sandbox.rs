@@ -147,7 +147,8 @@ fn under_the_units_sandbox_it_compiles_handles_and_stops() {
         "[redis]\nurl = \"{}\"\n[channels.chat]\nhandlers = [\"announce\"]\n\
          publish = \"chat.out\"\n[channels.orders]\nstream = \"orders\"\ngroup = \"g\"\n\
          start = \"oldest\"\nhandlers = [\"redact\"]\nappend = \"orders.done\"\n\
-         [handlers.redact]\nconfig = {{ words = \"foo\" }}\n",
+         [handlers.redact]\nconfig = {{ words = \"foo\" }}\ntimeout = \"30s\"\n\
+         [handlers.announce]\ntimeout = \"30s\"\n",
         redis.url()
     );
     std::fs::write(there.join("etc/config.toml"), config).expect("a config");

@@ -64,12 +64,12 @@ const SLOW: &str = r#"
     publish = "out"
 "#;
 
-/// A daemon with a hundred messages that take a tenth of a second each.
+/// A daemon with a hundred messages that take a third of a second each.
 fn slow(redis: &Redis, more: &str) -> Handlerd {
     let out = Watcher::subscribe(redis, &["out"]);
     let daemon = Handlerd::start(redis, &format!("{more}{SLOW}"));
     redis.wait_subscribed("in", 1);
-    redis.client().publish_all("in", (0..100).map(|_| "sleep 100"));
+    redis.client().publish_all("in", (0..100).map(|_| "sleep 333"));
     out.wait_count(1);
     daemon
 }
@@ -122,15 +122,16 @@ fn what_is_queued_is_finished() {
 #[test]
 fn an_interrupt_ends_it_too_and_without_redis_as_well() {
     let mut redis = Redis::start();
-    let mut daemon = Handlerd::start(&redis, SLOW);
+    let config = format!("[daemon]\ndrain_timeout = \"50s\"\n{SLOW}");
+    let mut daemon = Handlerd::start(&redis, &config);
     redis.wait_subscribed("in", 1);
     redis.kill();
     daemon.signal(Signal::INT);
     let begin = Instant::now();
     let stopped = daemon.wait_end();
     assert_eq!(stopped.code, 0);
-    // Nothing waits, so there is nothing to use the ten seconds for.
-    assert!(begin.elapsed() < Duration::from_secs(9), "it waited for a Redis it has no use for");
+    // Nothing waits, so there is nothing to use these seconds for.
+    assert!(begin.elapsed() < Duration::from_secs(45), "it waited for a Redis it has no use for");
     assert_eq!(stopped.number("received"), 0, "{}", stopped.last);
 }
 

@@ -198,8 +198,14 @@ fn what_was_trimmed_off_a_stream_is_logged_without_any_pubsub_channel() {
 #[test]
 fn two_daemons_share_a_group() {
     let redis = Redis::start();
-    let mut first = Handlerd::start(&redis, ORDERS);
-    let mut second = Handlerd::start(&redis, ORDERS);
+    // What one of them has in hand stays its own, however long it stands still.
+    let config = ORDERS.replace("claim_idle = \"1s\"", "claim_idle = \"5m\"");
+    let mut first = Handlerd::start(&redis, &config);
+    let mut second = Handlerd::start(&redis, &config);
+    // Who waits longest is given the first entry, and the other one the second.
+    wait_until("both to wait for entries", || {
+        redis.run::<String>(&["INFO", "clients"]).contains("blocked_clients:2\r\n")
+    });
     for n in 0..200 {
         let some: Vec<String> = (n * 50..(n + 1) * 50).map(|n| format!("echo {n}")).collect();
         add(&redis, "orders", some.iter().map(String::as_str));
@@ -216,6 +222,8 @@ fn an_orderly_stop_gives_back_what_is_not_begun() {
     let redis = Redis::start();
     let config =
         ORDERS.replace("handlers = [\"misbehave\"]", "handlers = [\"misbehave\"]\nbatch = 50");
+    let times = "[daemon]\ndrain_timeout = \"5s\"\n[handlers.misbehave]\ntimeout = \"60s\"\n";
+    let config = format!("{times}{config}");
     add(&redis, "orders", std::iter::repeat_n("loop", 20));
     let mut daemon = Handlerd::start(&redis, &config);
     daemon.wait_log(&["the group billing was made"]);

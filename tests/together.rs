@@ -66,9 +66,10 @@ fn each_channel_has_its_own_messages_in_order_and_its_own_failures() {
 #[test]
 fn a_channel_whose_messages_are_slow_does_not_hold_up_the_others_for_long() {
     let redis = Redis::start();
-    let _daemon = Handlerd::start(&redis, &config(20));
+    let short = "[handlers.misbehave]\ntimeout = \"1s\"\n";
+    let _daemon = Handlerd::start(&redis, &format!("{short}{}", config(20)));
     redis.wait_subscribed("in.19", 1);
-    // Each takes the whole `timeout` of 100 ms: twenty seconds of work for channel 0.
+    // Each takes the whole `timeout`: minutes of work for channel 0.
     let mut pipe = redis::pipe();
     for _ in 0..200 {
         pipe.cmd("PUBLISH").arg("in.0").arg("loop").ignore();
@@ -84,5 +85,5 @@ fn a_channel_whose_messages_are_slow_does_not_hold_up_the_others_for_long() {
         (1..20).all(|channel| client.list(&format!("out.{channel}")).len() == 10)
     });
     // Not a measurement: in turn with channel 0 they would take longer than this by far.
-    assert!(begun.elapsed().as_secs() < 15, "{:?}", begun.elapsed());
+    assert!(begun.elapsed().as_secs() < 45, "{:?}", begun.elapsed());
 }

@@ -18,7 +18,7 @@ use crate::tap::{Hub, Line, Refused, Wish};
 use crate::telemetry::{Metrics, RateLimit};
 
 /// Nothing here takes longer unless it is broken.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Takes its time for messages that begin with `s`, one at a time, and panics at those that begin
 /// with `p`; wants `refused` ones to be tried again as long as it is told. Notes whose they were.
@@ -243,7 +243,8 @@ async fn as_many_of_one_channel_are_in_hand_as_it_has_workers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waited_for_room_goes_out_to_the_last() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    // Where no connection of another test can have the port meanwhile.
+    let free = std::net::TcpListener::bind("127.0.0.2:0").expect("a port");
     let address = free.local_addr().expect("it has one");
     drop(free);
     let handler = native(Duration::ZERO);

@@ -441,7 +441,7 @@ async fn a_closed_queue_has_ended_when_the_last_turn_is_over() {
     tokio::task::yield_now().await;
     assert!(!ended.is_finished(), "the turn is not over");
     assert!(!queue.end_turn());
-    tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it has").expect("no panic");
+    tokio::time::timeout(Duration::from_secs(60), ended).await.expect("it has").expect("no panic");
 }
 
 #[test]

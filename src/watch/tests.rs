@@ -6,7 +6,7 @@ use std::io::Write;
 use super::place::QUIET;
 use super::*;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn watch_of(plugins: &Path, config: Option<&Path>) -> Watch {
     Watch::new(plugins, [], config).await

@@ -8,6 +8,8 @@
 pub enum Kind {
     /// Pass it on.
     Good,
+    /// The same, after longer than a busy machine stands still.
+    Slow,
     /// One of `trap`, `panic`, `loop`, `reject`, `die` (which kills daemons that have the failpoint
     /// for it, and passes otherwise): it becomes a dead letter.
     Bad(&'static str),
@@ -33,6 +35,7 @@ pub fn number_of_id(id: &str) -> u64 {
 pub fn payload(number: u64, kind: Kind) -> String {
     match kind {
         Kind::Bad(word) => format!("{word} {number}"),
+        Kind::Slow => format!("sleep 6000 {number}"),
         Kind::Good if number % 97 == 5 => format!("echo {} {number}", "x".repeat(3000)),
         // In hand for a while, so that something is whenever something happens.
         Kind::Good if number % 8 == 3 => format!("sleep 3 {number}"),

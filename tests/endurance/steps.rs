@@ -37,7 +37,7 @@ impl Place {
         let mut client = redis.client();
         for number in 0..MESSAGES {
             let kind = kind(number);
-            if kind != Kind::Good {
+            if let Kind::Bad(_) = kind {
                 bad.add(number);
             }
             let (id, payload) = (message::id(number), message::payload(number, kind));
@@ -130,13 +130,19 @@ fn times(step: Step) -> &'static [u64] {
 
 fn killed_at(step: Step, time: u64) {
     let what = format!("{}:{time}", step.name());
-    let kind = |number| if number % 10 == 7 { Kind::Bad("reject") } else { Kind::Good };
+    let is_at_end = matches!(step, Step::GivingBack | Step::GivenBack);
+    let kind = |number| match number {
+        // So that there is something to give back.
+        100 if is_at_end => Kind::Slow,
+        number if number % 10 == 7 => Kind::Bad("reject"),
+        _ => Kind::Good,
+    };
     let place = Place::new(kind);
     if !matches!(step, Step::GroupMade | Step::CursorWritten) {
         place.leave_pending();
     }
     let mut daemon = place.daemon(&what);
-    if matches!(step, Step::GivingBack | Step::GivenBack) {
+    if is_at_end {
         wait_until("something to come out", || place.redis.run::<u64>(&["XLEN", OUT]) > 0);
         daemon.signal(Signal::TERM);
     }

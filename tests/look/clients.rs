@@ -28,6 +28,7 @@ fn a_client_that_does_not_read_loses_slows_and_reorders_nothing_and_is_cut_off()
     let out = Watcher::subscribe(&redis, &["out"]);
     let mut daemon = start(&redis);
     let stuck = ask(&socket(&daemon), "/tap/work?rate=1000&bytes=65536");
+    let looking = Instant::now();
     let reader = tap(&daemon, &["work", "--rate", "50", "--json"]);
     let pad = "x".repeat(1000);
     let sent: Vec<String> =
@@ -49,7 +50,8 @@ fn a_client_that_does_not_read_loses_slows_and_reorders_nothing_and_is_cut_off()
         let lines = objects(whole(&reader.stdout()));
         let shown = lines.iter().filter(|line| line.get("input").is_some()).count();
         let missed: u64 = lines.iter().filter_map(|line| line["missed"].as_u64()).sum();
-        assert!(shown <= 50 * (SECONDS + 30), "{shown} shown");
+        let seconds = looking.elapsed().as_secs() as usize + 2;
+        assert!(shown <= 50 * seconds, "{shown} shown in {seconds} s");
         shown as u64 + missed == sent.len() as u64
     });
     reader.signal(Signal::INT);
@@ -73,7 +75,8 @@ fn those_who_do_not_ask_are_in_nobodys_way() {
     let silent: Vec<_> = (0..64)
         .map(|n| {
             let mut stream = UnixStream::connect(&socket).expect("the daemon listens");
-            stream.write_all(["", "GET /sta"][n % 2].as_bytes()).expect("it reads");
+            // One may be cut off before it has said so much.
+            let _ = stream.write_all(["", "GET /sta"][n % 2].as_bytes());
             stream
         })
         .collect();

@@ -314,7 +314,7 @@ fn only_its_user_may_look_inside_and_under_systemd_its_group_too() {
     let redis = Redis::start();
     let daemon = start(&redis);
     let socket = socket(&daemon);
-    assert_eq!(mode(&socket), 0o600);
+    wait_until("its rights", || mode(&socket) == 0o600);
     assert_eq!(mode(socket.parent().expect("a folder")), 0o700);
 
     let run = tempfile::tempdir().expect("a folder");

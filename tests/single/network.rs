@@ -52,9 +52,10 @@ fn cut_off(hole: Hole) {
     let redis = redis();
     let Begun { proxy, leader: mut first, stood_by, standby: mut other, publisher, mut client } =
         begin(&redis);
+    let (led, led_too) = (times(&first, LEADS), times(&other, LEADS));
     proxy.snare(OUTPUTS, hole);
     wait_until("outputs to be on their way", || proxy.has_snapped());
-    wait_again(&mut other, LEADS, 0);
+    wait_again(&mut other, LEADS, led_too);
     flow(&mut client);
     if hole != Hole::FrozenOld {
         proxy.thaw();
@@ -63,7 +64,7 @@ fn cut_off(hole: Hole) {
     wait_again(&mut first, STANDS_BY, stood_by);
     let stopped = other.stop();
     assert_eq!((stopped.code, stopped.number("lost")), (0, 0), "{}", stopped.last);
-    wait_again(&mut first, LEADS, 1);
+    wait_again(&mut first, LEADS, led);
     flow(&mut client);
     proxy.thaw();
     wait_until("what was on its way", || hole == Hole::Mute || proxy.has_come_late(OUTPUTS));
@@ -120,11 +121,12 @@ fn an_answer_that_was_lost_is_asked_for_again_and_nothing_is_written_twice() {
     let mut daemon = daemon_behind(&proxy, "a");
     daemon.wait_log(&[LEADS]);
     let mut client = redis.client();
+    let subscribed = times(&daemon, "subscribed to");
     proxy.snare(OUTPUTS, Hole::Mute);
     client.publish("in", "0");
     wait_until("its output", || client.run::<u64>(&["XLEN", "out"]) == 1);
     proxy.thaw();
-    wait_again(&mut daemon, "subscribed to", 1);
+    wait_again(&mut daemon, "subscribed to", subscribed);
     client.publish_all("in", (1..100).map(|n| n.to_string()));
     each_once(&mut client, 100);
     let stopped = daemon.stop();
@@ -144,9 +146,10 @@ fn a_standby_whose_subscription_was_dead_holds_what_comes_over_the_next_one() {
     let publisher = Publisher::start(&redis);
     let mut client = redis.client();
     flow(&mut client);
+    let [subscribed, stood_by] = ["subscribed to", STANDS_BY].map(|what| times(&standby, what));
     proxy.begin(Hole::Deaf);
-    wait_again(&mut standby, "subscribed to", 1);
-    wait_again(&mut standby, STANDS_BY, 1);
+    wait_again(&mut standby, "subscribed to", subscribed);
+    wait_again(&mut standby, STANDS_BY, stood_by);
     leader.signal(Signal::KILL);
     wait_again(&mut standby, LEADS, 0);
     flow(&mut client);

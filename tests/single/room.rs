@@ -43,12 +43,12 @@ fn what_a_standby_holds_is_counted_in_the_memory_of_all() {
     let channels = format!("[limits]\nmemory = \"1MiB\"\n{CHANNEL}{more}");
     let mut pair = Pair::start_with(&channels);
     let mut client = pair.redis.client();
-    wait_until("both to be held", || times(&pair.standby.1, STANDS_BY) == 2);
+    wait_until("both to be held", || times(&pair.standby.1, STANDS_BY) >= 2);
     pair.leader.1.signal(Signal::STOP);
     for (channel, first) in [("in", 0), ("in2", 600)] {
         client.publish_all(channel, (first..first + 600).map(|n| format!("{n:01000}")));
     }
-    wait_until("both to be taken over", || times(&pair.standby.1, LEADS) == 2);
+    wait_until("both to be taken over", || times(&pair.standby.1, LEADS) >= 2);
     wait_until("the last messages", || {
         let numbers: Vec<u64> = handled(&mut client).into_iter().map(|(n, _)| n).collect();
         numbers.contains(&599) && numbers.contains(&1_199)

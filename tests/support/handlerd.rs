@@ -26,13 +26,15 @@ const FOREIGN: [&str; 8] = [
     "RUNTIME_DIRECTORY",
 ];
 
-/// The binary, with an environment in which nothing of the surroundings counts and compiled
-/// plugins are kept from one test to the next.
+/// The binary, with an environment in which nothing of the surroundings counts, compiled plugins are
+/// kept from one test to the next, and the defaults of `timeout` and `drain_timeout` are longer than
+/// a busy machine stands still: a test that is about one of them writes it down.
 fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_handlerd"));
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
     std::fs::create_dir_all(&cache).expect("a cache folder");
     command.env("XDG_CACHE_HOME", cache);
+    command.env("HANDLERD_TEST_UNHURRIED", "1");
     for name in FOREIGN {
         command.env_remove(name);
     }

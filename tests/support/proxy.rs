@@ -71,8 +71,10 @@ impl Link {
 impl Proxy {
     /// A proxy on a free port to this port of the same machine.
     pub fn to(target: u16) -> Proxy {
-        let port = super::redis_server::free_port();
-        let listener = TcpListener::bind(("127.0.0.1", port)).expect("a free port");
+        // Somebody else may take a port between the look and the use: then the next one.
+        let (port, listener) = std::iter::repeat_with(super::redis_server::free_port)
+            .find_map(|port| Some((port, TcpListener::bind(("127.0.0.1", port)).ok()?)))
+            .expect("there is no end of ports");
         let shared = Arc::new(Shared {
             target,
             closed: AtomicBool::new(false),

@@ -21,7 +21,8 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Start one that keeps nothing and asks for no password.
+    /// Start one that keeps nothing, asks for no password, and cuts off no subscriber that is slow, as
+    /// each is on a busy machine.
     pub fn start() -> Redis {
         Redis::with("")
     }
@@ -44,6 +45,7 @@ impl Redis {
         let config = format!(
             "bind 127.0.0.1\nport {port}\nunixsocket {socket}\ndir {dir}\nsave \"\"\n\
              appendonly no\nloglevel warning\nlogfile {dir}/redis.log\n\
+             client-output-buffer-limit pubsub 0 0 0\n\
              user admin on nopass ~* &* +@all\n{extra}\n",
             port = self.port,
             socket = self.socket().display(),

@@ -25,9 +25,13 @@ fn batch(payloads: &[&str]) -> Vec<Transit> {
     payloads.iter().map(|payload| Transit::new(delivery(), Message::new(*payload))).collect()
 }
 
-/// What has become of each: what came out, or how it failed; `-` where it wasn't handled.
+/// What has become of each when they are handed over until one fails: what came out, or how it failed;
+/// `-` where it wasn't handled. Where the machine is busy, one time isn't enough.
 async fn hand_over(handler: &PluginHandler, messages: &mut [Transit]) -> Vec<String> {
-    let handled = handler.handle(messages).await;
+    let mut handled = 0;
+    while handled < messages.len() && messages[..handled].iter().all(|done| done.outcome.is_ok()) {
+        handled += handler.handle(&mut messages[handled..]).await;
+    }
     let text = |message: &Message| String::from_utf8_lossy(&message.payload).into_owned();
     let show = |transit: &Transit| match &transit.outcome {
         Ok(messages) => messages.iter().map(text).collect::<Vec<_>>().join("+"),
@@ -81,7 +85,7 @@ async fn what_a_slow_message_made_does_not_wait_for_the_next() {
     let handler =
         bench.handler(&SLOW, |config| config.limits.timeout = Duration::from_secs(3)).await;
     let mut messages = batch(&["a", "b", "c"]);
-    assert_eq!(hand_over(&handler, &mut messages).await, ["a", "-", "-"]);
+    assert_eq!(handler.handle(&mut messages).await, 1);
 }
 
 #[tokio::test]

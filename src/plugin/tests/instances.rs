@@ -85,7 +85,10 @@ async fn who_finds_no_instance_waits_in_turn() {
 #[tokio::test]
 async fn a_call_that_is_given_up_gives_its_turn_back() {
     let bench = Bench::new();
-    let handler = bench.handler(&SLOW, |config| config.limits.instances = 1).await;
+    // Longer than the machine stands still.
+    let body = SLOW.body.replace("50000000", "2000000000");
+    let slower = Source { body: &body, ..SLOW };
+    let handler = bench.handler(&slower, |config| config.limits.instances = 1).await;
     let call = tokio::time::timeout(Duration::from_millis(10), handle(&handler, b"x")).await;
     assert!(call.is_err(), "it sleeps longer");
     assert_eq!(handler.waiting(), 0, "an interrupted instance is not used again");

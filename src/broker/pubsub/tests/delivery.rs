@@ -94,6 +94,7 @@ async fn two_channels_of_one_name_each_get_every_message_over_one_subscription()
 
 #[tokio::test]
 async fn ten_thousand_names_are_subscribed_at_once() {
+    let mut taken = Vec::new();
     for config in PROTOCOLS {
         let redis = Redis::start(config);
         let names: Vec<String> = (0..10_000).map(|n| format!("name.{n}")).collect();
@@ -101,14 +102,16 @@ async fn ten_thousand_names_are_subscribed_at_once() {
         let begin = Instant::now();
         let running = Running::one(&redis.tcp(), subscribe(&names));
         until("subscribed", || redis.subscribers("name.9999") == 1).await;
-        // A round trip for each would be 0.5 s even without any other load; usually this is 0.1 s.
-        assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+        taken.push(begin.elapsed());
         redis.publish("name.0", "first");
         redis.publish("name.9999", "last");
         let [channel] = &running.stop().await[..] else { unreachable!() };
         assert_eq!(channel.texts(2).await, ["first", "last"]);
         assert_eq!(redis.cli::<Vec<String>>("PUBSUB CHANNELS").len(), 0);
     }
+    // A round trip for each would be 0.5 s even without any other load; usually this is 0.1 s. Once the
+    // machine may stand still.
+    assert!(taken.iter().any(|taken| *taken < Duration::from_secs(3)), "{taken:?}");
 }
 
 #[tokio::test]
@@ -152,7 +155,7 @@ async fn a_payload_that_nobody_takes_costs_no_memory() {
     })
     .await;
     // The other tests run in this process too.
-    assert!(most < before + (100 << 20), "{} MiB more", (most - before) >> 20);
+    assert!(most < before + (200 << 20), "{} MiB more", (most - before) >> 20);
     assert_eq!(running.metrics.reconnects.get(), 0);
 }
 
@@ -190,7 +193,8 @@ async fn stopping_takes_everything_that_was_sent_before() {
             }
             sent
         });
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        let received = |i: usize| running.channels[i].metrics.received.get();
+        until("messages flow", || received(0) > 1000 && received(1) > 1000).await;
         let channels = running.stop().await;
         PUBLISHING.store(false, Relaxed);
         let sent = publisher.join().unwrap();

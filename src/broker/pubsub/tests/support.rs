@@ -18,7 +18,7 @@ use crate::queue::{Batch, Budget, Queue, Received};
 use crate::telemetry::{ChannelMetrics, DropReason, Metrics};
 
 /// Nothing in these tests takes longer unless it is broken.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Wait until it holds.
 pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -27,6 +27,13 @@ pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(begin.elapsed() < PATIENCE, "waited in vain until {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Check that it took no longer than promised, but for once when the machine stood still.
+#[track_caller]
+pub(super) fn mostly_within(limit: Duration, taken: &[Duration]) {
+    let late = taken.iter().filter(|time| **time > limit).count();
+    assert!(late <= usize::from(taken.len() > 1), "{late} took longer than {limit:?}: {taken:?}");
 }
 
 /// A redis-server on a port and a unix socket in a folder of its own, killed when dropped.

@@ -75,7 +75,9 @@ async fn a_take_up_whose_answer_was_lost_is_one_delivery() {
 async fn a_dead_consumers_entries_are_claimed_and_a_living_ones_are_not() {
     let redis = Redis::start(&[]);
     redis.add("in", numbers(0..300));
-    let few = |name: &str| Settings { batch: 25, ..settings(name) };
+    // Longer than this test's thread, in which the living one lives, stands still.
+    let claim_idle = Duration::from_secs(3);
+    let few = |name: &str| Settings { batch: 25, claim_idle, ..settings(name) };
     let living = Running::start(&redis.connection(), few("living"));
     let dead = Running::start(&redis.connection(), few("dead"));
     let kept = living.messages(100).await;
@@ -95,8 +97,8 @@ async fn a_dead_consumers_entries_are_claimed_and_a_living_ones_are_not() {
         seen.iter().filter(|(_, attempt)| *attempt == 2).map(|(text, _)| text.clone()).collect();
     assert_eq!(claimed, lost_texts);
     assert_eq!(third.metrics.stream.claimed.get(), 100);
-    // Several times claim_idle has gone by, and the living one's are still its own.
-    tokio::time::sleep(Duration::from_millis(900)).await;
+    // More than claim_idle has gone by, and the living one's are still its own.
+    tokio::time::sleep(2 * claim_idle).await;
     assert_eq!(third.waiting(), 0);
     for (received, entry) in kept {
         entry.finish(to_out(received.message));

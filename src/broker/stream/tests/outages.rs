@@ -41,7 +41,7 @@ async fn a_redis_that_was_stopped_goes_on_where_it_was() {
     redis.signal(rustix::process::Signal::CONT);
     let begin = Instant::now();
     until("all are out", || redis.cli::<usize>("XLEN out") >= 3000).await;
-    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
     running.finisher.idle().await;
     assert_eq!(redis.payloads("out"), numbers(0..3000));
     running.stop().await;
@@ -60,7 +60,7 @@ async fn starting_and_stopping_with_redis_away_is_no_error() {
     drop(entry);
     let begin = Instant::now();
     running.stop().await;
-    assert!(begin.elapsed() < Duration::from_secs(5));
+    assert!(begin.elapsed() < Duration::from_secs(20));
 }
 
 #[tokio::test]

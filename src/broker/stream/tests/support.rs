@@ -21,7 +21,7 @@ use crate::message::{Delivery, Message};
 use crate::telemetry::{ChannelMetrics, Metrics};
 
 /// Nothing in these tests takes longer unless it is broken.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Wait until it holds.
 pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
