@@ -1,6 +1,7 @@
 //! `single = true`: of several daemons one handles what comes; another goes on where it ended, however
 //! it ended, without losing a message or handling one twice, as long as one was subscribed.
 
+mod early;
 mod network;
 mod pair;
 mod room;

@@ -182,7 +182,8 @@ impl Keeper {
             self.place = place.unwrap_or_else(|| self.lane.place(last.number));
         }
         let before = self.lane.known_place();
-        match wire.finish(&self.flight, before.as_deref(), &self.place).await? {
+        let lag = self.flight.last().map_or(Duration::ZERO, |last| self.lane.lag(last.number));
+        match wire.finish(&self.flight, before.as_deref(), &self.place, lag).await? {
             Finished::Written { refused, why } => self.written(&refused, &why),
             // Perhaps it is nobody's: then it can be had again.
             Finished::NotOurs => self.look_at_lease().await?,

@@ -135,6 +135,7 @@ impl Lane {
             && self.open(&mut state)
         {
             state.track.mark(mark);
+            state.tells_mark = true;
             self.go_on(&mut state);
         }
         // Whatever else: that the lease is free.
@@ -148,10 +149,11 @@ impl Lane {
     pub fn push(self: &Arc<Self>, messages: &mut Vec<Received>) {
         let cut = {
             let mut state = self.state();
+            state.note(messages);
             let cut = self.cut_if_incomplete(&mut state);
             // They came in one read with a mark by which this was decided.
-            let unknown =
-                messages.iter().filter_map(number).filter(|n| *n <= state.unknown).count();
+            let numbers = messages.iter().filter_map(number);
+            let unknown = numbers.filter(|number| state.is_unknown(*number)).count();
             self.metrics().received.add(unknown as u64);
             self.metrics().lost(DropReason::Unknown, unknown as u64);
             if state.role == Role::Leading {

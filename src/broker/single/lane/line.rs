@@ -1,5 +1,7 @@
 //! What is in line to be finished: put there by workers, taken by the keeper.
 
+use std::time::Duration;
+
 use super::Lane;
 use crate::broker::single::state::{Item, Role};
 use crate::broker::stream::Finish;
@@ -41,7 +43,9 @@ impl Lane {
         self.state().put_back(flight);
     }
 
-    /// Take from the line until so many, or so many bytes, are in `flight`.
+    /// Take from the line until so many, or so many bytes, are in `flight`. When there is nothing, but a
+    /// mark has come since a place was stored, the place is: a daemon that has only come since knows no
+    /// other mark.
     pub(in crate::broker::single) fn take_line(
         &self,
         flight: &mut Vec<Item>,
@@ -56,6 +60,12 @@ impl Lane {
             state.out_bytes -= item.finish.size();
             flight.push(item);
         }
+        let tells_mark = state.writes() && std::mem::take(&mut state.tells_mark);
+        if tells_mark && flight.is_empty() && state.track.known_place().is_some() {
+            let (number, finish) = (state.done, Finish::new());
+            let place = state.track.place_before_all(number);
+            flight.extend(place.map(|place| Item { number, finish, place: Some(place) }));
+        }
     }
 
     /// Whether something in line is to be written.
@@ -67,6 +77,11 @@ impl Lane {
     /// What to call the message of this number.
     pub(in crate::broker::single) fn place(&self, number: u64) -> String {
         self.state().track.place(number)
+    }
+
+    /// How long ago the first message behind this number came, about; no time where there is none.
+    pub(in crate::broker::single) fn lag(&self, number: u64) -> Duration {
+        self.state().lag(number)
     }
 
     /// Up to where all was done when that was stored last.

@@ -29,12 +29,12 @@ impl Lane {
         state.role == (Role::Leaving { passed: true }) || state.role == Role::Quitting
     }
 
-    /// The lease is ours from now on; `place` is up to where all is done, as it was stored `age` ago,
-    /// and where none ever was in this life of Redis's data, `unwritten` names that.
+    /// The lease is ours from now on; `place` is up to where all is done, which was all there was
+    /// `age` ago, if that is known, and where none ever was in this life of Redis's data, `unwritten` names that.
     pub(in crate::broker::single) fn take(
         self: &Arc<Self>,
         place: Option<String>,
-        age: Duration,
+        age: Option<Duration>,
         unwritten: Option<String>,
     ) {
         let mut state = self.state();
@@ -70,12 +70,16 @@ impl Lane {
     pub(super) fn go_on(self: &Arc<Self>, state: &mut State) {
         let Role::Taking { place, age, unwritten, barrier } = &state.role else { return };
         let anew = || state.track.before_unwritten(unwritten.as_deref()?);
-        let (number, gap, begun) = match state.track.find(place.as_deref()) {
-            Found::Behind { number, gap } => (number, gap, None),
+        let (done, number, gap, begun) = match state.track.find(place.as_deref()) {
+            // Who comes later and finds no place would think that nobody has had anything in hand.
+            Found::Behind { done, number, gap } if place.is_none() => {
+                (done, number, gap, state.track.place_before_all(number))
+            }
+            Found::Behind { done, number, gap } => (done, number, gap, None),
             Found::Later | Found::Unknown => match (anew(), barrier) {
-                (Some((number, begun)), _) => (number, true, Some(begun)),
+                (Some((number, begun)), _) => (0, number, true, Some(begun)),
                 (None, Some(mark)) => match state.track.before(mark) {
-                    Some(number) => (number, true, Some(state.track.place_of(mark.clone()))),
+                    Some(number) => (0, number, true, Some(state.track.place_of(mark.clone()))),
                     None => return,
                 },
                 (None, None) => {
@@ -86,14 +90,14 @@ impl Lane {
             },
         };
         // Since then nobody was subscribed, as far as can be told.
-        let unseen = place.as_ref().map(|_| age.saturating_sub(state.track.open_for()));
+        let age = age.filter(|_| place.is_some());
+        let unseen = age.map(|age| age.saturating_sub(state.track.open_for()));
         let place = place.clone();
-        if begun.is_some() {
-            // Another may have handled these, or nobody.
-            let (lost, received) = state.give_up(number);
-            self.metrics().received.add(received);
-            self.metrics().lost(DropReason::Unknown, lost);
-        }
+        state.forget(done);
+        // Another may have handled these, or nobody.
+        let (lost, received) = state.give_up(number);
+        self.metrics().received.add(received);
+        self.metrics().lost(DropReason::Unknown, lost);
         self.lead(state, place, number, gap.then_some(unseen));
         if begun.is_some() {
             // So that others, too, know from where on.
@@ -141,7 +145,7 @@ impl Lane {
             tracing::warn!(
                 channel,
                 "channel {channel}: it can't be told of all messages since the last one that was \
-                 handled; what came within {unseen} before now may be missing"
+                 handled; what came in {unseen} may be missing"
             );
         }
         if lost > 0 {
@@ -169,8 +173,8 @@ impl Lane {
         if state.role != Role::Standby {
             return;
         }
-        let Found::Behind { number, gap } = state.track.find(place) else { return };
-        state.forget(number);
+        let Found::Behind { done, number, gap } = state.track.find(place) else { return };
+        state.forget(done);
         let has_all = state.hole.is_none_or(|hole| hole.last <= number);
         let is_ready = !gap && has_all && state.track.is_marked() && !state.is_behind();
         if is_ready && !std::mem::replace(&mut state.is_ready, true) {
