@@ -171,11 +171,12 @@ impl Channel {
     ) -> Option<Again> {
         // What is written in one step with its being done is handled when that is written.
         let handled = u64::from(kept.entry.is_none());
+        let dropped = kept.entry.as_ref().is_some_and(Hold::is_dropped);
         let failure = match &transit.outcome {
             Ok(messages) => match self.hand_over(&transit.delivery, messages, kept, waited).await {
                 Ok(()) => {
                     self.queue.metrics().handled.add(handled);
-                    kept.became = "handled";
+                    kept.became = if dropped { "dropped" } else { "handled" };
                     for look in &kept.looks {
                         let to = |m: &Message| self.outputs.destinations(&transit.delivery, m);
                         look.went_out(&self.tap, messages, to);

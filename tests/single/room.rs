@@ -85,3 +85,30 @@ fn what_a_standby_holds_is_seen_in_its_queue() {
     wait_until("them to be held", || waits() > 0);
     assert_eq!(client.run::<u64>(&["XLEN", "out"]), 0);
 }
+
+#[test]
+fn what_is_too_large_is_counted_by_who_handles_what_comes_behind_it() {
+    let channels = CHANNEL.replace("single = true", "max_payload = \"1KiB\"\nsingle = true");
+    let mut pair = Pair::start_with(&channels);
+    let mut client = pair.redis.client();
+    let large = "1".repeat(2_000);
+    // The leader has counted these two, and the last one is not handed over.
+    client.publish_all("in", [large.clone(), "0".to_owned(), large.clone()]);
+    each_once(&mut client, 1);
+    let seen = || times(&pair.leader.1, "2 messages dropped: too_large");
+    wait_until("them to be counted", || seen() == 1);
+    pair.leader.1.signal(Signal::STOP);
+    client.publish_all("in", [large.clone(), "1".to_owned(), large.clone(), large]);
+    pair.standby.1.wait_log(&[LEADS]);
+    wait_until("what the first didn't hear", || {
+        handled(&mut client).last().is_some_and(|(number, _)| *number == 1)
+    });
+    pair.leader.1.signal(Signal::CONT);
+    pair.leader.1.wait_log(&["another daemon handles"]);
+    let stopped = pair.standby.1.stop();
+    assert_eq!(stopped.number("too_large"), 3, "{}", stopped.last);
+    assert_eq!((stopped.number("received"), stopped.number("handled")), (4, 1), "{}", stopped.last);
+    let stopped = pair.leader.1.stop();
+    assert_eq!(stopped.number("too_large"), 2, "{}", stopped.last);
+    assert_eq!(stopped.number("handled"), 1, "{}", stopped.last);
+}

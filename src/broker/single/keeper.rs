@@ -242,6 +242,7 @@ impl Keeper {
         }
         for item in &self.flight {
             handled += u64::from(item.finish.is_handled());
+            item.dropped.into_iter().for_each(|reason| metrics.lost(reason, 1));
         }
         metrics.handled.add(handled);
         metrics.dead_letters.add(dead_letters);

@@ -108,23 +108,15 @@ impl Lane {
     }
 
     /// A message comes: answers what it is held by, or `None` where it isn't to be taken, because not
-    /// all names of the channel are subscribed to.
-    pub fn arrives(self: &Arc<Self>) -> Option<Hold> {
+    /// all names of the channel are subscribed to. One that is `dropped` is counted when it would have
+    /// been handled.
+    pub fn arrives(self: &Arc<Self>, dropped: Option<DropReason>) -> Option<Hold> {
         let mut state = self.state();
         if !self.open(&mut state) {
             return None;
         }
         let number = state.track.count();
-        Some(Hold::Ticket(Ticket { lane: self.clone(), number }))
-    }
-
-    /// A message comes that can't be taken; answers whether that is a loss of this daemon's.
-    pub fn passes(&self) -> bool {
-        let mut state = self.state();
-        if self.open(&mut state) {
-            state.track.count();
-        }
-        matches!(state.role, Role::Leading)
+        Some(Hold::Ticket(Ticket { lane: self.clone(), number, dropped }))
     }
 
     /// Something comes on the Redis channel of the marks.

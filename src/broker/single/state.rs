@@ -96,6 +96,8 @@ impl Hole {
 pub(super) struct Item {
     pub(super) number: u64,
     pub(super) finish: Finish,
+    /// It was not handled, for this reason, and nothing comes of it.
+    pub(super) dropped: Option<DropReason>,
     /// What to call it, where that isn't what its number says.
     pub(super) place: Option<String>,
 }

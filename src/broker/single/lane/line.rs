@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Lane;
 use crate::broker::single::state::{Item, Role};
 use crate::broker::stream::Finish;
+use crate::telemetry::DropReason;
 
 /// Bytes of outputs that may be in line before [`Lane::room`] waits.
 const OUTPUTS: usize = 4 << 20;
@@ -12,11 +13,18 @@ const OUTPUTS: usize = 4 << 20;
 impl Lane {
     /// Put it in line: it was handled. What another leads meanwhile stays there until it is done
     /// elsewhere, or this daemon leads again.
-    pub(in crate::broker::single) fn finish(&self, number: u64, finish: Finish) {
+    pub(in crate::broker::single) fn finish(
+        &self,
+        number: u64,
+        finish: Finish,
+        dropped: Option<DropReason>,
+    ) {
+        // Nothing has come of what was dropped, and it isn't handled.
+        let finish = if dropped.is_some() { Finish::new() } else { finish };
         let mut state = self.state();
         if number > state.done {
             state.out_bytes += finish.size();
-            state.out.push_back(Item { number, finish, place: None });
+            state.out.push_back(Item { number, finish, dropped, place: None });
             self.wake.notify_one();
         }
     }
@@ -64,7 +72,12 @@ impl Lane {
         if tells_mark && flight.is_empty() && state.track.known_place().is_some() {
             let (number, finish) = (state.done, Finish::new());
             let place = state.track.place_before_all(number);
-            flight.extend(place.map(|place| Item { number, finish, place: Some(place) }));
+            flight.extend(place.map(|place| Item {
+                number,
+                finish,
+                dropped: None,
+                place: Some(place),
+            }));
         }
     }
 

@@ -101,7 +101,12 @@ impl Lane {
         self.lead(state, place, number, gap.then_some(unseen));
         if begun.is_some() {
             // So that others, too, know from where on.
-            state.out.push_front(Item { number, finish: Finish::new(), place: begun });
+            state.out.push_front(Item {
+                number,
+                finish: Finish::new(),
+                dropped: None,
+                place: begun,
+            });
             state.out_bytes += Finish::new().size();
             self.wake.notify_one();
         }

@@ -18,7 +18,7 @@ fn delivery() -> Arc<Delivery> {
 
 /// A message as the subscription takes it.
 fn arrived(lane: &Arc<Lane>) -> Received {
-    let entry = Some(lane.arrives().expect("it is taken"));
+    let entry = Some(lane.arrives(None).expect("it is taken"));
     Received { message: Message::new("x"), delivery: delivery(), entry, order: 0, number: 0 }
 }
 
