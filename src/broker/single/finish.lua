@@ -23,7 +23,9 @@ if stored == place then return { 1, '' } end
 if stored ~= ARGV[4] or redis.call('GET', lease) ~= token then return { 0 } end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HSET', state, 'at', place, 'time', string.format('%.0f', now - ARGV[5]))
+-- What it was called while nothing was written is gone for good: other than that fields are missing,
+-- nobody brings it about by hand.
+redis.call('HSET', state, 'at', place, 'time', string.format('%.0f', now - ARGV[5]), 'unwritten', '')
 redis.call('PEXPIRE', lease, ARGV[2])
 
 local answer, count = { 1, '' }, 0

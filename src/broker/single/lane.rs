@@ -92,9 +92,9 @@ impl Lane {
         self.queue.metrics()
     }
 
-    /// A subscription is to be made; nothing is stored in this life of Redis's data, if one is told.
-    pub(super) fn look_at_life(&self, life: Option<&str>) {
-        self.state().track.look_at_life(life);
+    /// A subscription is to be made; it is called this that nothing was ever written, if that is so.
+    pub(super) fn look_unwritten(&self, name: Option<&str>) {
+        self.state().track.look_unwritten(name);
     }
 
     /// The subscription brings messages from now on.

@@ -61,7 +61,7 @@ pub(super) enum Role {
         place: Option<String>,
         /// How long ago all that had been published was done, if that is known.
         age: Option<Duration>,
-        /// In which life of Redis's data no place was ever stored.
+        /// What it is called that nothing was ever written, if that is so.
         unwritten: Option<String>,
         /// What was published after we had the lease: all behind this is ours in any case.
         barrier: Option<Mark>,

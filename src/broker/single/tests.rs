@@ -128,6 +128,14 @@ fn what_a_hole_may_have_had_is_a_gap() {
     assert_eq!(standby.find(Some(&leader.place(17))), behind(12));
     standby.forget(12);
     assert_eq!(standby.find(Some(&leader.place(18))), behind(13));
+    // Nothing was published in a hole: the mark behind it tells so.
+    let place = leader.place(20);
+    standby.close();
+    standby.open();
+    assert_eq!(standby.find(Some(&place)), gap(15));
+    leader.mark(mark(3));
+    standby.mark(mark(3));
+    assert_eq!(standby.find(Some(&leader.place(20))), behind(15));
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub(super) struct Track {
     was_stored: bool,
     /// What was stored when nothing was counted yet that is counted now; none where nobody looked.
     stored_before: Option<Option<String>>,
-    /// In which life of Redis's data nothing was stored before what will be counted was subscribed to.
+    /// What it was called that nothing was ever written, before what will be counted was subscribed to.
     unwritten: Option<Box<str>>,
 }
 
@@ -34,7 +34,7 @@ struct Span {
     began: Instant,
     /// What was stored before it began, if somebody looked.
     stored_before: Option<Option<String>>,
-    /// In which life of Redis's data nothing was stored before it began, if that is known.
+    /// What it was called that nothing was ever written, before it began, if that is known.
     unwritten: Option<Box<str>>,
     /// Marks, each with the number of the last message before it.
     marks: Vec<(Mark, u64)>,
@@ -113,21 +113,21 @@ impl Track {
         self.stored_before = None;
     }
 
-    /// Nothing is subscribed to yet, and nothing is stored in this life of Redis's data, if one is told.
-    pub(super) fn look_at_life(&mut self, life: Option<&str>) {
-        self.unwritten = life.map(Into::into);
+    /// Nothing is subscribed to yet, and it is called this that nothing was ever written, if that is so.
+    pub(super) fn look_unwritten(&mut self, name: Option<&str>) {
+        self.unwritten = name.map(Into::into);
     }
 
-    /// Where nothing is stored now in this life of Redis's data, nobody has handled what came over the
-    /// present subscription, if nothing was stored in the same life before it: whoever handles a message
-    /// stores its place in the same step. Not so for an earlier subscription: when data that were written
-    /// are lost, it ends.
+    /// Where it is called this now that nothing was ever written, and was before the present subscription,
+    /// nobody has handled what came over that: whoever handles a message stores its place in the same step,
+    /// and empties the name. Not so for an earlier subscription: when data that were written are lost, it
+    /// ends.
     ///
     /// Answers the number of the last message before these, and what to call it; nothing before others
     /// can be told.
-    pub(super) fn before_unwritten(&self, life: &str) -> Option<(u64, String)> {
+    pub(super) fn before_unwritten(&self, name: &str) -> Option<(u64, String)> {
         let span = self.spans.back().filter(|span| span.end.is_none())?;
-        if span.unwritten.as_deref() != Some(life) {
+        if span.unwritten.as_deref() != Some(name) {
             return None;
         }
         let (mark, at) = span.marks.first()?;
@@ -251,14 +251,16 @@ impl Track {
         Found::Behind { done: number, number, gap }
     }
 
-    /// By the mark that tells it exactly, if one does; else by one that came here.
+    /// By the mark that tells most, of those that came here.
     fn find_either(&self, (mark, count): (Mark, i64), later: Option<(Mark, i64)>) -> Found {
         let first = self.find_marked(&mark, count);
         let second = later.and_then(|(mark, count)| self.find_marked(&mark, count));
-        let is_exact =
-            |found: &Found| matches!(found, Found::Behind { done, number, .. } if done == number);
-        let exact = [first, second].into_iter().flatten().find(is_exact);
-        exact.or(first).or(second).unwrap_or_else(|| self.find_between(&mark, count))
+        let told = |found: &Found| match found {
+            Found::Behind { done, number, gap } => (done == number, !gap),
+            Found::Later | Found::Unknown => (false, false),
+        };
+        let found = second.into_iter().chain(first).max_by_key(told);
+        found.unwrap_or_else(|| self.find_between(&mark, count))
     }
 
     /// By a mark that came here.

@@ -34,7 +34,7 @@ pub(super) struct Lease {
     pub(super) place: Option<String>,
     /// How long ago all that had been published was done, if that is known.
     pub(super) age: Option<Duration>,
-    /// Which life of Redis's data this is, if no place was ever stored in it.
+    /// What it is called that nothing was ever written, if that is so.
     pub(super) unwritten: Option<String>,
 }
 

@@ -30,7 +30,7 @@ impl Lane {
     }
 
     /// The lease is ours from now on; `place` is up to where all is done, which was all there was
-    /// `age` ago, if that is known, and where none ever was in this life of Redis's data, `unwritten` names that.
+    /// `age` ago, if that is known, and where none ever was, `unwritten` is what that is called.
     pub(in crate::broker::single) fn take(
         self: &Arc<Self>,
         place: Option<String>,

@@ -156,7 +156,7 @@ fn what_comes_in_a_life_of_the_data_without_a_place_was_handled_by_nobody() {
         lane.finished(lane.place(1), 1);
         // Redis is gone, and with it whether the second and the third were written.
         lane.cut();
-        lane.look_at_life(looked_at);
+        lane.look_unwritten(looked_at);
         lane.push(&mut (0..2).map(|_| arrived(&lane)).collect());
         lane.demote(&mut Vec::new());
         lane.take(None, now, unwritten.map(str::to_owned));
