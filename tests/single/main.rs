@@ -18,7 +18,7 @@ use pair::Pair;
 use rustix::process::Signal;
 use support::endpoints::{Page, fetch};
 use support::redis_server::free_port;
-use support::{Client, Handlerd, Redis, wait_for, wait_until};
+use support::{Client, Handlerd, Redis, Stopped, wait_for, wait_until};
 
 const CHANNEL: &str = r#"
     [channels.orders]
@@ -130,6 +130,14 @@ fn each_once(client: &mut Client, sent: u64) -> Vec<(u64, u64)> {
     assert_eq!((lost, doubled), (0, 0), "of {sent} lost and doubled");
     assert!(numbers.is_sorted(), "not in order");
     handled
+}
+
+/// Everything that a daemon received was handled, is lost, or another's.
+#[track_caller]
+fn adds_up(stopped: &Stopped) {
+    let [received, handled, left, lost] =
+        ["received", "handled", "left", "lost"].map(|what| stopped.number(what));
+    assert_eq!((stopped.code, received), (0, handled + left + lost), "{}", stopped.last);
 }
 
 fn redis_ms(client: &mut Client) -> u64 {

@@ -5,7 +5,7 @@ use rustix::process::Signal;
 
 use super::pair::Pair;
 use super::support::wait_until;
-use super::{CHANNEL, FAILING, LEADS, STANDS_BY, each_once, handled, times};
+use super::{CHANNEL, FAILING, LEADS, STANDS_BY, adds_up, each_once, handled, times};
 
 #[test]
 fn what_a_standby_has_no_room_for_is_counted_when_it_takes_over() {
@@ -111,4 +111,5 @@ fn what_is_too_large_is_counted_by_who_handles_what_comes_behind_it() {
     let stopped = pair.leader.1.stop();
     assert_eq!(stopped.number("too_large"), 2, "{}", stopped.last);
     assert_eq!(stopped.number("handled"), 1, "{}", stopped.last);
+    adds_up(&stopped);
 }

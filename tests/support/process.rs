@@ -63,10 +63,14 @@ impl Process {
 
     /// Whether it stands still after SIGSTOP, or has ended.
     pub fn is_stopped(&self) -> bool {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
-        // The state is behind the name, which is in brackets.
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        matches!(state, None | Some('T' | 'Z'))
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.id()));
+        // Its threads stop one after the other, and those that haven't yet go on.
+        threads.into_iter().flatten().flatten().all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // The state is behind the name, which is in brackets.
+            let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+            matches!(state, None | Some('T' | 'Z'))
+        })
     }
 
     /// A size in bytes of `/proc/PID/status`: `VmRSS` (resident now), `VmHWM` (at most so far) or

@@ -97,6 +97,8 @@ impl Keeper {
             self.beat.answer();
             self.lane.look();
             if self.has_ended() {
+                self.lane.put_back(&mut self.flight);
+                self.lane.leave_all();
                 return;
             }
             match self.step().await {

@@ -176,6 +176,9 @@ impl Lane {
             let mut state = self.state();
             state.is_closed = true;
             // They hold this lane as it holds them.
+            if state.role == Role::Standby {
+                self.metrics().single.left.add(state.leave_all());
+            }
             state.held.take();
             state.cut()
         };
@@ -224,6 +227,11 @@ impl Lane {
     }
 
     // What the keeper does.
+
+    /// It ends, and what is held or in line stays with others.
+    pub(super) fn leave_all(&self) {
+        self.metrics().single.left.add(self.state().leave_all());
+    }
 
     /// Wait until there is something to do.
     pub(super) async fn woken(&self) {

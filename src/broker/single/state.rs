@@ -212,6 +212,32 @@ impl State {
         after < number && number <= last
     }
 
+    /// How many up to this number were received here, and are neither done nor lost.
+    fn in_hand(&self, number: u64) -> u64 {
+        let number = number.min(self.received).max(self.done);
+        let hole = self.hole.map_or(0, |hole| hole.behind(self.done) - hole.behind(number));
+        let held = self.held.numbers().take_while(|held| *held <= number).count() as u64;
+        let is_ours = |item: &&Item| self.done < item.number && item.number <= number;
+        hole + held + self.out.iter().filter(is_ours).count() as u64
+    }
+
+    /// Another has done all up to this number: answers how many of those were received here.
+    pub(super) fn leave(&mut self, number: u64) -> u64 {
+        let left = self.in_hand(number);
+        self.forget(number);
+        left
+    }
+
+    /// Nothing is handled here any more: answers how many were received here, and are left to others.
+    pub(super) fn leave_all(&mut self) -> u64 {
+        let left = self.in_hand(u64::MAX);
+        self.held.take();
+        self.out.clear();
+        self.out_bytes = 0;
+        self.hole = None;
+        left
+    }
+
     /// Of so many messages, of which this is the last one's number, so many are received only now.
     pub(super) fn receive(&mut self, messages: u64, last: u64) -> u64 {
         let new = last.saturating_sub(self.received).min(messages);

@@ -26,6 +26,9 @@ impl Lane {
             state.out_bytes += finish.size();
             state.out.push_back(Item { number, finish, dropped, place: None });
             self.wake.notify_one();
+        } else {
+            // Another was faster.
+            self.metrics().single.left.add(1);
         }
     }
 

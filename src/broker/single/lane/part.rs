@@ -93,7 +93,7 @@ impl Lane {
         let age = age.filter(|_| place.is_some());
         let unseen = age.map(|age| age.saturating_sub(state.track.open_for()));
         let place = place.clone();
-        state.forget(done);
+        self.metrics().single.left.add(state.leave(done));
         // Another may have handled these, or nobody.
         let (lost, received) = state.give_up(number);
         self.metrics().received.add(received);
@@ -179,7 +179,7 @@ impl Lane {
             return;
         }
         let Found::Behind { done, number, gap } = state.track.find(place) else { return };
-        state.forget(done);
+        self.metrics().single.left.add(state.leave(done));
         let has_all = state.hole.is_none_or(|hole| hole.last <= number);
         let is_ready = !gap && has_all && state.track.is_marked() && !state.is_behind();
         if is_ready && !std::mem::replace(&mut state.is_ready, true) {
@@ -201,8 +201,14 @@ impl Lane {
             state.become_standby();
             state.put_back(flight);
             let later = state.held.take();
-            self.queue.take_back().into_iter().chain(later).for_each(|m| state.hold(m));
-            state.trim();
+            let waits = self.queue.take_back();
+            if state.is_closed {
+                let left = waits.len() as u64 + state.leave_all();
+                self.metrics().single.left.add(left);
+            } else {
+                waits.into_iter().chain(later).for_each(|message| state.hold(message));
+                state.trim();
+            }
         }
         self.queue.let_pass();
         self.resign("another daemon handles its messages now");
