@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use super::pair::Pair;
 use super::support::{Client, Handlerd, Redis, wait_until};
-use super::{LEADS, STANDS_BY, daemon_with, redis, times, wait_again};
+use super::{LEADS, Publisher, STANDS_BY};
+use super::{daemon, daemon_with, each_once, redis, times, wait_again};
 
 /// A handler that takes as long as a message says.
 const SLOW: &str = r#"
@@ -153,4 +155,19 @@ fn a_gap_is_as_long_as_the_messages_in_hand_have_waited() {
     let gap = page.split("at most ").nth(1).and_then(|rest| rest.split(' ').next());
     let gap: f32 = gap.expect("a time").parse().expect("a number");
     assert!(gap + 0.2 >= missed.as_secs_f32(), "{gap} of {missed:?}");
+}
+
+/// They look for the lease as often, and have heard less.
+#[test]
+fn who_comes_later_leaves_the_lease_to_who_has_heard_everything() {
+    let mut pair = Pair::start();
+    let publisher = Publisher::start(&pair.redis);
+    let mut client = pair.redis.client();
+    wait_until("messages to flow", || client.run::<u64>(&["XLEN", "out"]) >= 1_000);
+    pair.leader.1.signal(Signal::KILL);
+    let _newcomers: Vec<Handlerd> = (0..6).map(|_| daemon(&pair.redis, "c")).collect();
+    wait_again(&mut pair.standby.1, LEADS, 0);
+    let sent = publisher.stop();
+    each_once(&mut client, sent);
+    assert_eq!(times(&pair.standby.1, GAP), 0);
 }

@@ -27,6 +27,10 @@ const LOOK: Duration = Duration::from_millis(20);
 /// long: they have heard what it hasn't.
 const MODESTY: Duration = Duration::from_millis(500);
 
+/// A lease that nobody has had for so long is taken by who would begin with a gap, too: those that have
+/// heard everything had the time to.
+const DEFERENCE: Duration = Duration::from_millis(300);
+
 /// Messages and bytes of outputs in one script. Redis does nothing else meanwhile.
 const CALL_ITEMS: usize = 1_000;
 const CALL_BYTES: usize = 1 << 20;
@@ -58,6 +62,7 @@ pub async fn run(
         wire: None,
         due: Instant::now(),
         modest_until: Instant::now(),
+        free_since: None,
         flight: Vec::new(),
         place: String::new(),
         said_refused: RateLimit::new(SAY_EVERY),
@@ -76,6 +81,8 @@ struct Keeper {
     /// When the lease is looked at next.
     due: Instant,
     modest_until: Instant,
+    /// Nobody has had the lease since then.
+    free_since: Option<Instant>,
     /// What was sent, or is to be, as one batch; kept until its answer has come.
     flight: Vec<Item>,
     /// Of the last of these.
@@ -197,9 +204,14 @@ impl Keeper {
         let Some(wire) = &mut self.wire else { return Ok(()) };
         let has_lease = self.lane.has_lease();
         let may_lead = self.lane.may_lead() && !self.stop.is_cancelled();
-        let wanted = has_lease || (may_lead && Instant::now() >= self.modest_until);
+        let now = Instant::now();
+        let is_left = self.free_since.is_some_and(|since| now >= since + DEFERENCE);
+        let may_take = now >= self.modest_until && (is_left || self.lane.is_sure());
+        let wanted = has_lease || (may_lead && may_take);
         let is_idle = has_lease && self.flight.is_empty() && self.lane.is_caught_up();
         let Lease { is_ours, left, place, age, unwritten } = wire.lease(wanted, is_idle).await?;
+        let is_free = !is_ours && left.is_none();
+        self.free_since = if is_free { self.free_since.or(Some(now)) } else { None };
         let is_known = || {
             let place = place.as_deref();
             self.lane.is_known(place) || place.is_some_and(|place| place == self.place)

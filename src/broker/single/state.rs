@@ -38,6 +38,8 @@ pub(super) struct State {
     pub(super) tells_mark: bool,
     /// Whether it was said that nothing is missing for going on.
     pub(super) is_ready: bool,
+    /// Whether nothing is missing for going on, as it was heard last.
+    pub(super) is_sure: bool,
     /// Whether the keeper knows how far others are.
     pub(super) has_looked: bool,
     /// Whether nothing is on its way any more that was published before that.
@@ -120,6 +122,7 @@ impl State {
             wants_mark: false,
             tells_mark: false,
             is_ready: false,
+            is_sure: false,
             has_looked: false,
             has_passed: false,
             is_free: false,
@@ -158,7 +161,7 @@ impl State {
     pub(super) fn become_standby(&mut self) {
         self.term += 1;
         self.role = Role::Standby;
-        self.is_ready = false;
+        (self.is_ready, self.is_sure) = (false, false);
     }
 
     pub(super) fn put_back(&mut self, flight: &mut Vec<Item>) {
@@ -267,7 +270,7 @@ impl State {
         self.track.skip(self.done);
         self.track.close();
         self.wants_mark = false;
-        self.is_ready = false;
+        (self.is_ready, self.is_sure) = (false, false);
         match self.role {
             Role::Leading => {
                 self.role = Role::Leaving { passed: false };

@@ -18,6 +18,11 @@ impl Lane {
         state.role == Role::Standby && state.track.is_marked() && may_go_on
     }
 
+    /// Whether nothing is missing here for going on: who can't say that leaves it to others first.
+    pub(in crate::broker::single) fn is_sure(&self) -> bool {
+        self.state().is_sure
+    }
+
     /// Whether the lease is ours, for all we know.
     pub fn has_lease(&self) -> bool {
         self.state().role != Role::Standby
@@ -178,10 +183,12 @@ impl Lane {
         if state.role != Role::Standby {
             return;
         }
+        state.is_sure = false;
         let Found::Behind { done, number, gap } = state.track.find(place) else { return };
         self.metrics().single.left.add(state.leave(done));
         let has_all = state.hole.is_none_or(|hole| hole.last <= number);
         let is_ready = !gap && has_all && state.track.is_marked() && !state.is_behind();
+        state.is_sure = is_ready;
         if is_ready && !std::mem::replace(&mut state.is_ready, true) {
             let channel = &*self.name;
             tracing::info!(
