@@ -366,10 +366,9 @@ impl Channel {
     fn give_up(&self, delivery: &Delivery, kept: Kept, failure: Failure) -> &'static str {
         let Kept { original, entry, .. } = kept;
         let Some(graveyard) = &self.graveyard else {
-            self.queue.metrics().lost(DropReason::Failed, 1);
             self.say(delivery, &failure, "a message was dropped, its handler failed");
-            if let Some(entry) = entry {
-                entry.finish(Finish::new());
+            if !entry.is_some_and(Hold::fail) {
+                self.queue.metrics().lost(DropReason::Failed, 1);
             }
             return "dropped";
         };

@@ -1,5 +1,7 @@
 //! What a standby has no room for.
 
+use std::time::Duration;
+
 use handlerd::status::Status;
 use rustix::process::Signal;
 
@@ -112,4 +114,26 @@ fn what_is_too_large_is_counted_by_who_handles_what_comes_behind_it() {
     assert_eq!(stopped.number("too_large"), 2, "{}", stopped.last);
     assert_eq!(stopped.number("handled"), 1, "{}", stopped.last);
     adds_up(&stopped);
+}
+
+#[test]
+fn what_fails_where_another_leads_meanwhile_is_counted_by_that_one() {
+    let channels = FAILING.replace("dead_letter = \"dead\"", "");
+    let channels = format!("[handlers.misbehave]\ntimeout = \"1s\"\n{channels}");
+    let mut pair = Pair::start_with(&channels);
+    let mut client = pair.redis.client();
+    client.publish("in", "sleep 60000");
+    // It is in hand then, or comes into it later.
+    std::thread::sleep(Duration::from_millis(200));
+    pair.leader.1.signal(Signal::STOP);
+    pair.standby.1.wait_log(&[LEADS]);
+    pair.standby.1.wait_log(&["a message was dropped, its handler failed"]);
+    client.publish("in", "fine");
+    wait_until("what comes behind it", || client.run::<u64>(&["XLEN", "out"]) == 1);
+    pair.leader.1.signal(Signal::CONT);
+    pair.leader.1.wait_log(&["another daemon handles"]);
+    wait_until("it to know what was done", || times(&pair.leader.1, STANDS_BY) == 2);
+    let [other, first] = [pair.standby.1.stop(), pair.leader.1.stop()];
+    assert_eq!((other.number("failed"), first.number("failed")), (1, 0), "{other:?} {first:?}");
+    [first, other].iter().for_each(adds_up);
 }

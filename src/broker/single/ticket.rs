@@ -38,6 +38,21 @@ impl Hold {
         matches!(self, Hold::Ticket(Ticket { dropped: Some(_), .. }))
     }
 
+    /// Put it in line without outputs: its handlers have failed. Answers whether that is counted when it
+    /// is written; what another has handled by then is not lost.
+    pub fn fail(self) -> bool {
+        match self {
+            Hold::Entry(entry) => {
+                entry.finish(Finish::new());
+                false
+            }
+            Hold::Ticket(ticket) => {
+                ticket.lane.finish(ticket.number, Finish::new(), Some(DropReason::Failed));
+                true
+            }
+        }
+    }
+
     /// Put it in line: these outputs are written with the note that it is done. Never waits.
     pub fn finish(self, finish: Finish) {
         match self {
