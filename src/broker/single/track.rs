@@ -297,8 +297,7 @@ impl Track {
     fn find_between(&self, mark: &Mark, count: i64) -> Found {
         let marks = || self.spans.iter().flat_map(|span| &span.marks);
         let of_life = || marks().filter(|(known, _)| known.life == mark.life);
-        let earlier =
-            of_life().filter(|(known, _)| count >= 0 && known.number < mark.number).last();
+        let earlier = of_life().rfind(|(known, _)| count >= 0 && known.number < mark.number);
         match of_life().find(|(known, _)| known.number > mark.number) {
             Some((_, number)) => {
                 let done = earlier.map_or(0, |(_, at)| *at.min(number));
