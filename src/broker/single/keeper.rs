@@ -24,7 +24,7 @@ const EVERY: Duration = Duration::from_millis(400);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A daemon that has given the lease back because its subscription ended leaves it to others for so
-/// long: they have heard what it hasn't.
+/// long, unless it is sure by then that nothing is missing: they have heard what it hasn't.
 const MODESTY: Duration = Duration::from_millis(500);
 
 /// A lease that nobody has had for so long is taken by who would begin with a gap, too: those that have
@@ -206,7 +206,7 @@ impl Keeper {
         let may_lead = self.lane.may_lead() && !self.stop.is_cancelled();
         let now = Instant::now();
         let is_left = self.free_since.is_some_and(|since| now >= since + DEFERENCE);
-        let may_take = now >= self.modest_until && (is_left || self.lane.is_sure());
+        let may_take = self.lane.is_sure() || (is_left && now >= self.modest_until);
         let wanted = has_lease || (may_lead && may_take);
         let is_idle = has_lease && self.flight.is_empty() && self.lane.is_caught_up();
         let Lease { is_ours, left, place, age, unwritten } = wire.lease(wanted, is_idle).await?;
@@ -233,7 +233,6 @@ impl Keeper {
         let pause = match left {
             _ if is_ours => EVERY,
             Some(left) => (left + Duration::from_millis(1)).min(EVERY),
-            None if may_lead => LOOK.max(self.modest_until - Instant::now()),
             None => LOOK,
         };
         debug_assert!(pause < LEASE);

@@ -71,16 +71,21 @@ impl Lane {
             state.out_bytes -= item.finish.size();
             flight.push(item);
         }
-        let tells_mark = state.writes() && std::mem::take(&mut state.tells_mark);
-        if tells_mark && flight.is_empty() && state.track.known_place().is_some() {
-            let (number, finish) = (state.done, Finish::new());
-            let place = state.track.place_before_all(number);
-            flight.extend(place.map(|place| Item {
-                number,
-                finish,
-                dropped: None,
-                place: Some(place),
-            }));
+        if !state.writes() || !state.tells_mark {
+            return;
+        }
+        match flight.last() {
+            // What it is called was decided before.
+            Some(Item { place: Some(_), .. }) => {}
+            Some(_) => state.tells_mark = false,
+            None if state.track.known_place().is_some() => {
+                state.tells_mark = false;
+                let (number, finish) = (state.done, Finish::new());
+                let place = state.track.place_before_all(number);
+                let item = |place| Item { number, finish, dropped: None, place: Some(place) };
+                flight.extend(place.map(item));
+            }
+            None => {}
         }
     }
 
