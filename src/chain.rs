@@ -37,6 +37,11 @@ impl Transit {
         Transit { delivery, outcome: Ok(vec![message]) }
     }
 
+    /// One whose way has ended: no handler is given it.
+    pub fn ended(delivery: Arc<Delivery>) -> Self {
+        Transit { delivery, outcome: Ok(Vec::new()) }
+    }
+
     /// The message, where there is exactly one that goes on along the chain: the usual case, and
     /// the only one that a handler is given.
     pub fn single(&self) -> Option<&Message> {

@@ -251,7 +251,11 @@ impl Page<'_> {
             About("handlerd_takeover_gaps", "Of these, times that messages before may be missing."),
             singles(),
             |metrics| metrics.single.gaps.get(),
-        )
+        )?;
+        let help = "Messages that this daemon received and left to another to handle.";
+        self.of_channels(About("handlerd_messages_left", help), singles(), |metrics| {
+            metrics.single.left.get()
+        })
     }
 
     fn handlers<'a>(

@@ -265,6 +265,10 @@ pub struct Totals {
     pub delivered: u64,
     /// Messages that became dead letters.
     pub dead_letters: u64,
+    /// Messages of channels that are single which were left to another daemon.
+    pub left: u64,
+    /// Times that messages may be missing which came before this daemon began to handle such a channel's.
+    pub takeover_gaps: u64,
     /// Entries of streams that were read and stay pending.
     pub pending: u64,
     /// Losses by reason; a reason without any is absent.
@@ -283,6 +287,8 @@ impl Totals {
         self.handled += channel.handled.get();
         self.delivered += channel.delivered.get();
         self.dead_letters += channel.dead_letters.get();
+        self.left += channel.single.left.get();
+        self.takeover_gaps += channel.single.gaps.get();
         self.pending += channel.stream.given_back.get();
         self.reconnects += channel.stream.reconnects.get();
         self.gap = self.gap.max(Duration::from_millis(channel.gap_ms.get()));

@@ -171,11 +171,12 @@ impl Channel {
     ) -> Option<Again> {
         // What is written in one step with its being done is handled when that is written.
         let handled = u64::from(kept.entry.is_none());
+        let dropped = kept.entry.as_ref().is_some_and(Hold::is_dropped);
         let failure = match &transit.outcome {
             Ok(messages) => match self.hand_over(&transit.delivery, messages, kept, waited).await {
                 Ok(()) => {
                     self.queue.metrics().handled.add(handled);
-                    kept.became = "handled";
+                    kept.became = if dropped { "dropped" } else { "handled" };
                     for look in &kept.looks {
                         let to = |m: &Message| self.outputs.destinations(&transit.delivery, m);
                         look.went_out(&self.tap, messages, to);
@@ -365,10 +366,9 @@ impl Channel {
     fn give_up(&self, delivery: &Delivery, kept: Kept, failure: Failure) -> &'static str {
         let Kept { original, entry, .. } = kept;
         let Some(graveyard) = &self.graveyard else {
-            self.queue.metrics().lost(DropReason::Failed, 1);
             self.say(delivery, &failure, "a message was dropped, its handler failed");
-            if let Some(entry) = entry {
-                entry.finish(Finish::new());
+            if !entry.is_some_and(Hold::fail) {
+                self.queue.metrics().lost(DropReason::Failed, 1);
             }
             return "dropped";
         };

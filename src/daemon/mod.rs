@@ -223,6 +223,8 @@ impl fmt::Display for Ended {
             handled,
             delivered,
             dead_letters,
+            left,
+            takeover_gaps,
             pending,
             dropped,
             failures,
@@ -234,6 +236,9 @@ impl fmt::Display for Ended {
         if *dead_letters > 0 {
             write!(f, ", {dead_letters} dead letters")?;
         }
+        if *left > 0 {
+            write!(f, ", {left} left to other daemons")?;
+        }
         if *pending > 0 {
             write!(f, ", {pending} left pending")?;
         }
@@ -244,9 +249,14 @@ impl fmt::Display for Ended {
             write!(f, ", {} failures of handlers", failures.values().sum::<u64>())?;
             listed(f, failures.iter().map(|(kind, n)| (*kind, n)))?;
         }
+        if *takeover_gaps > 0 {
+            write!(f, ", {takeover_gaps} takeovers behind which messages may be missing")?;
+        }
+        let gap = gap.as_secs_f64();
         if *reconnects > 0 {
-            let gap = gap.as_secs_f64();
             write!(f, ", {reconnects} reconnects, at most {gap:.1} s without a subscription")?;
+        } else if *takeover_gaps > 0 {
+            write!(f, ", at most {gap:.1} s without a subscription")?;
         }
         Ok(())
     }

@@ -191,6 +191,8 @@ pub struct SingleMetrics {
     /// Times that it did so and messages before may be missing: no daemon that could go on had been
     /// subscribed all the time.
     pub gaps: Count,
+    /// Messages that it received while it led, and that are another's to handle since.
+    pub left: Count,
 }
 
 impl SingleMetrics {

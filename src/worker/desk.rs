@@ -86,13 +86,15 @@ impl Desk {
             let tapped = channel.tap.is_on();
             let keeps = channel.keeps_messages() || (tapped && channel.tap.wants_failures());
             convoy.extend(batch.drain().map(|received| {
+                let dropped = received.entry.as_ref().is_some_and(Hold::is_dropped);
                 if received.entry.is_some() {
                     reach(Step::Begun);
                 }
                 let Received { message, delivery, entry, order, number } = received;
                 let original = keeps.then(|| message.clone());
                 kept.push_back(Kept { original, entry, order, number, ..Kept::default() });
-                Transit::new(delivery, message)
+                // Nothing goes through the chain then.
+                if dropped { Transit::ended(delivery) } else { Transit::new(delivery, message) }
             }));
             *count = convoy.len() - before;
             *taken += 1;

@@ -1,6 +1,8 @@
 //! `single = true`: of several daemons one handles what comes; another goes on where it ended, however
 //! it ended, without losing a message or handling one twice, as long as one was subscribed.
 
+mod data;
+mod early;
 mod network;
 mod pair;
 mod room;
@@ -16,7 +18,7 @@ use pair::Pair;
 use rustix::process::Signal;
 use support::endpoints::{Page, fetch, wait_code};
 use support::redis_server::free_port;
-use support::{Client, Handlerd, Redis, wait_for, wait_until};
+use support::{Client, Handlerd, Redis, Stopped, wait_for, wait_until};
 
 const CHANNEL: &str = r#"
     [channels.orders]
@@ -128,6 +130,14 @@ fn each_once(client: &mut Client, sent: u64) -> Vec<(u64, u64)> {
     assert_eq!((lost, doubled), (0, 0), "of {sent} lost and doubled");
     assert!(numbers.is_sorted(), "not in order");
     handled
+}
+
+/// Everything that a daemon received was handled, is lost, or another's.
+#[track_caller]
+fn adds_up(stopped: &Stopped) {
+    let [received, handled, left, lost] =
+        ["received", "handled", "left", "lost"].map(|what| stopped.number(what));
+    assert_eq!((stopped.code, received), (0, handled + left + lost), "{}", stopped.last);
 }
 
 fn redis_ms(client: &mut Client) -> u64 {
@@ -380,46 +390,4 @@ fn what_comes_as_soon_as_a_redis_that_lost_its_data_is_back_is_handled() {
     assert!(numbers == heard, "not in order");
     let stopped = daemon.stop();
     assert_eq!((stopped.code, stopped.number("lost")), (0, 0), "{}", stopped.last);
-}
-
-/// The place is deleted by hand as soon as all is done, and who takes over hasn't seen it.
-fn delete_the_place(command: &[&str]) {
-    let Pair { mut redis, leader: (_, one), standby: (_, other) } = Pair::start();
-    redis.client().publish_all("in", (0..1_000).map(|n| n.to_string()));
-    each_once(&mut redis.client(), 1_000);
-    let led = [times(&one, LEADS), times(&other, LEADS)];
-    let stood_by = [times(&one, STANDS_BY), times(&other, STANDS_BY)];
-    redis.kill();
-    redis.restart();
-    let leads = |daemon: &Handlerd, before| times(daemon, LEADS) > before;
-    wait_until("one to lead again", || leads(&one, led[0]) || leads(&other, led[1]));
-    let (mut leader, mut standby, stood_by) =
-        if leads(&one, led[0]) { (one, other, stood_by[1]) } else { (other, one, stood_by[0]) };
-    let mut client = redis.client();
-    client.publish("in", "0");
-    each_once(&mut client, 1);
-    wait_again(&mut standby, STANDS_BY, stood_by);
-    let led = times(&standby, LEADS);
-    standby.signal(Signal::STOP);
-    client.publish_all("in", (1..1_000).map(|n| n.to_string()));
-    each_once(&mut client, 1_000);
-    leader.signal(Signal::KILL);
-    leader.wait_end();
-    client.run::<u64>(command);
-    client.run::<u64>(&["DEL", "handlerd:single:orders"]);
-    standby.signal(Signal::CONT);
-    wait_again(&mut standby, LEADS, led);
-    client.publish_all("in", (1_000..2_000).map(|n| n.to_string()));
-    each_once(&mut client, 2_000);
-    assert_eq!(standby.stop().code, 0);
-}
-
-#[test]
-fn nothing_is_doubled_where_the_key_is_deleted_by_hand() {
-    delete_the_place(&["DEL", "handlerd:single:orders:at"]);
-}
-
-#[test]
-fn nothing_is_doubled_where_the_place_is_deleted_by_hand() {
-    delete_the_place(&["HDEL", "handlerd:single:orders:at", "at"]);
 }

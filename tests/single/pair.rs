@@ -6,8 +6,8 @@ use rustix::process::Signal;
 
 use super::support::{Handlerd, Redis, wait_until};
 use super::{
-    CHANNEL, LEADS, LEAVES, OTHER, Publisher, STANDS_BY, daemon, daemon_with, each_once, redis,
-    redis_ms, times, wait_again,
+    CHANNEL, LEADS, LEAVES, OTHER, Publisher, STANDS_BY, adds_up, daemon, daemon_with, each_once,
+    redis, redis_ms, times, wait_again,
 };
 
 /// In which ways a leader ceases to be one.
@@ -108,9 +108,10 @@ impl Pair {
         std::thread::sleep(Duration::from_millis(100));
         let sent = publisher.stop();
         let handled = each_once(&mut client, sent);
-        for daemon in [&self.leader.1, &self.standby.1] {
+        for daemon in [&mut self.leader.1, &mut self.standby.1] {
             assert_eq!(daemon.log_lines(&["may be missing"]), [""; 0]);
             assert_eq!(daemon.log_lines(&["had no room"]), [""; 0]);
+            adds_up(&daemon.stop());
         }
         let pause = |(i, at): (usize, &u64)| {
             let next = faults_at.get(i + 1).copied().unwrap_or(u64::MAX);

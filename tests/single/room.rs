@@ -1,11 +1,13 @@
 //! What a standby has no room for.
 
+use std::time::Duration;
+
 use handlerd::status::Status;
 use rustix::process::Signal;
 
 use super::pair::Pair;
 use super::support::wait_until;
-use super::{CHANNEL, FAILING, LEADS, STANDS_BY, each_once, handled, times};
+use super::{CHANNEL, FAILING, LEADS, STANDS_BY, adds_up, each_once, handled, times};
 
 #[test]
 fn what_a_standby_has_no_room_for_is_counted_when_it_takes_over() {
@@ -84,4 +86,54 @@ fn what_a_standby_holds_is_seen_in_its_queue() {
     client.publish_all("in", ["retry it", "fine"].map(|text| text.to_owned()));
     wait_until("them to be held", || waits() > 0);
     assert_eq!(client.run::<u64>(&["XLEN", "out"]), 0);
+}
+
+#[test]
+fn what_is_too_large_is_counted_by_who_handles_what_comes_behind_it() {
+    let channels = CHANNEL.replace("single = true", "max_payload = \"1KiB\"\nsingle = true");
+    let mut pair = Pair::start_with(&channels);
+    let mut client = pair.redis.client();
+    let large = "1".repeat(2_000);
+    // The leader has counted these two, and the last one is not handed over.
+    client.publish_all("in", [large.clone(), "0".to_owned(), large.clone()]);
+    each_once(&mut client, 1);
+    let seen = || times(&pair.leader.1, "2 messages dropped: too_large");
+    wait_until("them to be counted", || seen() == 1);
+    pair.leader.1.signal(Signal::STOP);
+    client.publish_all("in", [large.clone(), "1".to_owned(), large.clone(), large]);
+    pair.standby.1.wait_log(&[LEADS]);
+    wait_until("what the first didn't hear", || {
+        handled(&mut client).last().is_some_and(|(number, _)| *number == 1)
+    });
+    pair.leader.1.signal(Signal::CONT);
+    pair.leader.1.wait_log(&["another daemon handles"]);
+    let stopped = pair.standby.1.stop();
+    assert_eq!(stopped.number("too_large"), 3, "{}", stopped.last);
+    assert_eq!((stopped.number("received"), stopped.number("handled")), (4, 1), "{}", stopped.last);
+    let stopped = pair.leader.1.stop();
+    assert_eq!(stopped.number("too_large"), 2, "{}", stopped.last);
+    assert_eq!(stopped.number("handled"), 1, "{}", stopped.last);
+    adds_up(&stopped);
+}
+
+#[test]
+fn what_fails_where_another_leads_meanwhile_is_counted_by_that_one() {
+    let channels = FAILING.replace("dead_letter = \"dead\"", "");
+    let channels = format!("[handlers.misbehave]\ntimeout = \"1s\"\n{channels}");
+    let mut pair = Pair::start_with(&channels);
+    let mut client = pair.redis.client();
+    client.publish("in", "sleep 60000");
+    // It is in hand then, or comes into it later.
+    std::thread::sleep(Duration::from_millis(200));
+    pair.leader.1.signal(Signal::STOP);
+    pair.standby.1.wait_log(&[LEADS]);
+    pair.standby.1.wait_log(&["a message was dropped, its handler failed"]);
+    client.publish("in", "fine");
+    wait_until("what comes behind it", || client.run::<u64>(&["XLEN", "out"]) == 1);
+    pair.leader.1.signal(Signal::CONT);
+    pair.leader.1.wait_log(&["another daemon handles"]);
+    wait_until("it to know what was done", || times(&pair.leader.1, STANDS_BY) == 2);
+    let [other, first] = [pair.standby.1.stop(), pair.leader.1.stop()];
+    assert_eq!((other.number("failed"), first.number("failed")), (1, 0), "{other:?} {first:?}");
+    [first, other].iter().for_each(adds_up);
 }

@@ -216,9 +216,12 @@ impl Handlerd {
         std::fs::read_dir(folder).expect("it runs").count()
     }
 
-    /// Send a signal.
+    /// Send a signal. After SIGSTOP it stands still.
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
+        if signal == Signal::STOP {
+            wait_until("handlerd to stand still", || self.process.is_stopped());
+        }
     }
 
     /// Wait for its end.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
@@ -63,7 +64,11 @@ impl Process {
 
     /// Whether it stands still after SIGSTOP, or has ended.
     pub fn is_stopped(&self) -> bool {
-        matches!(state(self.id()).map(|(state, _)| state), None | Some('T' | 'Z'))
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.id()));
+        // Its threads stop one after the other, and those that haven't yet go on.
+        threads.into_iter().flatten().flatten().all(|thread| {
+            matches!(state(&thread.path()).map(|(state, _)| state), None | Some('T' | 'Z'))
+        })
     }
 
     /// A size in bytes of `/proc/PID/status`: `VmRSS` (resident now), `VmHWM` (at most so far) or
@@ -83,17 +88,22 @@ impl Drop for Process {
     }
 }
 
-/// The state of a process, and the id of its parent; `None` when it is gone.
-fn state(process: u32) -> Option<(char, u32)> {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+/// The state of a process or a thread by its folder in `/proc`, and the id of its parent; `None` when it
+/// is gone.
+fn state(folder: &Path) -> Option<(char, u32)> {
+    let stat = std::fs::read_to_string(folder.join("stat")).ok()?;
     // Both are behind the name, which is in brackets.
     let mut words = stat.rsplit_once(") ")?.1.split(' ');
     Some((words.next()?.chars().next()?, words.next()?.parse().ok()?))
 }
 
+fn folder(process: u32) -> PathBuf {
+    Path::new("/proc").join(process.to_string())
+}
+
 /// Whether a process is no more; one that nobody has waited for yet isn't, either.
 pub fn is_gone(process: u32) -> bool {
-    state(process).is_none_or(|(state, _)| state == 'Z')
+    state(&folder(process)).is_none_or(|(state, _)| state == 'Z')
 }
 
 /// The processes that compile plugins for this one.
@@ -101,7 +111,8 @@ pub fn compilers_of(process: u32) -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").expect("the processes are listed");
     let ids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let is_compiler = |id: &u32| {
-        let runs = state(*id).is_some_and(|(state, parent)| parent == process && state != 'Z');
+        let runs =
+            state(&folder(*id)).is_some_and(|(state, parent)| parent == process && state != 'Z');
         let called = || std::fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap_or_default();
         runs && called().contains(handlerd::plugin::compile::VERB)
     };

@@ -13,7 +13,7 @@ use rustc_hash::{FxBuildHasher, FxHasher};
 
 use super::Subscription;
 use super::roster::{NameId, Roster};
-use crate::broker::single::Lane;
+use crate::broker::single::{Hold, Lane};
 use crate::message::{Delivery, Message};
 use crate::queue::{Queue, Received};
 use crate::telemetry::DropReason;
@@ -52,12 +52,17 @@ pub(super) struct Router {
     channels: Index,
     patterns: Index,
     routes: Vec<Route>,
-    sinks: Vec<Sink>,
-    /// The sinks that got messages in this read.
-    touched: Vec<usize>,
-    spare: Vec<Vec<Received>>,
+    sinks: Sinks,
     /// Shared names of Redis channels that patterns brought.
     remembered: Box<[Option<Arc<str>>; REMEMBERED]>,
+}
+
+/// The queues, and what this read has for them.
+struct Sinks {
+    all: Vec<Sink>,
+    /// Those that got messages in this read.
+    touched: Vec<usize>,
+    spare: Vec<Vec<Received>>,
     /// When this read was, in milliseconds since 1970.
     now: u64,
 }
@@ -86,17 +91,6 @@ struct Sink {
     queue: Arc<Queue>,
     single: Option<Arc<Lane>>,
     batch: Vec<Received>,
-}
-
-impl Sink {
-    fn lost(&self, reason: DropReason) {
-        if self.single.as_ref().is_some_and(|lane| !lane.passes()) {
-            return;
-        }
-        let metrics = self.queue.metrics();
-        metrics.received.add(1);
-        metrics.lost(reason, 1);
-    }
 }
 
 impl Router {
@@ -144,18 +138,20 @@ impl Router {
             channels,
             patterns,
             routes,
-            sinks: subscriptions.into_iter().map(sink).collect(),
-            touched: Vec::new(),
-            spare: Vec::new(),
+            sinks: Sinks {
+                all: subscriptions.into_iter().map(sink).collect(),
+                touched: Vec::new(),
+                spare: Vec::new(),
+                now: 0,
+            },
             remembered: Box::new([const { None }; REMEMBERED]),
-            now: 0,
         }
     }
 
     /// A read has brought bytes: what comes out of them was received now.
     pub(super) fn begin(&mut self) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.now = now.as_millis() as u64;
+        self.sinks.now = now.as_millis() as u64;
     }
 
     /// The name or pattern that a message came by; `None` when it isn't ours.
@@ -189,63 +185,30 @@ impl Router {
 
     /// Put a message into the batch of every channel that wants it.
     pub(super) fn deliver(&mut self, id: NameId, channel: &Arc<str>, payload: Vec<u8>) {
-        let route = &mut self.routes[id];
-        let now = self.now;
-        let Some((last, others)) = route.targets.split_last_mut() else { return };
+        let Some((last, others)) = self.routes[id].targets.split_last_mut() else { return };
         for target in others {
-            let sink = &mut self.sinks[target.sink];
-            // Looked at before the copy is made.
-            if target.marks {
-                sink.single.iter().for_each(|lane| lane.heard(&payload));
-            } else if payload.len() > sink.max_payload {
-                sink.lost(DropReason::TooLarge);
-            } else {
-                put(
-                    sink,
-                    target,
-                    channel,
-                    payload.clone(),
-                    now,
-                    &mut self.touched,
-                    &mut self.spare,
-                );
-            }
+            // A copy is made only where it is taken.
+            self.sinks.offer(target, channel, &payload, Vec::clone);
         }
-        let sink = &mut self.sinks[last.sink];
-        if last.marks {
-            sink.single.iter().for_each(|lane| lane.heard(&payload));
-        } else if payload.len() > sink.max_payload {
-            sink.lost(DropReason::TooLarge);
-        } else {
-            put(sink, last, channel, payload, now, &mut self.touched, &mut self.spare);
-        }
+        self.sinks.offer(last, channel, payload, |payload| payload);
     }
 
     /// Count a message as lost for every channel that wanted it.
-    pub(super) fn lost(&self, id: NameId, reason: DropReason) {
-        for target in self.routes[id].targets.iter().filter(|target| !target.marks) {
-            self.sinks[target.sink].lost(reason);
+    pub(super) fn lost(&mut self, id: NameId, reason: DropReason) {
+        let route = &mut self.routes[id];
+        for target in route.targets.iter_mut().filter(|target| !target.marks) {
+            self.sinks.lost(target, &route.name, reason);
         }
     }
 
     /// The connection has ended: who must have all messages has to know.
     pub(super) fn cut(&self) {
-        self.sinks.iter().filter_map(|sink| sink.single.as_ref()).for_each(Lane::cut);
+        self.sinks.all.iter().filter_map(|sink| sink.single.as_ref()).for_each(Lane::cut);
     }
 
     /// Push what this read brought, once for each queue.
     pub(super) fn flush(&mut self) {
-        for index in self.touched.drain(..) {
-            let sink = &mut self.sinks[index];
-            match &sink.single {
-                Some(lane) => lane.push(&mut sink.batch),
-                None => sink.queue.push(&mut sink.batch),
-            }
-            let batch = std::mem::take(&mut sink.batch);
-            if self.spare.len() < SPARE && batch.capacity() <= SPARE_CAPACITY {
-                self.spare.push(batch);
-            }
-        }
+        self.sinks.flush();
     }
 }
 
@@ -256,57 +219,108 @@ fn limit(subscription: &Subscription) -> usize {
     subscription.max_payload.max(least)
 }
 
-fn put(
-    sink: &mut Sink,
-    target: &mut Target,
-    channel: &Arc<str>,
-    payload: Vec<u8>,
-    now: u64,
-    touched: &mut Vec<usize>,
-    spare: &mut Vec<Vec<Received>>,
-) {
-    let entry = match &sink.single {
-        // A pattern brings the marks too.
-        Some(_) if target.pattern.is_some() && Lane::is_own(channel) => return,
-        Some(lane) => match lane.arrives() {
-            Some(hold) => Some(hold),
-            None => return,
-        },
-        None => None,
-    };
-    let last = &target.delivery;
-    if last.received_at != now || !Arc::ptr_eq(&last.redis_channel, channel) {
-        match Arc::get_mut(&mut target.delivery) {
-            // Who had the message before is done with it: so it is mostly, where channels are many.
-            Some(last) => {
-                last.received_at = now;
-                last.redis_channel.clone_from(channel);
+impl Sinks {
+    /// A message for one of them; `take` makes its payload where it is taken.
+    fn offer<P: AsRef<[u8]>>(
+        &mut self,
+        target: &mut Target,
+        channel: &Arc<str>,
+        payload: P,
+        take: impl FnOnce(P) -> Vec<u8>,
+    ) {
+        let sink = &self.all[target.sink];
+        let length = payload.as_ref().len();
+        if target.marks {
+            sink.single.iter().for_each(|lane| lane.heard(payload.as_ref()));
+        } else if sink.single.is_some() && target.pattern.is_some() && Lane::is_own(channel) {
+            // A pattern brings the marks too.
+        } else if length > sink.max_payload {
+            self.lost(target, channel, DropReason::TooLarge);
+        } else {
+            let entry = match &sink.single {
+                Some(lane) => match lane.arrives(None) {
+                    Some(hold) => Some(hold),
+                    None => return,
+                },
+                None => None,
+            };
+            self.put(target, channel, take(payload), entry);
+        }
+    }
+
+    /// A message for one of them that can't be taken. Who leads of a channel that is single is to count
+    /// it, and that may be another when it is its turn: it goes the way of the others, without a payload.
+    fn lost(&mut self, target: &mut Target, channel: &Arc<str>, reason: DropReason) {
+        let sink = &self.all[target.sink];
+        let Some(lane) = &sink.single else {
+            let metrics = sink.queue.metrics();
+            metrics.received.add(1);
+            metrics.lost(reason, 1);
+            return;
+        };
+        if let Some(hold) = lane.arrives(Some(reason)) {
+            self.put(target, channel, Vec::new(), Some(hold));
+        }
+    }
+
+    fn put(
+        &mut self,
+        target: &mut Target,
+        channel: &Arc<str>,
+        payload: Vec<u8>,
+        entry: Option<Hold>,
+    ) {
+        let Sinks { all, touched, spare, now } = self;
+        let sink = &mut all[target.sink];
+        let last = &target.delivery;
+        if last.received_at != *now || !Arc::ptr_eq(&last.redis_channel, channel) {
+            match Arc::get_mut(&mut target.delivery) {
+                // Who had the message before is done with it: so it is mostly, where channels are many.
+                Some(last) => {
+                    last.received_at = *now;
+                    last.redis_channel.clone_from(channel);
+                }
+                None => {
+                    target.delivery = Arc::new(Delivery {
+                        table: sink.table.clone(),
+                        redis_channel: channel.clone(),
+                        pattern: target.pattern.clone(),
+                        id: None,
+                        attempt: 1,
+                        received_at: *now,
+                    });
+                }
             }
-            None => {
-                target.delivery = Arc::new(Delivery {
-                    table: sink.table.clone(),
-                    redis_channel: channel.clone(),
-                    pattern: target.pattern.clone(),
-                    id: None,
-                    attempt: 1,
-                    received_at: now,
-                });
+        }
+        if sink.batch.is_empty() {
+            touched.push(target.sink);
+            if let Some(batch) = spare.pop() {
+                sink.batch = batch;
+            }
+        }
+        sink.batch.push(Received {
+            message: Message { payload, ..Message::default() },
+            delivery: target.delivery.clone(),
+            entry,
+            order: 0,
+            number: 0,
+        });
+    }
+
+    fn flush(&mut self) {
+        let Sinks { all, touched, spare, .. } = self;
+        for index in touched.drain(..) {
+            let sink = &mut all[index];
+            match &sink.single {
+                Some(lane) => lane.push(&mut sink.batch),
+                None => sink.queue.push(&mut sink.batch),
+            }
+            let batch = std::mem::take(&mut sink.batch);
+            if spare.len() < SPARE && batch.capacity() <= SPARE_CAPACITY {
+                spare.push(batch);
             }
         }
     }
-    if sink.batch.is_empty() {
-        touched.push(target.sink);
-        if let Some(batch) = spare.pop() {
-            sink.batch = batch;
-        }
-    }
-    sink.batch.push(Received {
-        message: Message { payload, ..Message::default() },
-        delivery: target.delivery.clone(),
-        entry,
-        order: 0,
-        number: 0,
-    });
 }
 
 fn slot_of(name: &[u8]) -> usize {

@@ -1,8 +1,9 @@
-//! What is looked at before a subscription is made: in which life of Redis's data nothing is stored yet.
+//! What is looked at before a subscription is made: whether no place is stored yet.
 //!
 //! Called by the subscription, with each new connection. When Redis has lost its data, who is subscribed
-//! can't find the place up to which all was done. But if it is still the same life then, and no place was
-//! stored in it, nobody has handled anything of what came over that connection.
+//! can't find the place up to which all was done. So a name is stored for that nothing was ever written,
+//! which whoever writes a place makes empty: as long as it is the same, nobody has handled anything of what
+//! came over that connection. Where somebody deletes fields by hand, it isn't.
 
 use std::io;
 use std::sync::Arc;
@@ -17,13 +18,12 @@ use crate::broker::stream::random;
 /// When the connection breaks.
 pub async fn look_before(link: &mut Link, lanes: &[Arc<Lane>]) -> io::Result<()> {
     let keys: Vec<String> = lanes.iter().map(|lane| state_key(lane.name())).collect();
-    let life = random();
+    let new = random();
     let commands = keys.iter().flat_map(|key| {
         let key = key.as_bytes();
-        // Begun where there is none: it is another when this was deleted meanwhile.
         [
-            vec![b"HSETNX".as_slice(), key, b"life", life.as_bytes()],
-            vec![b"HGET".as_slice(), key, b"life"],
+            vec![b"HSETNX".as_slice(), key, b"unwritten", new.as_bytes()],
+            vec![b"HGET".as_slice(), key, b"unwritten"],
             vec![b"HGET".as_slice(), key, b"at"],
         ]
     });
@@ -31,11 +31,11 @@ pub async fn look_before(link: &mut Link, lanes: &[Arc<Lane>]) -> io::Result<()>
     let commands: Vec<&[&[u8]]> = commands.iter().map(Vec::as_slice).collect();
     let replies = link.ask(&commands).await?;
     for (lane, replies) in lanes.iter().zip(replies.chunks(3)) {
-        let life = match replies {
-            [Reply::Number(_), Reply::Text(life), Reply::Other] => std::str::from_utf8(life).ok(),
+        let unwritten = match replies {
+            [Reply::Number(_), Reply::Text(name), Reply::Other] => std::str::from_utf8(name).ok(),
             _ => None,
         };
-        lane.look_at_life(life);
+        lane.look_unwritten(unwritten.filter(|name| !name.is_empty()));
     }
     Ok(())
 }

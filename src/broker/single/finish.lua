@@ -10,9 +10,9 @@
 -- refused for good, and counted, as it is without `single`.
 --
 -- KEYS: the lease, the hash. ARGV: the daemon's token, milliseconds that the lease lasts, the place,
---   the place before it (empty: none was ever stored), how many keys, these, then the writes: `a` key
---   maxlen (0: none) n and n fields and values | `l` key payload | `p` channel payload, where a key is
---   its place among those.
+--   the place before it (empty: none was ever stored), how many milliseconds ago came what is behind it
+--   (0: nothing has), how many keys, these, then the writes: `a` key maxlen (0: none) n and n fields and
+--   values | `l` key payload | `p` channel payload, where a key is its place among those.
 -- Answers: 0 if the lease isn't this daemon's, or the place before isn't that; or 1, why a write was
 --   refused, and which were: the how-manieth of all, each.
 local ARGV, pcall, tonumber, unpack = ARGV, redis.pcall, tonumber, unpack
@@ -23,11 +23,13 @@ if stored == place then return { 1, '' } end
 if stored ~= ARGV[4] or redis.call('GET', lease) ~= token then return { 0 } end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HSET', state, 'at', place, 'time', string.format('%.0f', now))
+-- What it was called while nothing was written is gone for good: other than that fields are missing,
+-- nobody brings it about by hand.
+redis.call('HSET', state, 'at', place, 'time', string.format('%.0f', now - ARGV[5]), 'unwritten', '')
 redis.call('PEXPIRE', lease, ARGV[2])
 
 local answer, count = { 1, '' }, 0
-local before = 5
+local before = 6
 local at = before + 1 + ARGV[before]
 while at <= #ARGV do
   local kind, reply = ARGV[at]

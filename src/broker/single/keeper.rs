@@ -24,8 +24,12 @@ const EVERY: Duration = Duration::from_millis(400);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A daemon that has given the lease back because its subscription ended leaves it to others for so
-/// long: they have heard what it hasn't.
+/// long, unless it is sure by then that nothing is missing: they have heard what it hasn't.
 const MODESTY: Duration = Duration::from_millis(500);
+
+/// A lease that nobody has had for so long is taken by who would begin with a gap, too: those that have
+/// heard everything had the time to.
+const DEFERENCE: Duration = Duration::from_millis(300);
 
 /// Messages and bytes of outputs in one script. Redis does nothing else meanwhile.
 const CALL_ITEMS: usize = 1_000;
@@ -58,6 +62,7 @@ pub async fn run(
         wire: None,
         due: Instant::now(),
         modest_until: Instant::now(),
+        free_since: None,
         flight: Vec::new(),
         place: String::new(),
         said_refused: RateLimit::new(SAY_EVERY),
@@ -76,6 +81,8 @@ struct Keeper {
     /// When the lease is looked at next.
     due: Instant,
     modest_until: Instant,
+    /// Nobody has had the lease since then.
+    free_since: Option<Instant>,
     /// What was sent, or is to be, as one batch; kept until its answer has come.
     flight: Vec<Item>,
     /// Of the last of these.
@@ -97,6 +104,8 @@ impl Keeper {
             self.beat.answer();
             self.lane.look();
             if self.has_ended() {
+                self.lane.put_back(&mut self.flight);
+                self.lane.leave_all();
                 return;
             }
             match self.step().await {
@@ -182,7 +191,8 @@ impl Keeper {
             self.place = place.unwrap_or_else(|| self.lane.place(last.number));
         }
         let before = self.lane.known_place();
-        match wire.finish(&self.flight, before.as_deref(), &self.place).await? {
+        let lag = self.flight.last().map_or(Duration::ZERO, |last| self.lane.lag(last.number));
+        match wire.finish(&self.flight, before.as_deref(), &self.place, lag).await? {
             Finished::Written { refused, why } => self.written(&refused, &why),
             // Perhaps it is nobody's: then it can be had again.
             Finished::NotOurs => self.look_at_lease().await?,
@@ -194,9 +204,14 @@ impl Keeper {
         let Some(wire) = &mut self.wire else { return Ok(()) };
         let has_lease = self.lane.has_lease();
         let may_lead = self.lane.may_lead() && !self.stop.is_cancelled();
-        let wanted = has_lease || (may_lead && Instant::now() >= self.modest_until);
+        let now = Instant::now();
+        let is_left = self.free_since.is_some_and(|since| now >= since + DEFERENCE);
+        let may_take = self.lane.is_sure() || (is_left && now >= self.modest_until);
+        let wanted = has_lease || (may_lead && may_take);
         let is_idle = has_lease && self.flight.is_empty() && self.lane.is_caught_up();
         let Lease { is_ours, left, place, age, unwritten } = wire.lease(wanted, is_idle).await?;
+        let is_free = !is_ours && left.is_none();
+        self.free_since = if is_free { self.free_since.or(Some(now)) } else { None };
         let is_known = || {
             let place = place.as_deref();
             self.lane.is_known(place) || place.is_some_and(|place| place == self.place)
@@ -218,7 +233,6 @@ impl Keeper {
         let pause = match left {
             _ if is_ours => EVERY,
             Some(left) => (left + Duration::from_millis(1)).min(EVERY),
-            None if may_lead => LOOK.max(self.modest_until - Instant::now()),
             None => LOOK,
         };
         debug_assert!(pause < LEASE);
@@ -241,6 +255,7 @@ impl Keeper {
         }
         for item in &self.flight {
             handled += u64::from(item.finish.is_handled());
+            item.dropped.into_iter().for_each(|reason| metrics.lost(reason, 1));
         }
         metrics.handled.add(handled);
         metrics.dead_letters.add(dead_letters);

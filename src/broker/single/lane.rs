@@ -92,9 +92,9 @@ impl Lane {
         self.queue.metrics()
     }
 
-    /// A subscription is to be made; nothing is stored in this life of Redis's data, if one is told.
-    pub(super) fn look_at_life(&self, life: Option<&str>) {
-        self.state().track.look_at_life(life);
+    /// A subscription is to be made; it is called this that nothing was ever written, if that is so.
+    pub(super) fn look_unwritten(&self, name: Option<&str>) {
+        self.state().track.look_unwritten(name);
     }
 
     /// The subscription brings messages from now on.
@@ -108,23 +108,15 @@ impl Lane {
     }
 
     /// A message comes: answers what it is held by, or `None` where it isn't to be taken, because not
-    /// all names of the channel are subscribed to.
-    pub fn arrives(self: &Arc<Self>) -> Option<Hold> {
+    /// all names of the channel are subscribed to. One that is `dropped` is counted when it would have
+    /// been handled.
+    pub fn arrives(self: &Arc<Self>, dropped: Option<DropReason>) -> Option<Hold> {
         let mut state = self.state();
         if !self.open(&mut state) {
             return None;
         }
         let number = state.track.count();
-        Some(Hold::Ticket(Ticket { lane: self.clone(), number }))
-    }
-
-    /// A message comes that can't be taken; answers whether that is a loss of this daemon's.
-    pub fn passes(&self) -> bool {
-        let mut state = self.state();
-        if self.open(&mut state) {
-            state.track.count();
-        }
-        matches!(state.role, Role::Leading)
+        Some(Hold::Ticket(Ticket { lane: self.clone(), number, dropped }))
     }
 
     /// Something comes on the Redis channel of the marks.
@@ -135,6 +127,7 @@ impl Lane {
             && self.open(&mut state)
         {
             state.track.mark(mark);
+            state.tells_mark = true;
             self.go_on(&mut state);
         }
         // Whatever else: that the lease is free.
@@ -148,10 +141,11 @@ impl Lane {
     pub fn push(self: &Arc<Self>, messages: &mut Vec<Received>) {
         let cut = {
             let mut state = self.state();
+            state.note(messages);
             let cut = self.cut_if_incomplete(&mut state);
             // They came in one read with a mark by which this was decided.
-            let unknown =
-                messages.iter().filter_map(number).filter(|n| *n <= state.unknown).count();
+            let numbers = messages.iter().filter_map(number);
+            let unknown = numbers.filter(|number| state.is_unknown(*number)).count();
             self.metrics().received.add(unknown as u64);
             self.metrics().lost(DropReason::Unknown, unknown as u64);
             if state.role == Role::Leading {
@@ -182,6 +176,9 @@ impl Lane {
             let mut state = self.state();
             state.is_closed = true;
             // They hold this lane as it holds them.
+            if state.role == Role::Standby {
+                self.metrics().single.left.add(state.leave_all());
+            }
             state.held.take();
             state.cut()
         };
@@ -230,6 +227,11 @@ impl Lane {
     }
 
     // What the keeper does.
+
+    /// It ends, and what is held or in line stays with others.
+    pub(super) fn leave_all(&self) {
+        self.metrics().single.left.add(self.state().leave_all());
+    }
 
     /// Wait until there is something to do.
     pub(super) async fn woken(&self) {

@@ -3,8 +3,8 @@
 -- KEYS: the lease, the hash. ARGV: the daemon's token, milliseconds that the lease lasts, 1 to take it,
 -- 1 when nothing waits to be handled.
 -- Answers: 1 if it is this daemon's, milliseconds that are left (-2: nobody has it), up to where all is
--- done, how many milliseconds ago that was stored, which life of Redis's data this is if it never was
--- in it (where only the place is missing, somebody has deleted it).
+-- done, how many milliseconds ago that was all there was (-1: nobody knows), and by what `look_before`
+-- has called it that nothing was ever written (where a place is missing that was, it is called nothing).
 local lease, state, token = KEYS[1], KEYS[2], ARGV[1]
 local holder, ours = redis.call('GET', lease), 0
 if holder == token then
@@ -21,10 +21,10 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local at, since = redis.call('HGET', state, 'at'), redis.call('HGET', state, 'time')
-local age = 0
+local age = -1
 if since then age = math.max(0, now - since) end
 if holder == token and ARGV[4] == '1' and at then
   redis.pcall('HSET', state, 'time', string.format('%.0f', now))
 end
-local life = not at and not since and redis.call('HGET', state, 'life')
-return { ours, redis.call('PTTL', lease), at or '', age, life or '' }
+local unwritten = not at and redis.call('HGET', state, 'unwritten')
+return { ours, redis.call('PTTL', lease), at or '', age, unwritten or '' }

@@ -21,6 +21,7 @@
 //! daemon that was subscribed at mark 3. A daemon that was not, knows that it can't tell, never
 //! guesses, and counts what may be missing as a gap.
 
+mod arrivals;
 mod before;
 mod held;
 mod keeper;

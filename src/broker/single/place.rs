@@ -36,8 +36,9 @@ pub(super) struct Place {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum At {
-    /// So many messages behind a mark; 0 is the last one before it, and less are those before that.
-    Marked(Mark, i64),
+    /// So many messages behind a mark; 0 is the last one before it, and less are those before that. The
+    /// same by a later mark, which who came later knows, if there is one.
+    Marked(Mark, i64, Option<(Mark, i64)>),
     /// A number that only one daemon can tell the message by: it saw no mark.
     Own(Box<str>, u64),
 }
@@ -53,13 +54,17 @@ impl FromStr for Place {
         let read = || {
             let mut words = text.split(' ');
             let (source, kind) = (word(words.next()?)?, words.next()?);
-            let (who, number, count) = (word(words.next()?)?, words.next()?, words.next());
-            let at = match (kind, count) {
-                ("mark", Some(count)) => {
-                    let mark = Mark { life: who, number: number.parse().ok()? };
-                    At::Marked(mark, count.parse().ok()?)
+            let at = match kind {
+                "mark" => {
+                    let (mark, count) = marked(word(words.next()?)?, &mut words)?;
+                    let later = words.next().map(|life| marked(word(life)?, &mut words));
+                    At::Marked(
+                        mark,
+                        count,
+                        if let Some(later) = later { Some(later?) } else { None },
+                    )
                 }
-                ("own", None) => At::Own(who, number.parse().ok()?),
+                "own" => At::Own(word(words.next()?)?, words.next()?.parse().ok()?),
                 _ => return None,
             };
             words.next().is_none().then_some(Place { source, at })
@@ -71,10 +76,19 @@ impl FromStr for Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.at {
-            At::Marked(mark, count) => write!(f, "{} mark {mark} {count}", self.source),
+            At::Marked(mark, count, later) => {
+                write!(f, "{} mark {mark} {count}", self.source)?;
+                later.iter().try_for_each(|(mark, count)| write!(f, " {mark} {count}"))
+            }
             At::Own(token, number) => write!(f, "{} own {token} {number}", self.source),
         }
     }
+}
+
+/// A mark of this life, and how many messages behind it.
+fn marked<'a>(life: Box<str>, words: &mut impl Iterator<Item = &'a str>) -> Option<(Mark, i64)> {
+    let number = words.next()?.parse().ok()?;
+    Some((Mark { life, number }, words.next()?.parse().ok()?))
 }
 
 fn word(text: &str) -> Option<Box<str>> {

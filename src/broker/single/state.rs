@@ -3,8 +3,9 @@
 //! Always under the lane's lock. Asks nothing and tells nobody.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::arrivals::Arrivals;
 use super::held::Held;
 use super::place::Mark;
 use super::ticket::Hold;
@@ -24,15 +25,21 @@ pub(super) struct State {
     pub(super) hole: Option<Hole>,
     /// All up to this number are done with.
     pub(super) done: u64,
-    /// It can't be told of those up to this number that they are done with.
-    pub(super) unknown: u64,
+    /// It can't be told of those behind the first of these numbers, up to the second, that they are done
+    /// with.
+    unknown: (u64, u64),
     /// Of those up to this number none is to be counted as received any more.
     received: u64,
+    arrivals: Arrivals,
     pub(super) out: VecDeque<Item>,
     pub(super) out_bytes: usize,
     pub(super) wants_mark: bool,
+    /// A mark has come by which the place that is stored isn't told yet.
+    pub(super) tells_mark: bool,
     /// Whether it was said that nothing is missing for going on.
     pub(super) is_ready: bool,
+    /// Whether nothing is missing for going on, as it was heard last.
+    pub(super) is_sure: bool,
     /// Whether the keeper knows how far others are.
     pub(super) has_looked: bool,
     /// Whether nothing is on its way any more that was published before that.
@@ -54,9 +61,9 @@ pub(super) enum Role {
     /// The lease is ours; where to go on isn't known yet.
     Taking {
         place: Option<String>,
-        /// How long ago that was stored.
-        age: Duration,
-        /// In which life of Redis's data no place was ever stored.
+        /// How long ago all that had been published was done, if that is known.
+        age: Option<Duration>,
+        /// What it is called that nothing was ever written, if that is so.
         unwritten: Option<String>,
         /// What was published after we had the lease: all behind this is ours in any case.
         barrier: Option<Mark>,
@@ -91,6 +98,8 @@ impl Hole {
 pub(super) struct Item {
     pub(super) number: u64,
     pub(super) finish: Finish,
+    /// It was not handled, for this reason, and nothing comes of it.
+    pub(super) dropped: Option<DropReason>,
     /// What to call it, where that isn't what its number says.
     pub(super) place: Option<String>,
 }
@@ -105,12 +114,15 @@ impl State {
             held,
             hole: None,
             done: 0,
-            unknown: 0,
+            unknown: (0, 0),
             received: 0,
+            arrivals: Arrivals::default(),
             out: VecDeque::new(),
             out_bytes: 0,
             wants_mark: false,
+            tells_mark: false,
             is_ready: false,
+            is_sure: false,
             has_looked: false,
             has_passed: false,
             is_free: false,
@@ -126,6 +138,21 @@ impl State {
         self.done > self.track.counted()
     }
 
+    /// These come now.
+    pub(super) fn note(&mut self, messages: &[Received]) {
+        if let Some(first) = messages.first().and_then(number) {
+            self.arrivals.note(first - 1, Instant::now());
+        }
+    }
+
+    /// For how long something has waited at most, when all up to this number is done.
+    pub(super) fn lag(&self, number: u64) -> Duration {
+        if number >= self.track.counted() {
+            return Duration::ZERO;
+        }
+        self.arrivals.waited(number, Instant::now()).unwrap_or_else(|| self.track.open_for())
+    }
+
     /// Whether what is in line is ours to be written.
     pub(super) fn writes(&self) -> bool {
         matches!(self.role, Role::Leading | Role::Leaving { .. })
@@ -134,7 +161,7 @@ impl State {
     pub(super) fn become_standby(&mut self) {
         self.term += 1;
         self.role = Role::Standby;
-        self.is_ready = false;
+        (self.is_ready, self.is_sure) = (false, false);
     }
 
     pub(super) fn put_back(&mut self, flight: &mut Vec<Item>) {
@@ -167,17 +194,51 @@ impl State {
         }
     }
 
-    /// It can't be told of those up to this number whether they are done with, and they are not handled
-    /// here: answers how many there are, and how many of them are received only now.
+    /// It can't be told of those up to this number, which aren't known to be done with, whether they are,
+    /// and they are not handled here: answers how many there are, and how many of them are received only
+    /// now.
     pub(super) fn give_up(&mut self, number: u64) -> (u64, u64) {
-        let in_line = self.out.iter().take_while(|item| item.number <= number).count() as u64;
+        let in_line = self.out.iter().take_while(|item| item.number <= number);
+        let in_line = in_line.filter(|item| item.number > self.done).count() as u64;
         let hole = self.hole.map_or(0, |hole| hole.behind(self.done) - hole.behind(number));
         let held = self.held.numbers().take_while(|held| *held <= number);
         let held: Vec<u64> = held.collect();
         let last = self.hole.map_or(0, |hole| hole.last.min(number));
         let received = self.receive(hole, last) + self.receive_all(held.iter().copied());
-        self.unknown = number;
+        self.unknown = (self.done, number);
         (in_line + hole + held.len() as u64, received)
+    }
+
+    /// Whether it can't be told of this one that it is done with.
+    pub(super) fn is_unknown(&self, number: u64) -> bool {
+        let (after, last) = self.unknown;
+        after < number && number <= last
+    }
+
+    /// How many up to this number were received here, and are neither done nor lost.
+    fn in_hand(&self, number: u64) -> u64 {
+        let number = number.min(self.received).max(self.done);
+        let hole = self.hole.map_or(0, |hole| hole.behind(self.done) - hole.behind(number));
+        let held = self.held.numbers().take_while(|held| *held <= number).count() as u64;
+        let is_ours = |item: &&Item| self.done < item.number && item.number <= number;
+        hole + held + self.out.iter().filter(is_ours).count() as u64
+    }
+
+    /// Another has done all up to this number: answers how many of those were received here.
+    pub(super) fn leave(&mut self, number: u64) -> u64 {
+        let left = self.in_hand(number);
+        self.forget(number);
+        left
+    }
+
+    /// Nothing is handled here any more: answers how many were received here, and are left to others.
+    pub(super) fn leave_all(&mut self) -> u64 {
+        let left = self.in_hand(u64::MAX);
+        self.held.take();
+        self.out.clear();
+        self.out_bytes = 0;
+        self.hole = None;
+        left
     }
 
     /// Of so many messages, of which this is the last one's number, so many are received only now.
@@ -199,6 +260,7 @@ impl State {
         while let Some(item) = self.out.pop_front_if(|item| item.number <= number) {
             self.out_bytes -= item.finish.size();
         }
+        self.arrivals.forget(number);
         self.track.forget(number);
     }
 
@@ -208,7 +270,7 @@ impl State {
         self.track.skip(self.done);
         self.track.close();
         self.wants_mark = false;
-        self.is_ready = false;
+        (self.is_ready, self.is_sure) = (false, false);
         match self.role {
             Role::Leading => {
                 self.role = Role::Leaving { passed: false };

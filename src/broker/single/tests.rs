@@ -21,26 +21,40 @@ fn count(track: &mut Track, messages: u64) {
 }
 
 fn behind(number: u64) -> Found {
-    Found::Behind { number, gap: false }
+    Found::Behind { done: number, number, gap: false }
 }
 
 fn gap(number: u64) -> Found {
-    Found::Behind { number, gap: true }
+    Found::Behind { done: number, number, gap: true }
+}
+
+/// It can't be told of what came between these.
+fn unsure(done: u64, number: u64) -> Found {
+    Found::Behind { done, number, gap: true }
 }
 
 #[test]
 fn a_place_is_read_as_it_is_written() {
     for (text, at) in [
-        ("s mark life 7 12", At::Marked(mark(7), 12)),
-        ("s mark life 7 -3", At::Marked(mark(7), -3)),
+        ("s mark life 7 12", At::Marked(mark(7), 12, None)),
+        ("s mark life 7 -3", At::Marked(mark(7), -3, None)),
+        ("s mark life 7 1 life 9 -5", At::Marked(mark(7), 1, Some((mark(9), -5)))),
         ("s own token 9", At::Own("token".into(), 9)),
     ] {
         let place = Place { source: "s".into(), at };
         assert_eq!(text.parse().as_ref(), Ok(&place), "{text}");
         assert_eq!(place.to_string(), text);
     }
-    for text in ["", "s", "s mark", "s mark life 7", "s mark life x 1", "s own t -1", "s own t 1 2"]
-    {
+    for text in [
+        "",
+        "s",
+        "s mark",
+        "s mark life 7 1 life",
+        "s mark life 7",
+        "s mark life x 1",
+        "s own t -1",
+        "s own t 1 2",
+    ] {
         assert_eq!(text.parse::<Place>(), Err(NoPlace), "{text}");
     }
     assert_eq!(Mark::parse("life 7"), Some(mark(7)));
@@ -83,10 +97,13 @@ fn who_comes_later_is_sure_from_its_first_mark_on() {
     assert_eq!(late.find(Some(&place)), Found::Later);
     leader.mark(mark(2));
     late.mark(mark(2));
-    assert_eq!(late.find(Some(&place)), gap(2));
+    assert_eq!(late.find(Some(&place)), unsure(0, 2));
+    // By a mark that both know it can be told.
+    assert_eq!(late.find(Some(&leader.place(4))), gap(0));
+    assert_eq!(late.find(Some(&leader.place(6))), behind(1));
     count(&mut leader, 4);
     count(&mut late, 4);
-    assert_eq!(late.find(Some(&place)), gap(2));
+    assert_eq!(late.find(Some(&place)), unsure(0, 2));
     assert_eq!(late.find(Some(&leader.place(9))), behind(4));
 }
 
@@ -111,6 +128,14 @@ fn what_a_hole_may_have_had_is_a_gap() {
     assert_eq!(standby.find(Some(&leader.place(17))), behind(12));
     standby.forget(12);
     assert_eq!(standby.find(Some(&leader.place(18))), behind(13));
+    // Nothing was published in a hole: the mark behind it tells so.
+    let place = leader.place(20);
+    standby.close();
+    standby.open();
+    assert_eq!(standby.find(Some(&place)), gap(15));
+    leader.mark(mark(3));
+    standby.mark(mark(3));
+    assert_eq!(standby.find(Some(&leader.place(20))), behind(15));
 }
 
 #[test]
@@ -125,7 +150,11 @@ fn a_place_in_a_hole_without_a_mark_behind_it_waits_for_one() {
     let place = leader.place(2);
     assert_eq!(standby.find(Some(&place)), Found::Later);
     standby.mark(mark(2));
-    assert_eq!(standby.find(Some(&place)), gap(1));
+    assert_eq!(standby.find(Some(&place)), unsure(0, 1));
+    // It is told by the later mark, too, when the leader has heard it.
+    leader.mark(mark(2));
+    assert_eq!(standby.find(Some(&leader.place(3))), behind(1));
+    assert_eq!(standby.find(Some(&leader.place(2))), behind(0));
 }
 
 #[test]
@@ -182,7 +211,7 @@ fn what_was_subscribed_to_after_the_last_place_was_stored_is_behind_it() {
     late.mark(mark(2));
     assert_eq!(late.find(Some(&place)), gap(0));
     // Somebody has gone on meanwhile.
-    assert_eq!(late.find(Some(&leader.place(2))), gap(2));
+    assert_eq!(late.find(Some(&leader.place(2))), unsure(0, 2));
     let mut doubtful = Track::new("source", "b");
     doubtful.look_before(Some(&place));
     doubtful.doubt();

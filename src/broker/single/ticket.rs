@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::lane::Lane;
 use crate::broker::stream::{Entry, Finish};
+use crate::telemetry::DropReason;
 
 /// The hold of a worker on such a message.
 #[derive(Debug)]
@@ -32,11 +33,31 @@ impl Hold {
         }
     }
 
+    /// Whether it isn't to be handled: it is only counted as dropped, in its turn.
+    pub fn is_dropped(&self) -> bool {
+        matches!(self, Hold::Ticket(Ticket { dropped: Some(_), .. }))
+    }
+
+    /// Put it in line without outputs: its handlers have failed. Answers whether that is counted when it
+    /// is written; what another has handled by then is not lost.
+    pub fn fail(self) -> bool {
+        match self {
+            Hold::Entry(entry) => {
+                entry.finish(Finish::new());
+                false
+            }
+            Hold::Ticket(ticket) => {
+                ticket.lane.finish(ticket.number, Finish::new(), Some(DropReason::Failed));
+                true
+            }
+        }
+    }
+
     /// Put it in line: these outputs are written with the note that it is done. Never waits.
     pub fn finish(self, finish: Finish) {
         match self {
             Hold::Entry(entry) => entry.finish(finish),
-            Hold::Ticket(Ticket { lane, number }) => lane.finish(number, finish),
+            Hold::Ticket(ticket) => ticket.lane.finish(ticket.number, finish, ticket.dropped),
         }
     }
 }
@@ -52,6 +73,8 @@ pub struct Ticket {
     pub(super) lane: Arc<Lane>,
     /// The how-manieth of this daemon it is.
     pub(super) number: u64,
+    /// It can't be handled, for this reason.
+    pub(super) dropped: Option<DropReason>,
 }
 
 impl std::fmt::Debug for Ticket {

@@ -21,7 +21,7 @@ pub(super) struct Track {
     was_stored: bool,
     /// What was stored when nothing was counted yet that is counted now; none where nobody looked.
     stored_before: Option<Option<String>>,
-    /// In which life of Redis's data nothing was stored before what will be counted was subscribed to.
+    /// What it was called that nothing was ever written, before what will be counted was subscribed to.
     unwritten: Option<Box<str>>,
 }
 
@@ -34,7 +34,7 @@ struct Span {
     began: Instant,
     /// What was stored before it began, if somebody looked.
     stored_before: Option<Option<String>>,
-    /// In which life of Redis's data nothing was stored before it began, if that is known.
+    /// What it was called that nothing was ever written, before it began, if that is known.
     unwritten: Option<Box<str>>,
     /// Marks, each with the number of the last message before it.
     marks: Vec<(Mark, u64)>,
@@ -43,9 +43,10 @@ struct Span {
 /// Where a place is among our own messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// All up to the message of this number is done with, and what is behind it isn't; it may be one
-    /// that is still to come. `gap`: some in between may never have come here.
-    Behind { number: u64, gap: bool },
+    /// All up to `done` is done with, and what is behind the message of this `number` isn't; it may be one
+    /// that is still to come. Of those in between, where these are not the same, it can't be told.
+    /// `gap`: some may never have come here.
+    Behind { done: u64, number: u64, gap: bool },
     /// It can be told when the next mark has come.
     Later,
     /// It can't be told.
@@ -112,26 +113,26 @@ impl Track {
         self.stored_before = None;
     }
 
-    /// Nothing is subscribed to yet, and nothing is stored in this life of Redis's data, if one is told.
-    pub(super) fn look_at_life(&mut self, life: Option<&str>) {
-        self.unwritten = life.map(Into::into);
+    /// Nothing is subscribed to yet, and it is called this that nothing was ever written, if that is so.
+    pub(super) fn look_unwritten(&mut self, name: Option<&str>) {
+        self.unwritten = name.map(Into::into);
     }
 
-    /// Where nothing is stored now in this life of Redis's data, nobody has handled what came over the
-    /// present subscription, if nothing was stored in the same life before it: whoever handles a message
-    /// stores its place in the same step. Not so for an earlier subscription: when data that were written
-    /// are lost, it ends.
+    /// Where it is called this now that nothing was ever written, and was before the present subscription,
+    /// nobody has handled what came over that: whoever handles a message stores its place in the same step,
+    /// and empties the name. Not so for an earlier subscription: when data that were written are lost, it
+    /// ends.
     ///
     /// Answers the number of the last message before these, and what to call it; nothing before others
     /// can be told.
-    pub(super) fn before_unwritten(&self, life: &str) -> Option<(u64, String)> {
+    pub(super) fn before_unwritten(&self, name: &str) -> Option<(u64, String)> {
         let span = self.spans.back().filter(|span| span.end.is_none())?;
-        if span.unwritten.as_deref() != Some(life) {
+        if span.unwritten.as_deref() != Some(name) {
             return None;
         }
         let (mark, at) = span.marks.first()?;
-        let at = At::Marked(mark.clone(), span.start as i64 - *at as i64);
-        Some((span.start, Place { source: self.source.clone(), at }.to_string()))
+        let at = At::Marked(mark.clone(), span.start as i64 - *at as i64, None);
+        Some((span.start, self.told(at)))
     }
 
     /// All up to this number are done with, though some never came here. Before the hole that they are in
@@ -165,21 +166,35 @@ impl Track {
 
     /// What to call the message of this number.
     pub(super) fn place(&self, number: u64) -> String {
-        let own = || At::Own(self.token.clone(), number);
         let span = self.spans.iter().rev().find(|span| span.start < number);
-        let at = span.map_or_else(own, |span| {
-            let before = span.marks.iter().rev().find(|(_, at)| *at < number);
-            match before.or_else(|| span.marks.first()) {
-                Some((mark, at)) => At::Marked(mark.clone(), number as i64 - *at as i64),
-                None => own(),
-            }
-        });
+        let marked = span.and_then(|span| self.marked(span, number));
+        marked.unwrap_or_else(|| self.told(At::Own(self.token.clone(), number)))
+    }
+
+    /// The same where all behind it is still to be handled, and no place is stored yet; nothing before
+    /// others can be told.
+    pub(super) fn place_before_all(&self, number: u64) -> Option<String> {
+        let span = self.spans.iter().rev().find(|span| span.start <= number)?;
+        self.marked(span, number)
+    }
+
+    /// What to call it by the marks of this span: by the last one too, because who has come since knows
+    /// none before that.
+    fn marked(&self, span: &Span, number: u64) -> Option<String> {
+        let behind = |(mark, at): &(Mark, u64)| (mark.clone(), number as i64 - *at as i64);
+        let before = span.marks.iter().rposition(|(_, at)| *at < number).unwrap_or(0);
+        let (mark, count) = behind(span.marks.get(before)?);
+        let later = span.marks[before + 1..].last().map(behind);
+        Some(self.told(At::Marked(mark, count, later)))
+    }
+
+    fn told(&self, at: At) -> String {
         Place { source: self.source.clone(), at }.to_string()
     }
 
     /// What to call the last message before a mark, whether or not it came here.
     pub(super) fn place_of(&self, mark: Mark) -> String {
-        Place { source: self.source.clone(), at: At::Marked(mark, 0) }.to_string()
+        self.told(At::Marked(mark, 0, None))
     }
 
     /// This place was stored for the message of this number, or is where we begin.
@@ -216,7 +231,7 @@ impl Track {
         let unchanged =
             |span: &&Span| span.stored_before.as_ref().is_some_and(|p| p.as_deref() == place);
         if let Some(span) = self.spans.iter().find(unchanged) {
-            return Found::Behind { number: span.start, gap: true };
+            return Found::Behind { done: 0, number: span.start, gap: true };
         }
         let Some(place) = place else { return Found::Unknown };
         let Ok(Place { source, at }) = place.parse() else { return Found::Unknown };
@@ -226,31 +241,44 @@ impl Track {
         match at {
             At::Own(token, number) if token == self.token => self.behind(number),
             At::Own(..) => Found::Unknown,
-            At::Marked(mark, count) => self.find_marked(&mark, count),
+            At::Marked(mark, count, later) => self.find_either((mark, count), later),
         }
     }
 
     fn behind(&self, number: u64) -> Found {
         // What came in a span that is over may have had others behind it.
         let gap = self.spans.iter().any(|span| span.end.is_some_and(|end| number <= end));
-        Found::Behind { number, gap }
+        Found::Behind { done: number, number, gap }
     }
 
-    fn find_marked(&self, mark: &Mark, count: i64) -> Found {
+    /// By the mark that tells most, of those that came here.
+    fn find_either(&self, (mark, count): (Mark, i64), later: Option<(Mark, i64)>) -> Found {
+        let first = self.find_marked(&mark, count);
+        let second = later.and_then(|(mark, count)| self.find_marked(&mark, count));
+        let told = |found: &Found| match found {
+            Found::Behind { done, number, gap } => (done == number, !gap),
+            Found::Later | Found::Unknown => (false, false),
+        };
+        let found = second.into_iter().chain(first).max_by_key(told);
+        found.unwrap_or_else(|| self.find_between(&mark, count))
+    }
+
+    /// By a mark that came here.
+    fn find_marked(&self, mark: &Mark, count: i64) -> Option<Found> {
         let place = |span: &Span| span.marks.iter().rev().find(|(known, _)| known == mark).cloned();
         let found = self.spans.iter().enumerate().rev().find_map(|(i, s)| Some((i, place(s)?.1)));
-        let Some((index, before)) = found else { return self.find_between(mark) };
+        let (index, before) = found?;
         let span = &self.spans[index];
         let number = before.saturating_add_signed(count);
         if before as i64 + count < span.start as i64 {
             // Before this span began: all of it is behind the place.
-            return Found::Behind { number: span.start, gap: true };
+            return Some(Found::Behind { done: 0, number: span.start, gap: true });
         }
-        match span.end {
+        Some(match span.end {
             // In the hole behind it. All that counts with a later mark is behind the place.
             Some(end) if number > end => match self.spans.get(index + 1) {
                 Some(next) => match next.marks.first() {
-                    Some((_, before)) => Found::Behind { number: *before, gap: true },
+                    Some((_, before)) => Found::Behind { done: end, number: *before, gap: true },
                     None => Found::Later,
                 },
                 None => Found::Later,
@@ -258,19 +286,23 @@ impl Track {
             // The mark tells that it isn't in the hole before this span.
             _ => {
                 let over = |span: &Span| span.end.is_some_and(|end| number <= end);
-                Found::Behind { number, gap: self.spans.range(index..).any(over) }
+                let gap = self.spans.range(index..).any(over);
+                Found::Behind { done: number, number, gap }
             }
-        }
+        })
     }
 
     /// A mark that never came here: it was published while we weren't subscribed, or it is still to
-    /// come. What is behind a later one is behind the place.
-    fn find_between(&self, mark: &Mark) -> Found {
-        let later =
-            |(known, _): &&(Mark, u64)| known.life == mark.life && known.number > mark.number;
-        let found = self.spans.iter().flat_map(|span| &span.marks).find(later);
-        match found {
-            Some((_, before)) => Found::Behind { number: *before, gap: true },
+    /// come. What is behind a later one is behind the place, and what is before an earlier one before it.
+    fn find_between(&self, mark: &Mark, count: i64) -> Found {
+        let marks = || self.spans.iter().flat_map(|span| &span.marks);
+        let of_life = || marks().filter(|(known, _)| known.life == mark.life);
+        let earlier = of_life().rfind(|(known, _)| count >= 0 && known.number < mark.number);
+        match of_life().find(|(known, _)| known.number > mark.number) {
+            Some((_, number)) => {
+                let done = earlier.map_or(0, |(_, at)| *at.min(number));
+                Found::Behind { done, number: *number, gap: true }
+            }
             None => Found::Later,
         }
     }

@@ -32,9 +32,9 @@ pub(super) struct Lease {
     pub(super) left: Option<Duration>,
     /// Up to where all is done.
     pub(super) place: Option<String>,
-    /// How long ago that was stored.
-    pub(super) age: Duration,
-    /// Which life of Redis's data this is, if no place was ever stored in it.
+    /// How long ago all that had been published was done, if that is known.
+    pub(super) age: Option<Duration>,
+    /// What it is called that nothing was ever written, if that is so.
     pub(super) unwritten: Option<String>,
 }
 
@@ -85,7 +85,7 @@ impl Wire {
                 is_ours: number(0) == 1,
                 left: ms(1),
                 place: text(2),
-                age: ms(3).unwrap_or_default(),
+                age: ms(3),
                 unwritten: text(4),
             }
         };
@@ -117,19 +117,20 @@ impl Wire {
     }
 
     /// Write outputs, and that all is done up to `place`, if the lease is ours and all is done up to
-    /// `before` by now.
+    /// `before` by now. What is behind `place` came so long ago (`lag`) at most.
     pub(super) async fn finish(
         &mut self,
         items: &[Item],
         before: Option<&str>,
         place: &str,
+        lag: Duration,
     ) -> Result<Finished, Trouble> {
         let Wire { conn, scripts, lease, state, token, arguments, .. } = self;
         arguments.clear();
         items.iter().for_each(|item| arguments.add_plain(&item.finish));
-        let ttl = LEASE.as_millis().to_string();
-        let (keys, own) =
-            ([&**lease, &**state], [&**token, &*ttl, place, before.unwrap_or_default()]);
+        let [ttl, lag] = [LEASE, lag].map(|time| time.as_millis().to_string());
+        let before = before.unwrap_or_default();
+        let (keys, own) = ([&**lease, &**state], [&**token, &*ttl, place, before, &*lag]);
         let parts = 1 + keys.len() + own.len() + arguments.plain_parts();
         let write = |out: &mut Vec<u8>| {
             bulk(out, keys.len().to_string().as_bytes());

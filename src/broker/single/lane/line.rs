@@ -1,8 +1,11 @@
 //! What is in line to be finished: put there by workers, taken by the keeper.
 
+use std::time::Duration;
+
 use super::Lane;
 use crate::broker::single::state::{Item, Role};
 use crate::broker::stream::Finish;
+use crate::telemetry::DropReason;
 
 /// Bytes of outputs that may be in line before [`Lane::room`] waits.
 const OUTPUTS: usize = 4 << 20;
@@ -10,12 +13,22 @@ const OUTPUTS: usize = 4 << 20;
 impl Lane {
     /// Put it in line: it was handled. What another leads meanwhile stays there until it is done
     /// elsewhere, or this daemon leads again.
-    pub(in crate::broker::single) fn finish(&self, number: u64, finish: Finish) {
+    pub(in crate::broker::single) fn finish(
+        &self,
+        number: u64,
+        finish: Finish,
+        dropped: Option<DropReason>,
+    ) {
+        // Nothing has come of what was dropped, and it isn't handled.
+        let finish = if dropped.is_some() { Finish::new() } else { finish };
         let mut state = self.state();
         if number > state.done {
             state.out_bytes += finish.size();
-            state.out.push_back(Item { number, finish, place: None });
+            state.out.push_back(Item { number, finish, dropped, place: None });
             self.wake.notify_one();
+        } else {
+            // Another was faster.
+            self.metrics().single.left.add(1);
         }
     }
 
@@ -41,7 +54,9 @@ impl Lane {
         self.state().put_back(flight);
     }
 
-    /// Take from the line until so many, or so many bytes, are in `flight`.
+    /// Take from the line until so many, or so many bytes, are in `flight`. When there is nothing, but a
+    /// mark has come since a place was stored, the place is: a daemon that has only come since knows no
+    /// other mark.
     pub(in crate::broker::single) fn take_line(
         &self,
         flight: &mut Vec<Item>,
@@ -56,6 +71,22 @@ impl Lane {
             state.out_bytes -= item.finish.size();
             flight.push(item);
         }
+        if !state.writes() || !state.tells_mark {
+            return;
+        }
+        match flight.last() {
+            // What it is called was decided before.
+            Some(Item { place: Some(_), .. }) => {}
+            Some(_) => state.tells_mark = false,
+            None if state.track.known_place().is_some() => {
+                state.tells_mark = false;
+                let (number, finish) = (state.done, Finish::new());
+                let place = state.track.place_before_all(number);
+                let item = |place| Item { number, finish, dropped: None, place: Some(place) };
+                flight.extend(place.map(item));
+            }
+            None => {}
+        }
     }
 
     /// Whether something in line is to be written.
@@ -67,6 +98,11 @@ impl Lane {
     /// What to call the message of this number.
     pub(in crate::broker::single) fn place(&self, number: u64) -> String {
         self.state().track.place(number)
+    }
+
+    /// How long ago the first message behind this number came, about; no time where there is none.
+    pub(in crate::broker::single) fn lag(&self, number: u64) -> Duration {
+        self.state().lag(number)
     }
 
     /// Up to where all was done when that was stored last.

@@ -18,6 +18,11 @@ impl Lane {
         state.role == Role::Standby && state.track.is_marked() && may_go_on
     }
 
+    /// Whether nothing is missing here for going on: who can't say that leaves it to others first.
+    pub(in crate::broker::single) fn is_sure(&self) -> bool {
+        self.state().is_sure
+    }
+
     /// Whether the lease is ours, for all we know.
     pub fn has_lease(&self) -> bool {
         self.state().role != Role::Standby
@@ -29,12 +34,12 @@ impl Lane {
         state.role == (Role::Leaving { passed: true }) || state.role == Role::Quitting
     }
 
-    /// The lease is ours from now on; `place` is up to where all is done, as it was stored `age` ago,
-    /// and where none ever was in this life of Redis's data, `unwritten` names that.
+    /// The lease is ours from now on; `place` is up to where all is done, which was all there was
+    /// `age` ago, if that is known, and where none ever was, `unwritten` is what that is called.
     pub(in crate::broker::single) fn take(
         self: &Arc<Self>,
         place: Option<String>,
-        age: Duration,
+        age: Option<Duration>,
         unwritten: Option<String>,
     ) {
         let mut state = self.state();
@@ -70,12 +75,16 @@ impl Lane {
     pub(super) fn go_on(self: &Arc<Self>, state: &mut State) {
         let Role::Taking { place, age, unwritten, barrier } = &state.role else { return };
         let anew = || state.track.before_unwritten(unwritten.as_deref()?);
-        let (number, gap, begun) = match state.track.find(place.as_deref()) {
-            Found::Behind { number, gap } => (number, gap, None),
+        let (done, number, gap, begun) = match state.track.find(place.as_deref()) {
+            // Who comes later and finds no place would think that nobody has had anything in hand.
+            Found::Behind { done, number, gap } if place.is_none() => {
+                (done, number, gap, state.track.place_before_all(number))
+            }
+            Found::Behind { done, number, gap } => (done, number, gap, None),
             Found::Later | Found::Unknown => match (anew(), barrier) {
-                (Some((number, begun)), _) => (number, true, Some(begun)),
+                (Some((number, begun)), _) => (0, number, true, Some(begun)),
                 (None, Some(mark)) => match state.track.before(mark) {
-                    Some(number) => (number, true, Some(state.track.place_of(mark.clone()))),
+                    Some(number) => (0, number, true, Some(state.track.place_of(mark.clone()))),
                     None => return,
                 },
                 (None, None) => {
@@ -86,18 +95,23 @@ impl Lane {
             },
         };
         // Since then nobody was subscribed, as far as can be told.
-        let unseen = place.as_ref().map(|_| age.saturating_sub(state.track.open_for()));
+        let age = age.filter(|_| place.is_some());
+        let unseen = age.map(|age| age.saturating_sub(state.track.open_for()));
         let place = place.clone();
-        if begun.is_some() {
-            // Another may have handled these, or nobody.
-            let (lost, received) = state.give_up(number);
-            self.metrics().received.add(received);
-            self.metrics().lost(DropReason::Unknown, lost);
-        }
+        self.metrics().single.left.add(state.leave(done));
+        // Another may have handled these, or nobody.
+        let (lost, received) = state.give_up(number);
+        self.metrics().received.add(received);
+        self.metrics().lost(DropReason::Unknown, lost);
         self.lead(state, place, number, gap.then_some(unseen));
         if begun.is_some() {
             // So that others, too, know from where on.
-            state.out.push_front(Item { number, finish: Finish::new(), place: begun });
+            state.out.push_front(Item {
+                number,
+                finish: Finish::new(),
+                dropped: None,
+                place: begun,
+            });
             state.out_bytes += Finish::new().size();
             self.wake.notify_one();
         }
@@ -141,7 +155,7 @@ impl Lane {
             tracing::warn!(
                 channel,
                 "channel {channel}: it can't be told of all messages since the last one that was \
-                 handled; what came within {unseen} before now may be missing"
+                 handled; what came in {unseen} may be missing"
             );
         }
         if lost > 0 {
@@ -169,10 +183,12 @@ impl Lane {
         if state.role != Role::Standby {
             return;
         }
-        let Found::Behind { number, gap } = state.track.find(place) else { return };
-        state.forget(number);
+        state.is_sure = false;
+        let Found::Behind { done, number, gap } = state.track.find(place) else { return };
+        self.metrics().single.left.add(state.leave(done));
         let has_all = state.hole.is_none_or(|hole| hole.last <= number);
         let is_ready = !gap && has_all && state.track.is_marked() && !state.is_behind();
+        state.is_sure = is_ready;
         if is_ready && !std::mem::replace(&mut state.is_ready, true) {
             let channel = &*self.name;
             tracing::info!(
@@ -192,8 +208,14 @@ impl Lane {
             state.become_standby();
             state.put_back(flight);
             let later = state.held.take();
-            self.queue.take_back().into_iter().chain(later).for_each(|m| state.hold(m));
-            state.trim();
+            let waits = self.queue.take_back();
+            if state.is_closed {
+                let left = waits.len() as u64 + state.leave_all();
+                self.metrics().single.left.add(left);
+            } else {
+                waits.into_iter().chain(later).for_each(|message| state.hold(message));
+                state.trim();
+            }
         }
         self.queue.let_pass();
         self.resign("another daemon handles its messages now");

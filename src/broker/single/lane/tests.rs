@@ -18,7 +18,7 @@ fn delivery() -> Arc<Delivery> {
 
 /// A message as the subscription takes it.
 fn arrived(lane: &Arc<Lane>) -> Received {
-    let entry = Some(lane.arrives().expect("it is taken"));
+    let entry = Some(lane.arrives(None).expect("it is taken"));
     Received { message: Message::new("x"), delivery: delivery(), entry, order: 0, number: 0 }
 }
 
@@ -56,7 +56,7 @@ fn what_is_held_is_in_the_budget_and_the_oldest_go() {
     // The fullest gives up, and that isn't a loss yet: another may have handled it.
     assert_eq!((Holder::bytes(&*lane), budget.used()), (7 * size(), 10 * size()));
     assert_eq!((Holder::bytes(&*other), queue.metrics().ended()), (3 * size(), 0));
-    lane.take(None, std::time::Duration::ZERO, None);
+    lane.take(None, Some(std::time::Duration::ZERO), None);
     assert_eq!((Holder::bytes(&*lane), queue.bytes()), (0, 7 * size()));
     assert_eq!(queue.metrics().dropped(DropReason::Memory), 13);
     assert_eq!((queue.metrics().received.get(), budget.used()), (20, 10 * size()));
@@ -88,9 +88,9 @@ fn the_end_of_a_channel_does_not_hide_that_another_of_its_name_leads() {
     let (old, _) = standby_of(&budget, metrics.clone());
     let (new, _) = standby_of(&budget, metrics.clone());
     [&old, &new].into_iter().for_each(|lane| lane.push(&mut vec![arrived(lane)]));
-    old.take(None, std::time::Duration::ZERO, None);
+    old.take(None, Some(std::time::Duration::ZERO), None);
     assert!(metrics.single.is_leader());
-    new.take(None, std::time::Duration::ZERO, None);
+    new.take(None, Some(std::time::Duration::ZERO), None);
     old.demote(&mut Vec::new());
     assert!(metrics.single.is_leader());
     new.demote(&mut Vec::new());
@@ -128,7 +128,7 @@ fn what_a_leader_missed_whose_subscription_was_dead_is_a_gap() {
     let source = fingerprint(&Source::Subscribe(vec!["in".into()]));
     let place = format!("{source} mark life 1 100");
     let take = |gaps| {
-        lane.take(Some(place.clone()), std::time::Duration::ZERO, None);
+        lane.take(Some(place.clone()), Some(std::time::Duration::ZERO), None);
         assert_eq!(queue.metrics().single.gaps.get(), gaps);
     };
     take(0);
@@ -141,7 +141,7 @@ fn what_a_leader_missed_whose_subscription_was_dead_is_a_gap() {
 
 #[test]
 fn what_comes_in_a_life_of_the_data_without_a_place_was_handled_by_nobody() {
-    let now = std::time::Duration::ZERO;
+    let now = Some(std::time::Duration::ZERO);
     for (looked_at, unwritten, handed_on) in [
         (Some("new"), Some("new"), 5),
         (Some("new"), Some("other"), 0),
@@ -156,7 +156,7 @@ fn what_comes_in_a_life_of_the_data_without_a_place_was_handled_by_nobody() {
         lane.finished(lane.place(1), 1);
         // Redis is gone, and with it whether the second and the third were written.
         lane.cut();
-        lane.look_at_life(looked_at);
+        lane.look_unwritten(looked_at);
         lane.push(&mut (0..2).map(|_| arrived(&lane)).collect());
         lane.demote(&mut Vec::new());
         lane.take(None, now, unwritten.map(str::to_owned));
@@ -187,7 +187,7 @@ fn what_comes_when_nothing_older_is_on_its_way_is_behind_the_place_that_is_store
         lane.attach();
         lane.push(&mut (0..3).map(|_| arrived(&lane)).collect());
         lane.heard(b"life 2");
-        lane.take(Some(place(stored)), std::time::Duration::ZERO, None);
+        lane.take(Some(place(stored)), Some(std::time::Duration::ZERO), None);
         assert_eq!(queue.bytes(), handed_on * size(), "{has_passed} {stored}");
     }
 }
@@ -211,7 +211,7 @@ fn what_is_led_again_was_received_once_and_what_is_in_line_is_not_lost() {
     let budget = Budget::new(usize::MAX);
     let (lane, queue) = standby(&budget);
     lane.heard(b"life 1");
-    lane.take(None, std::time::Duration::ZERO, None);
+    lane.take(None, Some(std::time::Duration::ZERO), None);
     lane.push(&mut (0..10).map(|_| arrived(&lane)).collect());
     handle(&queue, 3);
     assert_eq!(queue.bytes(), 7 * size());
@@ -219,7 +219,7 @@ fn what_is_led_again_was_received_once_and_what_is_in_line_is_not_lost() {
     lane.push(&mut (0..2).map(|_| arrived(&lane)).collect());
     // Of nine that are held five have no room.
     lane.set_hold(4 * size());
-    lane.take(None, std::time::Duration::ZERO, None);
+    lane.take(None, Some(std::time::Duration::ZERO), None);
     assert_eq!(queue.bytes(), 4 * size());
     assert_eq!(queue.metrics().dropped(DropReason::Overflow), 5);
     assert_eq!(queue.metrics().received.get(), 12);
@@ -231,7 +231,7 @@ fn what_came_in_one_read_with_the_mark_that_is_gone_on_from_is_counted() {
     let (lane, queue) = standby(&budget);
     let mut read: Vec<Received> = (0..2).map(|_| arrived(&lane)).collect();
     lane.push(&mut read);
-    lane.take(Some("nobody can read it".into()), std::time::Duration::ZERO, None);
+    lane.take(Some("nobody can read it".into()), Some(std::time::Duration::ZERO), None);
     lane.marked(Mark::parse("life 1").expect("a mark"));
     read = (0..3).map(|_| arrived(&lane)).collect();
     lane.heard(b"life 1");
