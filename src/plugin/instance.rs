@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -81,27 +81,60 @@ impl State {
     }
 }
 
+/// Ticks at which a guest is seen to compute before it is interrupted. Time in which its thread was
+/// given none, by a machine that has too much to do or stood still, is no fault of the guest's: it then
+/// sees one tick, however many there were. One that loops sees them all.
+const LEAST_TICKS: u32 = 4;
+
 /// When the guest must be done with what it has in hand. Read from outside of the store too, while
 /// a guest waits.
 #[derive(Clone)]
 struct Deadline {
     /// Counted from here.
     base: Instant,
-    nanos: Arc<AtomicU64>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    nanos: AtomicU64,
+    /// Ticks that the guest has seen since the deadline was set.
+    ticks: AtomicU32,
+    /// It gave way at a tick when it was polled last, and doesn't wait for anything.
+    gave_way: AtomicBool,
 }
 
 impl Deadline {
     fn new() -> Self {
-        Deadline { base: Instant::now(), nanos: Arc::default() }
+        Deadline { base: Instant::now(), shared: Arc::default() }
     }
 
     fn set(&self, deadline: Instant) {
         let nanos = deadline.saturating_duration_since(self.base).as_nanos();
-        self.nanos.store(u64::try_from(nanos).unwrap_or(u64::MAX), Relaxed);
+        self.shared.nanos.store(u64::try_from(nanos).unwrap_or(u64::MAX), Relaxed);
+        self.shared.ticks.store(0, Relaxed);
     }
 
     fn get(&self) -> Instant {
-        self.base + Duration::from_nanos(self.nanos.load(Relaxed))
+        self.base + Duration::from_nanos(self.shared.nanos.load(Relaxed))
+    }
+
+    /// The guest is about to be polled.
+    fn goes_on(&self) {
+        self.shared.gave_way.store(false, Relaxed);
+    }
+
+    /// The guest sees a tick. Whether it is to give way; else its time is up.
+    fn gives_way(&self) -> bool {
+        let ticks = self.shared.ticks.fetch_add(1, Relaxed) + 1;
+        let gives_way = ticks < LEAST_TICKS || Instant::now() < self.get();
+        self.shared.gave_way.store(gives_way, Relaxed);
+        gives_way
+    }
+
+    /// Whether the guest gave way when it was polled last, and so sees the next tick.
+    fn gave_way(&self) -> bool {
+        self.shared.gave_way.load(Relaxed)
     }
 }
 
@@ -380,7 +413,7 @@ fn new_store(blueprint: &Blueprint, deadline: Deadline) -> Store<State> {
     store.epoch_deadline_callback(|mut context| {
         let state = context.data_mut();
         state.pulse.beat();
-        if Instant::now() >= state.deadline.get() {
+        if !state.deadline.gives_way() {
             state.timed_out = true;
             return Ok(UpdateDeadline::Interrupt);
         }
@@ -438,6 +471,7 @@ async fn run_until<F: Future>(
     let mut guest = pin!(guest);
     let mut guest = std::future::poll_fn(move |context| {
         pulse.beat();
+        deadline.goes_on();
         guest.as_mut().poll(context)
     });
     let first = std::future::poll_fn(|context| Poll::Ready(pin!(&mut guest).poll(context))).await;
@@ -458,7 +492,10 @@ async fn wait_until<F: Future + Unpin>(
         if let Ok(output) = tokio::time::timeout_at(until.into(), &mut guest).await {
             return Ok(output);
         }
-        if deadline.get() == until {
+        if deadline.gave_way() {
+            // It computes, and is interrupted by a tick when it has seen enough of them.
+            tokio::task::yield_now().await;
+        } else if deadline.get() == until {
             return Err(Elapsed);
         }
     }

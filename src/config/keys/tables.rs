@@ -114,8 +114,12 @@ pub(super) const HANDLER: &[Key] = &[
     )
     .default("\"reuse\""),
     Key::new("memory", Kind::Size(PAGE, WASM32), "what one instance may have").default("\"64MiB\""),
-    Key::new("timeout", Kind::Time(LEAST_TIMEOUT, LONGEST), "wall time of one call")
-        .default("\"100ms\""),
+    Key::new(
+        "timeout",
+        Kind::Time(LEAST_TIMEOUT, LONGEST),
+        "wall time of one call; one that a stalled machine held up is let off",
+    )
+    .default("\"100ms\""),
     Key::new("max_outputs", Kind::Count(1, MOST_OUTPUTS), "messages that one call returns")
         .default("1000"),
     Key::new("max_output", Kind::Size(1, WASM32), "bytes that one call returns")

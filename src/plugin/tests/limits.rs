@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::logs::LOGGING;
 use super::support::*;
 use crate::chain::{Failure, FailureKind};
 use crate::config::InstancePolicy;
@@ -100,6 +101,41 @@ async fn a_loop_after_a_long_sleep_ends_on_time() {
     assert_eq!(failure.kind, FailureKind::Timeout);
     let took = began.elapsed();
     assert!((590..20_000).contains(&took.as_millis()), "it took {took:?}");
+}
+
+/// A log that takes longer than a guest may.
+struct Stalled;
+
+impl std::io::Write for Stalled {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        std::thread::sleep(Duration::from_millis(300));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_thread_that_stands_still_is_no_fault_of_the_guests() {
+    let log = tracing_subscriber::fmt().with_writer(|| Stalled).finish();
+    let _log = tracing::subscriber::set_default(log);
+    let bench = Bench::new();
+    // It sees the ticks that came meanwhile at its next step.
+    let body = format!(
+        r#"(call $log (i32.const 2) (i32.const 0) (i32.const 0) (i32.const 16) (i32.const 9))
+        (local.set $channel (i32.const 10))
+        (loop $more
+            (br_if $more (local.tee $channel (i32.sub (local.get $channel) (i32.const 1)))))
+        {ECHO}"#
+    );
+    let handler = bench
+        .handler(&Source { body: &body, ..LOGGING }, |c| {
+            c.limits.timeout = Duration::from_millis(100);
+        })
+        .await;
+    assert_eq!(handle(&handler, b"x").await.expect("it echoes"), [Message::new("x")]);
 }
 
 #[tokio::test]

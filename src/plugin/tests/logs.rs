@@ -3,7 +3,7 @@
 use super::support::*;
 use crate::message::Message;
 
-const LOGGING: Source<'_> = Source {
+pub(super) const LOGGING: Source<'_> = Source {
     world: "import wasi:logging/logging@0.1.0-draft;",
     imports: r#"(import "wasi:logging/logging@0.1.0-draft" "log" (func $log (param i32 i32 i32 i32 i32)))"#,
     items: "",
