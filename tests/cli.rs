@@ -186,7 +186,6 @@ fn a_reader_that_goes_away_ends_a_verb_without_an_error() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_handlerd"))
         .args(["try", "chat"])
         .env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"))
-        .env("HANDLERD_TEST_UNHURRIED", "1")
         .current_dir(dir.path())
         .stdin(lines)
         .stdout(Stdio::piped())

@@ -11,7 +11,6 @@ use super::plugins::Plugins;
 use super::quantity::LONGEST;
 use super::reader::{Table, Value, quoted};
 use super::secret::{Secret, is_secret_name};
-use super::unhurried;
 use crate::file;
 
 /// A plugin under a name, with settings: `[handlers.NAME]`, or a plugin file with the defaults.
@@ -82,7 +81,7 @@ impl Default for HandlerLimits {
     fn default() -> Self {
         HandlerLimits {
             memory: 64 << 20,
-            timeout: unhurried::time(Duration::from_millis(100)),
+            timeout: Duration::from_millis(100),
             max_outputs: 1000,
             max_output: 16 << 20,
             max_log: 64 << 10,

@@ -16,7 +16,7 @@ use super::quantity::{LARGEST, LONGEST};
 use super::reader::{Reader, Table, Value, quoted};
 use super::{
     Address, Channel, Config, ConfigErrors, Environment, Http, Loaded, Log, LogFormat, circle,
-    groups, unhurried,
+    groups,
 };
 use crate::file::{self, Unread};
 
@@ -235,9 +235,7 @@ fn read_memory(root: &Table<'_, '_>) -> usize {
 fn read_drain_timeout(root: &Table<'_, '_>) -> Duration {
     let daemon = root.get("daemon").and_then(|value| value.table(Keys::Daemon));
     let timeout = daemon.and_then(|table| table.get("drain_timeout"));
-    timeout
-        .and_then(|value| value.duration(Duration::ZERO..=LONGEST))
-        .unwrap_or_else(|| unhurried::time(DRAIN_TIMEOUT))
+    timeout.and_then(|value| value.duration(Duration::ZERO..=LONGEST)).unwrap_or(DRAIN_TIMEOUT)
 }
 
 fn read_log(root: &Table<'_, '_>) -> Log {

@@ -40,7 +40,6 @@ mod reader;
 mod schema;
 mod secret;
 mod suggest;
-mod unhurried;
 
 pub use channel::{
     Channel, EntryId, EntryIdError, NameTemplate, OrderBy, Output, Overflow, Retries, RouteKind,

@@ -26,15 +26,13 @@ const FOREIGN: [&str; 8] = [
     "RUNTIME_DIRECTORY",
 ];
 
-/// The binary, with an environment in which nothing of the surroundings counts, compiled plugins are
-/// kept from one test to the next, and the defaults of `timeout` and `drain_timeout` are longer than
-/// a busy machine stands still: a test that is about one of them writes it down.
+/// The binary, with an environment in which nothing of the surroundings counts, and compiled plugins are
+/// kept from one test to the next.
 fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_handlerd"));
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
     std::fs::create_dir_all(&cache).expect("a cache folder");
     command.env("XDG_CACHE_HOME", cache);
-    command.env("HANDLERD_TEST_UNHURRIED", "1");
     for name in FOREIGN {
         command.env_remove(name);
     }
@@ -94,7 +92,10 @@ impl Handlerd {
         let file = dir.join("config.toml");
         // Tests run side by side, and the port of the endpoints is one: who looks at them says where.
         let quiet = if config.contains("[http]") { "" } else { "\n[http]\nlisten = false\n" };
-        std::fs::write(&file, format!("{config}{quiet}")).expect("a config is written");
+        // It is longer than a busy machine stands still: who tests it writes it down.
+        let patient =
+            if config.contains("[daemon]") { "" } else { "\n[daemon]\ndrain_timeout = \"45s\"\n" };
+        std::fs::write(&file, format!("{config}{quiet}{patient}")).expect("a config is written");
         let mut command = command();
         command.arg("run").arg("--config").arg(&file);
         // Its control socket, which it leaves when it is killed, goes with the folder.
