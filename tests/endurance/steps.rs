@@ -64,6 +64,8 @@ impl Place {
             url = "{url}"
             [connections.far]
             url = "{url}/1"
+            [handlers.misbehave]
+            timeout = "60s"
             [channels.orders]
             stream = "{IN}"
             group = "{GROUP}"
