@@ -78,7 +78,9 @@ impl Lane {
             // What it is called was decided before.
             Some(Item { place: Some(_), .. }) => {}
             Some(_) => state.tells_mark = false,
-            None if state.track.known_place().is_some() => {
+            // Not by who leaves: a mark that has come since is behind what it missed, which another may
+            // have heard.
+            None if state.role == Role::Leading && state.track.known_place().is_some() => {
                 state.tells_mark = false;
                 let (number, finish) = (state.done, Finish::new());
                 let place = state.track.place_before_all(number);

@@ -241,3 +241,37 @@ fn what_came_in_one_read_with_the_mark_that_is_gone_on_from_is_counted() {
     assert_eq!(queue.metrics().dropped(DropReason::Unknown), 5);
     assert_eq!(queue.metrics().received.get(), 9);
 }
+
+#[test]
+fn who_leaves_does_not_tell_its_place_by_a_mark_behind_what_it_missed() {
+    let budget = Budget::new(usize::MAX);
+    let (lane, queue) = standby(&budget);
+    lane.heard(b"life 1");
+    lane.take(None, None, None);
+    lane.push(&mut vec![arrived(&lane)]);
+    let mut flight = Vec::new();
+    lane.take_line(&mut flight, 10, usize::MAX);
+    assert_eq!(flight.len(), 1, "where it begins");
+    lane.finished(lane.place(0), 0);
+    flight.clear();
+    // Its turn isn't over when the message is done with.
+    let mut batch = crate::queue::Batch::default();
+    assert!(queue.take(&mut batch));
+    let message = batch.drain().next().expect("a message");
+    message.entry.expect("a ticket").finish(crate::broker::stream::Finish::new());
+    lane.take_line(&mut flight, 10, usize::MAX);
+    assert_eq!(flight.len(), 1);
+    let place = lane.place(1);
+    assert!(place.ends_with(" mark life 1 1"), "{place}");
+    lane.finished(place, 1);
+    flight.clear();
+    lane.cut();
+    assert!(!lane.may_release());
+    lane.heard(b"life 2");
+    lane.take_line(&mut flight, 10, usize::MAX);
+    assert_eq!(flight.first().and_then(|item| item.place.clone()), None);
+    batch.done(1);
+    drop(batch);
+    queue.end_turn();
+    assert!(lane.may_release());
+}
