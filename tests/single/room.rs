@@ -7,7 +7,9 @@ use rustix::process::Signal;
 
 use super::pair::Pair;
 use super::support::wait_until;
-use super::{CHANNEL, FAILING, LEADS, STANDS_BY, adds_up, each_once, handled, times};
+use super::{
+    CHANNEL, FAILING, LEADS, STANDS_BY, adds_up, daemon_with, each_once, handled, redis, times,
+};
 
 #[test]
 fn what_a_standby_has_no_room_for_is_counted_when_it_takes_over() {
@@ -136,4 +138,21 @@ fn what_fails_where_another_leads_meanwhile_is_counted_by_that_one() {
     let [other, first] = [pair.standby.1.stop(), pair.leader.1.stop()];
     assert_eq!((other.number("failed"), first.number("failed")), (1, 0), "{other:?} {first:?}");
     [first, other].iter().for_each(adds_up);
+}
+
+#[test]
+fn what_could_not_be_written_in_time_is_counted_when_it_stops() {
+    let redis = redis();
+    let channels = format!("[daemon]\ndrain_timeout = \"1s\"\n{CHANNEL}");
+    let mut daemon = daemon_with(&redis, "a", &channels);
+    daemon.wait_log(&[LEADS]);
+    let mut client = redis.client();
+    client.run::<String>(&["CONFIG", "SET", "maxmemory", "1"]);
+    client.publish_all("in", (0..3).map(|n| n.to_string()));
+    daemon.wait_log(&["maxmemory"]);
+    let stopped = daemon.stop();
+    assert!(stopped.number("received") > 0, "{}", stopped.last);
+    assert_eq!(stopped.number("handled"), 0, "{}", stopped.last);
+    assert_eq!(stopped.number("shutdown"), stopped.number("received"), "{}", stopped.last);
+    adds_up(&stopped);
 }

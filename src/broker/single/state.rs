@@ -50,6 +50,8 @@ pub(super) struct State {
     pub(super) is_attached: bool,
     /// Nothing is to come any more.
     pub(super) is_closed: bool,
+    /// What is still handled here is another's, too: nothing of it will be written.
+    pub(super) is_left: bool,
     /// This Redis can't have a channel that is single.
     pub(super) is_refused: bool,
 }
@@ -128,6 +130,7 @@ impl State {
             is_free: false,
             is_attached: false,
             is_closed: false,
+            is_left: false,
             is_refused: false,
         }
     }
@@ -234,6 +237,7 @@ impl State {
     /// Nothing is handled here any more: answers how many were received here, and are left to others.
     pub(super) fn leave_all(&mut self) -> u64 {
         let left = self.in_hand(u64::MAX);
+        self.is_left = true;
         self.held.take();
         self.out.clear();
         self.out_bytes = 0;

@@ -22,12 +22,12 @@ impl Lane {
         // Nothing has come of what was dropped, and it isn't handled.
         let finish = if dropped.is_some() { Finish::new() } else { finish };
         let mut state = self.state();
-        if number > state.done {
+        if number > state.done && !state.is_left {
             state.out_bytes += finish.size();
             state.out.push_back(Item { number, finish, dropped, place: None });
             self.wake.notify_one();
         } else {
-            // Another was faster.
+            // Another was faster, or will be.
             self.metrics().single.left.add(1);
         }
     }

@@ -1,6 +1,7 @@
 //! What is held, and where it is counted.
 
 use super::*;
+use crate::broker::stream::Finish;
 use crate::config::Overflow;
 use crate::message::{Delivery, Message};
 use crate::queue::Budget;
@@ -199,7 +200,7 @@ fn handle(queue: &Arc<Queue>, messages: usize) {
     let mut taken: Vec<Received> = batch.drain().collect();
     let left = taken.split_off(messages);
     for message in taken {
-        message.entry.expect("a ticket").finish(crate::broker::stream::Finish::new());
+        message.entry.expect("a ticket").finish(Finish::new());
         batch.done(1);
     }
     batch.put_back(left, None);
@@ -258,7 +259,7 @@ fn who_leaves_does_not_tell_its_place_by_a_mark_behind_what_it_missed() {
     let mut batch = crate::queue::Batch::default();
     assert!(queue.take(&mut batch));
     let message = batch.drain().next().expect("a message");
-    message.entry.expect("a ticket").finish(crate::broker::stream::Finish::new());
+    message.entry.expect("a ticket").finish(Finish::new());
     lane.take_line(&mut flight, 10, usize::MAX);
     assert_eq!(flight.len(), 1);
     let place = lane.place(1);
@@ -274,4 +275,40 @@ fn who_leaves_does_not_tell_its_place_by_a_mark_behind_what_it_missed() {
     drop(batch);
     queue.end_turn();
     assert!(lane.may_release());
+}
+
+#[test]
+fn what_is_handled_when_its_keeper_has_ended_is_counted_as_left() {
+    let budget = Budget::new(usize::MAX);
+    let (lane, queue) = standby(&budget);
+    lane.heard(b"life 1");
+    lane.take(None, None, None);
+    lane.push(&mut (0..3).map(|_| arrived(&lane)).collect());
+    let mut batch = crate::queue::Batch::default();
+    assert!(queue.take(&mut batch));
+    let mut messages: Vec<Received> = batch.drain().collect();
+    messages.pop().and_then(|message| message.entry).expect("a ticket").finish(Finish::new());
+    lane.demote(&mut Vec::new());
+    lane.leave_all();
+    assert_eq!(queue.metrics().single.left.get(), 1);
+    let entries = messages.into_iter().filter_map(|message| message.entry);
+    entries.for_each(|entry| entry.finish(Finish::new()));
+    batch.done(3);
+    assert_eq!(queue.metrics().received.get(), 3);
+    assert_eq!(queue.metrics().single.left.get(), 3);
+}
+
+#[test]
+fn what_is_held_again_is_left_when_the_channel_ends_before_it_is_known_where_to_go_on() {
+    let budget = Budget::new(usize::MAX);
+    let (lane, queue) = standby(&budget);
+    lane.heard(b"life 1");
+    lane.take(None, None, None);
+    lane.push(&mut (0..3).map(|_| arrived(&lane)).collect());
+    lane.demote(&mut Vec::new());
+    lane.take(Some("nobody can read it".into()), None, None);
+    assert!(lane.is_taking());
+    lane.close();
+    assert_eq!(queue.metrics().received.get(), 3);
+    assert_eq!(queue.metrics().single.left.get(), 3);
 }
