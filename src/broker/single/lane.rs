@@ -194,7 +194,7 @@ impl Lane {
         self.queue.when_passed(0, move || {
             let mut state = lane.state();
             if state.term == term
-                && let Role::Leaving { passed } = &mut state.role
+                && let Role::Leaving { passed, .. } = &mut state.role
             {
                 *passed = true;
                 lane.wake.notify_one();

@@ -74,6 +74,8 @@ pub(super) enum Role {
     /// What was handed on is still finished, and then the lease is given back.
     Leaving {
         passed: bool,
+        /// Since when what comes may not have come here.
+        since: Instant,
     },
     /// The lease is given back as it was got: it never became known where to go on.
     Quitting,
@@ -150,10 +152,17 @@ impl State {
 
     /// For how long something has waited at most, when all up to this number is done.
     pub(super) fn lag(&self, number: u64) -> Duration {
+        let now = Instant::now();
+        // What came since the subscription ended is another's, wherever it came.
+        let missed = match self.role {
+            Role::Leaving { since, .. } => now.saturating_duration_since(since),
+            _ => Duration::ZERO,
+        };
         if number >= self.track.counted() {
-            return Duration::ZERO;
+            return missed;
         }
-        self.arrivals.waited(number, Instant::now()).unwrap_or_else(|| self.track.open_for())
+        let waited = self.arrivals.waited(number, now);
+        waited.unwrap_or_else(|| self.track.open_for()).max(missed)
     }
 
     /// Whether what is in line is ours to be written.
@@ -277,7 +286,7 @@ impl State {
         (self.is_ready, self.is_sure) = (false, false);
         match self.role {
             Role::Leading => {
-                self.role = Role::Leaving { passed: false };
+                self.role = Role::Leaving { passed: false, since: Instant::now() };
                 Some(self.term)
             }
             Role::Taking { .. } => {

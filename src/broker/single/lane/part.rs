@@ -31,7 +31,7 @@ impl Lane {
     /// Whether it is to be given back now.
     pub(in crate::broker::single) fn may_release(&self) -> bool {
         let state = self.state();
-        state.role == (Role::Leaving { passed: true }) || state.role == Role::Quitting
+        matches!(state.role, Role::Leaving { passed: true, .. } | Role::Quitting)
     }
 
     /// The lease is ours from now on; `place` is up to where all is done, which was all there was

@@ -312,3 +312,23 @@ fn what_is_held_again_is_left_when_the_channel_ends_before_it_is_known_where_to_
     assert_eq!(queue.metrics().received.get(), 3);
     assert_eq!(queue.metrics().single.left.get(), 3);
 }
+
+#[test]
+fn who_leaves_tells_since_when_it_may_have_missed_something() {
+    let budget = Budget::new(usize::MAX);
+    let (lane, queue) = standby(&budget);
+    lane.heard(b"life 1");
+    lane.take(None, None, None);
+    lane.push(&mut (0..3).map(|_| arrived(&lane)).collect());
+    handle(&queue, 3);
+    assert_eq!(lane.lag(3), std::time::Duration::ZERO);
+    lane.cut();
+    let since = std::time::Instant::now();
+    std::thread::sleep(std::time::Duration::from_millis(2));
+    let least = since.elapsed();
+    assert!(lane.lag(3) >= least, "all that came here is done");
+    std::thread::sleep(std::time::Duration::from_millis(2));
+    lane.push(&mut vec![arrived(&lane)]);
+    let least = since.elapsed();
+    assert!(lane.lag(3) >= least, "more comes since");
+}
