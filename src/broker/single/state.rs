@@ -210,6 +210,8 @@ impl State {
     /// and they are not handled here: answers how many there are, and how many of them are received only
     /// now.
     pub(super) fn give_up(&mut self, number: u64) -> (u64, u64) {
+        // Redis may have gone back to a place before what is done.
+        let number = number.max(self.done);
         let in_line = self.out.iter().take_while(|item| item.number <= number);
         let in_line = in_line.filter(|item| item.number > self.done).count() as u64;
         let hole = self.hole.map_or(0, |hole| hole.behind(self.done) - hole.behind(number));

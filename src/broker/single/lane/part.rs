@@ -128,7 +128,7 @@ impl Lane {
         let metrics = self.metrics();
         state.forget(number);
         let lost = state.hole.take().map_or(0, |hole| {
-            let lost = hole.behind(number);
+            let lost = hole.behind(state.done);
             metrics.received.add(state.receive(lost, hole.last));
             metrics.lost(hole.why, lost);
             lost

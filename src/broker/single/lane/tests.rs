@@ -332,3 +332,19 @@ fn who_leaves_tells_since_when_it_may_have_missed_something() {
     let least = since.elapsed();
     assert!(lane.lag(3) >= least, "more comes since");
 }
+
+#[test]
+fn when_redis_goes_back_in_time_what_had_no_room_and_was_done_is_not_lost() {
+    let budget = Budget::new(usize::MAX);
+    let (lane, queue) = standby(&budget);
+    lane.heard(b"life 1");
+    lane.set_hold(4 * size());
+    lane.push(&mut (0..10).map(|_| arrived(&lane)).collect());
+    let source = fingerprint(&Source::Subscribe(vec!["in".into()]));
+    let place = |number| Some(format!("{source} mark life 1 {number}"));
+    lane.follow(place(8).as_deref());
+    lane.take(place(3), None, None);
+    assert_eq!(queue.bytes(), 2 * size());
+    assert_eq!(queue.metrics().received.get(), 2);
+    assert_eq!(queue.metrics().ended(), 0, "nothing is lost");
+}
