@@ -94,6 +94,8 @@ fn what_a_standby_holds_is_seen_in_its_queue() {
 #[test]
 fn what_is_too_large_is_counted_by_who_handles_what_comes_behind_it() {
     let channels = CHANNEL.replace("single = true", "max_payload = \"1KiB\"\nsingle = true");
+    // It is given to no handler.
+    let channels = channels.replace("handlers = []", "handlers = [\"misbehave\"]");
     let mut pair = Pair::start_with(&channels);
     let mut client = pair.redis.client();
     let large = "1".repeat(2_000);
