@@ -103,4 +103,9 @@ impl Singles {
     pub(super) async fn shutdown(&mut self) {
         self.tasks.shutdown().await;
     }
+
+    /// Count what is left as lost.
+    pub(super) fn abandon(&self) {
+        self.running.iter().for_each(|single| single.lane.abandon());
+    }
 }

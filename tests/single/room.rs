@@ -7,7 +7,10 @@ use rustix::process::Signal;
 
 use super::pair::Pair;
 use super::support::wait_until;
-use super::{CHANNEL, FAILING, LEADS, STANDS_BY, adds_up, each_once, handled, times};
+use super::{
+    CHANNEL, FAILING, LEADS, STANDS_BY, adds_up, daemon_with, each_once, handled, redis, times,
+    wait_again,
+};
 
 #[test]
 fn what_a_standby_has_no_room_for_is_counted_when_it_takes_over() {
@@ -91,14 +94,22 @@ fn what_a_standby_holds_is_seen_in_its_queue() {
 #[test]
 fn what_is_too_large_is_counted_by_who_handles_what_comes_behind_it() {
     let channels = CHANNEL.replace("single = true", "max_payload = \"1KiB\"\nsingle = true");
+    // It is given to no handler.
+    let channels = channels.replace("handlers = []", "handlers = [\"misbehave\"]");
     let mut pair = Pair::start_with(&channels);
     let mut client = pair.redis.client();
     let large = "1".repeat(2_000);
     // The leader has counted these two, and the last one is not handed over.
     client.publish_all("in", [large.clone(), "0".to_owned(), large.clone()]);
     each_once(&mut client, 1);
-    let seen = || times(&pair.leader.1, "2 messages dropped: too_large");
-    wait_until("them to be counted", || seen() == 1);
+    // In one line, or one each.
+    let count = |line: &String| -> Option<u64> {
+        line.split("channel orders: ").nth(1)?.split(' ').next()?.parse().ok()
+    };
+    wait_until("them to be counted", || {
+        let lines = pair.leader.1.log_lines(&["dropped: too_large"]);
+        lines.iter().filter_map(count).sum::<u64>() == 2
+    });
     pair.leader.1.signal(Signal::STOP);
     client.publish_all("in", [large.clone(), "1".to_owned(), large.clone(), large]);
     pair.standby.1.wait_log(&[LEADS]);
@@ -122,6 +133,7 @@ fn what_fails_where_another_leads_meanwhile_is_counted_by_that_one() {
     let channels = format!("[handlers.misbehave]\ntimeout = \"1s\"\n{channels}");
     let mut pair = Pair::start_with(&channels);
     let mut client = pair.redis.client();
+    let stood_by = times(&pair.leader.1, STANDS_BY);
     client.publish("in", "sleep 60000");
     // It is in hand then, or comes into it later.
     std::thread::sleep(Duration::from_millis(200));
@@ -132,8 +144,25 @@ fn what_fails_where_another_leads_meanwhile_is_counted_by_that_one() {
     wait_until("what comes behind it", || client.run::<u64>(&["XLEN", "out"]) == 1);
     pair.leader.1.signal(Signal::CONT);
     pair.leader.1.wait_log(&["another daemon handles"]);
-    wait_until("it to know what was done", || times(&pair.leader.1, STANDS_BY) == 2);
+    wait_again(&mut pair.leader.1, STANDS_BY, stood_by);
     let [other, first] = [pair.standby.1.stop(), pair.leader.1.stop()];
     assert_eq!((other.number("failed"), first.number("failed")), (1, 0), "{other:?} {first:?}");
     [first, other].iter().for_each(adds_up);
+}
+
+#[test]
+fn what_could_not_be_written_in_time_is_counted_when_it_stops() {
+    let redis = redis();
+    let channels = format!("[daemon]\ndrain_timeout = \"1s\"\n{CHANNEL}");
+    let mut daemon = daemon_with(&redis, "a", &channels);
+    daemon.wait_log(&[LEADS]);
+    let mut client = redis.client();
+    client.run::<String>(&["CONFIG", "SET", "maxmemory", "1"]);
+    client.publish_all("in", (0..3).map(|n| n.to_string()));
+    daemon.wait_log(&["maxmemory"]);
+    let stopped = daemon.stop();
+    assert!(stopped.number("received") > 0, "{}", stopped.last);
+    assert_eq!(stopped.number("handled"), 0, "{}", stopped.last);
+    assert_eq!(stopped.number("shutdown"), stopped.number("received"), "{}", stopped.last);
+    adds_up(&stopped);
 }

@@ -115,6 +115,8 @@ impl Keeper {
                     self.wait().await;
                 }
                 Err(trouble) => {
+                    // Others may have been as long without an answer.
+                    self.free_since = None;
                     if trouble.state.wants_new_connection() {
                         self.wire = None;
                     }

@@ -176,7 +176,7 @@ impl Lane {
             let mut state = self.state();
             state.is_closed = true;
             // They hold this lane as it holds them.
-            if state.role == Role::Standby {
+            if !state.writes() {
                 self.metrics().single.left.add(state.leave_all());
             }
             state.held.take();
@@ -194,7 +194,7 @@ impl Lane {
         self.queue.when_passed(0, move || {
             let mut state = lane.state();
             if state.term == term
-                && let Role::Leaving { passed } = &mut state.role
+                && let Role::Leaving { passed, .. } = &mut state.role
             {
                 *passed = true;
                 lane.wake.notify_one();
@@ -231,6 +231,19 @@ impl Lane {
     /// It ends, and what is held or in line stays with others.
     pub(super) fn leave_all(&self) {
         self.metrics().single.left.add(self.state().leave_all());
+    }
+
+    /// Drop what is still in line, as `shutdown`: the keeper was ended before it could write it.
+    pub fn abandon(&self) {
+        let mut state = self.state();
+        let writes = state.writes();
+        let left = state.leave_all();
+        drop(state);
+        if writes {
+            self.metrics().lost(DropReason::Shutdown, left);
+        } else {
+            self.metrics().single.left.add(left);
+        }
     }
 
     /// Wait until there is something to do.

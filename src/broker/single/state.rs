@@ -50,6 +50,8 @@ pub(super) struct State {
     pub(super) is_attached: bool,
     /// Nothing is to come any more.
     pub(super) is_closed: bool,
+    /// What is still handled here is another's, too: nothing of it will be written.
+    pub(super) is_left: bool,
     /// This Redis can't have a channel that is single.
     pub(super) is_refused: bool,
 }
@@ -72,6 +74,8 @@ pub(super) enum Role {
     /// What was handed on is still finished, and then the lease is given back.
     Leaving {
         passed: bool,
+        /// Since when what comes may not have come here.
+        since: Instant,
     },
     /// The lease is given back as it was got: it never became known where to go on.
     Quitting,
@@ -128,6 +132,7 @@ impl State {
             is_free: false,
             is_attached: false,
             is_closed: false,
+            is_left: false,
             is_refused: false,
         }
     }
@@ -147,10 +152,17 @@ impl State {
 
     /// For how long something has waited at most, when all up to this number is done.
     pub(super) fn lag(&self, number: u64) -> Duration {
+        let now = Instant::now();
+        // What came since the subscription ended is another's, wherever it came.
+        let missed = match self.role {
+            Role::Leaving { since, .. } => now.saturating_duration_since(since),
+            _ => Duration::ZERO,
+        };
         if number >= self.track.counted() {
-            return Duration::ZERO;
+            return missed;
         }
-        self.arrivals.waited(number, Instant::now()).unwrap_or_else(|| self.track.open_for())
+        let waited = self.arrivals.waited(number, now);
+        waited.unwrap_or_else(|| self.track.open_for()).max(missed)
     }
 
     /// Whether what is in line is ours to be written.
@@ -198,6 +210,8 @@ impl State {
     /// and they are not handled here: answers how many there are, and how many of them are received only
     /// now.
     pub(super) fn give_up(&mut self, number: u64) -> (u64, u64) {
+        // Redis may have gone back to a place before what is done.
+        let number = number.max(self.done);
         let in_line = self.out.iter().take_while(|item| item.number <= number);
         let in_line = in_line.filter(|item| item.number > self.done).count() as u64;
         let hole = self.hole.map_or(0, |hole| hole.behind(self.done) - hole.behind(number));
@@ -234,6 +248,7 @@ impl State {
     /// Nothing is handled here any more: answers how many were received here, and are left to others.
     pub(super) fn leave_all(&mut self) -> u64 {
         let left = self.in_hand(u64::MAX);
+        self.is_left = true;
         self.held.take();
         self.out.clear();
         self.out_bytes = 0;
@@ -273,7 +288,7 @@ impl State {
         (self.is_ready, self.is_sure) = (false, false);
         match self.role {
             Role::Leading => {
-                self.role = Role::Leaving { passed: false };
+                self.role = Role::Leaving { passed: false, since: Instant::now() };
                 Some(self.term)
             }
             Role::Taking { .. } => {

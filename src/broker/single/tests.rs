@@ -233,3 +233,20 @@ fn what_is_forgotten_is_not_needed() {
     assert_eq!(track.before(&mark(1)), None);
     assert_eq!(track.before(&mark(1_000)), Some(1_998));
 }
+
+#[test]
+fn many_marks_without_a_message_take_no_more_and_more_memory() {
+    let [mut leader, mut other] = [open("a"), open("b")];
+    for number in 1..=10_000 {
+        [&mut leader, &mut other].into_iter().for_each(|track| track.mark(mark(number)));
+        if number % 2_500 == 1 {
+            [&mut leader, &mut other].into_iter().for_each(|track| count(track, 1));
+        }
+        assert!(leader.marks() <= 1_000);
+    }
+    for number in 1..=4 {
+        assert_eq!(other.find(Some(&leader.place(number))), behind(number));
+    }
+    // One that is forgotten tells less, and nothing wrong.
+    assert_eq!(other.find(Some("source mark life 7000 1")), unsure(0, 4));
+}

@@ -6,6 +6,10 @@ use std::time::{Duration, Instant};
 
 use super::place::{At, Mark, Place};
 
+/// How many marks are kept of one time: each daemon that comes brings one, and where no message is done
+/// for long none would ever be forgotten.
+const MARKS: usize = 1_000;
+
 /// What was counted, for one channel.
 pub(super) struct Track {
     source: Box<str>,
@@ -154,8 +158,18 @@ impl Track {
         let mut marks = self.spans.iter().flat_map(|span| &span.marks);
         self.was_stored |= marks.any(|(before, _)| before.life != mark.life);
         if let Some(span) = self.spans.back_mut().filter(|span| span.end.is_none()) {
+            if span.marks.len() == MARKS {
+                // Not the first one, by which others may tell of what is before all.
+                span.marks.drain(1..MARKS / 2);
+            }
             span.marks.push((mark, counted));
         }
+    }
+
+    /// How many marks are kept.
+    #[cfg(test)]
+    pub(super) fn marks(&self) -> usize {
+        self.spans.iter().map(|span| span.marks.len()).sum()
     }
 
     /// The number of the last message before this mark.

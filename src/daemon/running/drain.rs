@@ -56,6 +56,7 @@ impl Running {
             self.crew.dissolved().await;
             self.crew.abandon();
             self.streams.abandon();
+            self.singles.abandon();
             self.writers.abandon();
         }
         // That is why they see nothing more, not that channels are gone.

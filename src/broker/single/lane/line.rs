@@ -22,12 +22,12 @@ impl Lane {
         // Nothing has come of what was dropped, and it isn't handled.
         let finish = if dropped.is_some() { Finish::new() } else { finish };
         let mut state = self.state();
-        if number > state.done {
+        if number > state.done && !state.is_left {
             state.out_bytes += finish.size();
             state.out.push_back(Item { number, finish, dropped, place: None });
             self.wake.notify_one();
         } else {
-            // Another was faster.
+            // Another was faster, or will be.
             self.metrics().single.left.add(1);
         }
     }
@@ -78,7 +78,9 @@ impl Lane {
             // What it is called was decided before.
             Some(Item { place: Some(_), .. }) => {}
             Some(_) => state.tells_mark = false,
-            None if state.track.known_place().is_some() => {
+            // Not by who leaves: a mark that has come since is behind what it missed, which another may
+            // have heard.
+            None if state.role == Role::Leading && state.track.known_place().is_some() => {
                 state.tells_mark = false;
                 let (number, finish) = (state.done, Finish::new());
                 let place = state.track.place_before_all(number);

@@ -31,7 +31,7 @@ impl Lane {
     /// Whether it is to be given back now.
     pub(in crate::broker::single) fn may_release(&self) -> bool {
         let state = self.state();
-        state.role == (Role::Leaving { passed: true }) || state.role == Role::Quitting
+        matches!(state.role, Role::Leaving { passed: true, .. } | Role::Quitting)
     }
 
     /// The lease is ours from now on; `place` is up to where all is done, which was all there was
@@ -128,7 +128,7 @@ impl Lane {
         let metrics = self.metrics();
         state.forget(number);
         let lost = state.hole.take().map_or(0, |hole| {
-            let lost = hole.behind(number);
+            let lost = hole.behind(state.done);
             metrics.received.add(state.receive(lost, hole.last));
             metrics.lost(hole.why, lost);
             lost

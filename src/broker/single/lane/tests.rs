@@ -1,6 +1,7 @@
 //! What is held, and where it is counted.
 
 use super::*;
+use crate::broker::stream::Finish;
 use crate::config::Overflow;
 use crate::message::{Delivery, Message};
 use crate::queue::Budget;
@@ -199,7 +200,7 @@ fn handle(queue: &Arc<Queue>, messages: usize) {
     let mut taken: Vec<Received> = batch.drain().collect();
     let left = taken.split_off(messages);
     for message in taken {
-        message.entry.expect("a ticket").finish(crate::broker::stream::Finish::new());
+        message.entry.expect("a ticket").finish(Finish::new());
         batch.done(1);
     }
     batch.put_back(left, None);
@@ -240,4 +241,110 @@ fn what_came_in_one_read_with_the_mark_that_is_gone_on_from_is_counted() {
     assert_eq!(queue.bytes(), 4 * size());
     assert_eq!(queue.metrics().dropped(DropReason::Unknown), 5);
     assert_eq!(queue.metrics().received.get(), 9);
+}
+
+#[test]
+fn who_leaves_does_not_tell_its_place_by_a_mark_behind_what_it_missed() {
+    let budget = Budget::new(usize::MAX);
+    let (lane, queue) = standby(&budget);
+    lane.heard(b"life 1");
+    lane.take(None, None, None);
+    lane.push(&mut vec![arrived(&lane)]);
+    let mut flight = Vec::new();
+    lane.take_line(&mut flight, 10, usize::MAX);
+    assert_eq!(flight.len(), 1, "where it begins");
+    lane.finished(lane.place(0), 0);
+    flight.clear();
+    // Its turn isn't over when the message is done with.
+    let mut batch = crate::queue::Batch::default();
+    assert!(queue.take(&mut batch));
+    let message = batch.drain().next().expect("a message");
+    message.entry.expect("a ticket").finish(Finish::new());
+    lane.take_line(&mut flight, 10, usize::MAX);
+    assert_eq!(flight.len(), 1);
+    let place = lane.place(1);
+    assert!(place.ends_with(" mark life 1 1"), "{place}");
+    lane.finished(place, 1);
+    flight.clear();
+    lane.cut();
+    assert!(!lane.may_release());
+    lane.heard(b"life 2");
+    lane.take_line(&mut flight, 10, usize::MAX);
+    assert_eq!(flight.first().and_then(|item| item.place.clone()), None);
+    batch.done(1);
+    drop(batch);
+    queue.end_turn();
+    assert!(lane.may_release());
+}
+
+#[test]
+fn what_is_handled_when_its_keeper_has_ended_is_counted_as_left() {
+    let budget = Budget::new(usize::MAX);
+    let (lane, queue) = standby(&budget);
+    lane.heard(b"life 1");
+    lane.take(None, None, None);
+    lane.push(&mut (0..3).map(|_| arrived(&lane)).collect());
+    let mut batch = crate::queue::Batch::default();
+    assert!(queue.take(&mut batch));
+    let mut messages: Vec<Received> = batch.drain().collect();
+    messages.pop().and_then(|message| message.entry).expect("a ticket").finish(Finish::new());
+    lane.demote(&mut Vec::new());
+    lane.leave_all();
+    assert_eq!(queue.metrics().single.left.get(), 1);
+    let entries = messages.into_iter().filter_map(|message| message.entry);
+    entries.for_each(|entry| entry.finish(Finish::new()));
+    batch.done(3);
+    assert_eq!(queue.metrics().received.get(), 3);
+    assert_eq!(queue.metrics().single.left.get(), 3);
+}
+
+#[test]
+fn what_is_held_again_is_left_when_the_channel_ends_before_it_is_known_where_to_go_on() {
+    let budget = Budget::new(usize::MAX);
+    let (lane, queue) = standby(&budget);
+    lane.heard(b"life 1");
+    lane.take(None, None, None);
+    lane.push(&mut (0..3).map(|_| arrived(&lane)).collect());
+    lane.demote(&mut Vec::new());
+    lane.take(Some("nobody can read it".into()), None, None);
+    assert!(lane.is_taking());
+    lane.close();
+    assert_eq!(queue.metrics().received.get(), 3);
+    assert_eq!(queue.metrics().single.left.get(), 3);
+}
+
+#[test]
+fn who_leaves_tells_since_when_it_may_have_missed_something() {
+    let budget = Budget::new(usize::MAX);
+    let (lane, queue) = standby(&budget);
+    lane.heard(b"life 1");
+    lane.take(None, None, None);
+    lane.push(&mut (0..3).map(|_| arrived(&lane)).collect());
+    handle(&queue, 3);
+    assert_eq!(lane.lag(3), std::time::Duration::ZERO);
+    lane.cut();
+    let since = std::time::Instant::now();
+    std::thread::sleep(std::time::Duration::from_millis(2));
+    let least = since.elapsed();
+    assert!(lane.lag(3) >= least, "all that came here is done");
+    std::thread::sleep(std::time::Duration::from_millis(2));
+    lane.push(&mut vec![arrived(&lane)]);
+    let least = since.elapsed();
+    assert!(lane.lag(3) >= least, "more comes since");
+}
+
+#[test]
+fn when_redis_goes_back_in_time_what_had_no_room_and_was_done_is_not_lost() {
+    let budget = Budget::new(usize::MAX);
+    let (lane, queue) = standby(&budget);
+    lane.heard(b"life 1");
+    lane.set_hold(4 * size());
+    lane.push(&mut (0..10).map(|_| arrived(&lane)).collect());
+    let source = fingerprint(&Source::Subscribe(vec!["in".into()]));
+    let place = |number| Some(format!("{source} mark life 1 {number}"));
+    lane.follow(place(8).as_deref());
+    lane.take(place(3), None, None);
+    assert_eq!(queue.bytes(), 2 * size());
+    assert_eq!(queue.metrics().received.get(), 2);
+    assert_eq!(queue.metrics().ended(), 0, "nothing is lost");
 }
