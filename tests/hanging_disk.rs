@@ -50,6 +50,26 @@ fn a_plugin_of_which_nothing_comes_is_refused_at_a_reload_and_nothing_waits_for_
 }
 
 #[test]
+fn plugins_of_which_nothing_comes_are_in_the_way_of_no_configuration_without_them() {
+    let redis = Redis::start();
+    let Some((mut daemon, disk)) = start(&redis) else { return };
+    disk.set(Answers::Names);
+    let config = daemon.dir().join("config.toml");
+    let text = fs::read_to_string(&config).expect("a configuration");
+    let many = |n| format!("[handlers.far{n}]\nplugin = \"disk/{FILE}\"\n");
+    let many: String = (0..100).map(many).collect();
+    fs::write(&config, format!("{text}{many}")).expect("it is written");
+    daemon.signal(Signal::HUP);
+    daemon.wait_log(&["ERROR", "the reload was refused: everything goes on as it was"]);
+    put(&daemon.dir().join("plugins/near.wasm"), variant(1));
+    let near = text.replace(&format!("disk/{FILE}"), "near.wasm");
+    fs::write(&config, near).expect("it is written");
+    daemon.signal(Signal::HUP);
+    daemon.wait_log(&["INFO", "reloaded: 1 channel"]);
+    assert_eq!(daemon.stop().code, 0);
+}
+
+#[test]
 fn a_disk_that_answers_nothing_holds_up_no_other_change_and_no_end() {
     let redis = Redis::start();
     let out = Watcher::subscribe(&redis, &["out"]);
