@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use rustix::process::Signal;
 use support::changing::put;
@@ -66,6 +67,26 @@ fn plugins_of_which_nothing_comes_are_in_the_way_of_no_configuration_without_the
     fs::write(&config, near).expect("it is written");
     daemon.signal(Signal::HUP);
     daemon.wait_log(&["INFO", "reloaded: 1 channel"]);
+    assert_eq!(daemon.stop().code, 0);
+}
+
+#[test]
+fn a_plugin_that_nobody_uses_and_of_which_nothing_comes_is_looked_at_when_its_disk_answers() {
+    let redis = Redis::start();
+    let Some((mut daemon, disk)) = start(&redis) else { return };
+    let config = daemon.dir().join("config.toml");
+    let text = fs::read_to_string(&config).expect("a configuration");
+    put(&daemon.dir().join("plugins/near.wasm"), variant(1));
+    let near = text.replace(&format!("disk/{FILE}"), "near.wasm");
+    fs::write(&config, near).expect("it is written");
+    daemon.signal(Signal::HUP);
+    daemon.wait_log(&["INFO", "reloaded: 1 channel"]);
+    disk.set(Answers::Names);
+    symlink(format!("../disk/{FILE}"), daemon.dir().join("plugins/unused.wasm")).expect("a link");
+    daemon.wait_log(&["WARN", "no channel uses it", "unused.wasm", "has not answered for 20 s"]);
+    disk.set(Answers::All);
+    daemon.signal(Signal::HUP);
+    daemon.wait_log(&["INFO", "unused.wasm is there, and no channel uses it"]);
     assert_eq!(daemon.stop().code, 0);
 }
 
