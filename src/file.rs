@@ -4,14 +4,15 @@
 //! end, and the disk of a regular file may not answer: none of them holds up whoever reads. Used by
 //! `config`, `broker` and `plugin`; knows nothing of what is in the files.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{File, FileType, Metadata};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::OFlags;
@@ -158,8 +159,11 @@ fn io(path: &Path, source: io::Error) -> Unread {
     Unread::Io { source, link }
 }
 
-/// How many reads of one owner may hang at once, of files of which there are few.
+/// How much of one owner's work may hang at once; of what reads large files, how many reads of each.
 const MOST_HANGING: usize = 4;
+
+/// Most large files of one owner that are waited for at once.
+const MOST_AT_ONCE: usize = 64;
 
 /// Most bytes of a large file that are asked for at once: so many come within any limit.
 const CHUNK: usize = 1 << 20;
@@ -167,14 +171,14 @@ const CHUNK: usize = 1 << 20;
 /// A file that is being read: each step is counted.
 struct Counted {
     file: File,
-    steps: Arc<AtomicU64>,
+    large: Arc<Large>,
 }
 
 impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = buffer.len().min(CHUNK);
         let read = self.file.read(&mut buffer[..most]);
-        self.steps.fetch_add(1, Relaxed);
+        self.large.steps.fetch_add(1, Relaxed);
         read
     }
 }
@@ -185,20 +189,40 @@ impl Read for Counted {
 pub struct Patience {
     limit: Duration,
     places: Arc<Semaphore>,
-    /// Those of [`Patience::read_large`].
-    steps: Arc<AtomicU64>,
+    large: Arc<Large>,
+}
+
+/// What [`Patience::read_large`] needs.
+#[derive(Debug)]
+struct Large {
+    /// For whoever waits: whose read is left to itself has none any more, and keeps no other file from
+    /// being read.
+    places: Semaphore,
+    /// For the reads of each file.
+    of_file: Mutex<BTreeMap<PathBuf, Arc<Semaphore>>>,
+    /// Of all of them.
+    steps: AtomicU64,
+}
+
+impl Large {
+    fn of_file(&self, path: &Path) -> Arc<Semaphore> {
+        let mut of_file = self.of_file.lock().unwrap_or_else(PoisonError::into_inner);
+        // Forget those that nobody reads.
+        of_file.retain(|_, places| Arc::strong_count(places) > 1);
+        let places = of_file.entry(path.to_owned());
+        places.or_insert_with(|| Arc::new(Semaphore::new(MOST_HANGING))).clone()
+    }
 }
 
 impl Patience {
     /// Waits for so long.
     pub fn new(limit: Duration) -> Self {
-        Patience::of_many(limit, MOST_HANGING)
-    }
-
-    /// The same, and so many reads may hang at once.
-    pub fn of_many(limit: Duration, most_hanging: usize) -> Self {
-        let places = Arc::new(Semaphore::new(most_hanging));
-        Patience { limit, places, steps: Arc::default() }
+        let large = Large {
+            places: Semaphore::new(MOST_AT_ONCE),
+            of_file: Mutex::default(),
+            steps: AtomicU64::new(0),
+        };
+        Patience { limit, places: Arc::new(Semaphore::new(MOST_HANGING)), large: Arc::new(large) }
     }
 
     /// Do work that reads.
@@ -209,27 +233,12 @@ impl Patience {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Unread> {
-        timeout(self.limit, self.begin(work)).await.unwrap_or(Err(Unread::Late(self.limit)))
-    }
-
-    /// Do it without a limit, as soon as few enough others hang.
-    async fn begin<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Unread> {
-        let failed = |source| Unread::Io { source, link: None };
-        let ended_early = || failed(io::Error::other("reading ended early"));
-        let place = self.places.clone().acquire_owned().await;
-        let (tell, told) = oneshot::channel();
-        let reading = move || {
-            let done = work();
-            drop(place);
-            let _ = tell.send(done);
+        let done = async {
+            // As soon as few enough others hang.
+            let place = self.places.clone().acquire_owned().await;
+            begin(place, work).await
         };
-        // None of the runtime's threads: it would be waited for when that ends.
-        let thread = std::thread::Builder::new().name("handlerd-read".into());
-        thread.spawn(reading).map_err(failed)?;
-        told.await.map_err(|_| ended_early())
+        timeout(self.limit, done).await.unwrap_or(Err(Unread::Late(self.limit)))
     }
 
     /// The bytes of a file, as [`read`] gives them.
@@ -247,23 +256,48 @@ impl Patience {
     /// # Errors
     /// As for [`read`], and when nothing has come for the limit.
     pub async fn read_large(&self, path: &Path, largest: u64) -> Result<Vec<u8>, Unread> {
-        let (path, steps) = (path.to_owned(), self.steps.clone());
-        let mut reading = pin!(self.begin(move || {
-            let bytes = read_through(&path, largest, |file| Counted { file, steps: steps.clone() });
-            steps.fetch_add(1, Relaxed);
-            bytes
-        }));
-        let mut before = self.steps.load(Relaxed);
+        let mut reading = pin!(async {
+            let of_file = self.large.of_file(path).acquire_owned().await;
+            let _place = self.large.places.acquire().await;
+            let (path, large) = (path.to_owned(), self.large.clone());
+            let read = move || {
+                let counted = |file| Counted { file, large: large.clone() };
+                let bytes = read_through(&path, largest, counted);
+                large.steps.fetch_add(1, Relaxed);
+                bytes
+            };
+            begin(of_file, read).await
+        });
+        let mut before = self.large.steps.load(Relaxed);
         loop {
             if let Ok(read) = timeout(self.limit, &mut reading).await {
                 return read?;
             }
-            let steps = self.steps.load(Relaxed);
+            let steps = self.large.steps.load(Relaxed);
             if std::mem::replace(&mut before, steps) == steps {
                 return Err(Unread::Late(self.limit));
             }
         }
     }
+}
+
+/// Do work in a thread of its own, without a limit. It keeps its place until it has ended.
+async fn begin<T: Send + 'static>(
+    place: impl Send + 'static,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Unread> {
+    let failed = |source| Unread::Io { source, link: None };
+    let ended_early = || failed(io::Error::other("reading ended early"));
+    let (tell, told) = oneshot::channel();
+    let reading = move || {
+        let done = work();
+        drop(place);
+        let _ = tell.send(done);
+    };
+    // None of the runtime's threads: it would be waited for when that ends.
+    let thread = std::thread::Builder::new().name("handlerd-read".into());
+    thread.spawn(reading).map_err(failed)?;
+    told.await.map_err(|_| ended_early())
 }
 
 #[cfg(test)]

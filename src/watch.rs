@@ -151,9 +151,7 @@ impl Watch {
         let plugin_dir = absolute(plugin_dir);
         {
             let mut marks = self.seen.marks();
-            if marks.plugins.path != plugin_dir {
-                marks.plugins = Place::new(&plugin_dir);
-            }
+            marks.plugins.go_to(&plugin_dir);
             marks.files = elsewhere(&plugin_dir, files).collect();
             marks.is_stale = true;
         }

@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use rustix::process::Signal;
 use support::changing::put;
@@ -46,6 +47,46 @@ fn a_plugin_of_which_nothing_comes_is_refused_at_a_reload_and_nothing_waits_for_
     // The end waits for no read either.
     disk.set(Answers::Names);
     daemon.signal(Signal::HUP);
+    assert_eq!(daemon.stop().code, 0);
+}
+
+#[test]
+fn plugins_of_which_nothing_comes_are_in_the_way_of_no_configuration_without_them() {
+    let redis = Redis::start();
+    let Some((mut daemon, disk)) = start(&redis) else { return };
+    disk.set(Answers::Names);
+    let config = daemon.dir().join("config.toml");
+    let text = fs::read_to_string(&config).expect("a configuration");
+    let many = |n| format!("[handlers.far{n}]\nplugin = \"disk/{FILE}\"\n");
+    let many: String = (0..100).map(many).collect();
+    fs::write(&config, format!("{text}{many}")).expect("it is written");
+    daemon.signal(Signal::HUP);
+    daemon.wait_log(&["ERROR", "the reload was refused: everything goes on as it was"]);
+    put(&daemon.dir().join("plugins/near.wasm"), variant(1));
+    let near = text.replace(&format!("disk/{FILE}"), "near.wasm");
+    fs::write(&config, near).expect("it is written");
+    daemon.signal(Signal::HUP);
+    daemon.wait_log(&["INFO", "reloaded: 1 channel"]);
+    assert_eq!(daemon.stop().code, 0);
+}
+
+#[test]
+fn a_plugin_that_nobody_uses_and_of_which_nothing_comes_is_looked_at_when_its_disk_answers() {
+    let redis = Redis::start();
+    let Some((mut daemon, disk)) = start(&redis) else { return };
+    let config = daemon.dir().join("config.toml");
+    let text = fs::read_to_string(&config).expect("a configuration");
+    put(&daemon.dir().join("plugins/near.wasm"), variant(1));
+    let near = text.replace(&format!("disk/{FILE}"), "near.wasm");
+    fs::write(&config, near).expect("it is written");
+    daemon.signal(Signal::HUP);
+    daemon.wait_log(&["INFO", "reloaded: 1 channel"]);
+    disk.set(Answers::Names);
+    symlink(format!("../disk/{FILE}"), daemon.dir().join("plugins/unused.wasm")).expect("a link");
+    daemon.wait_log(&["WARN", "no channel uses it", "unused.wasm", "has not answered for 20 s"]);
+    disk.set(Answers::All);
+    daemon.signal(Signal::HUP);
+    daemon.wait_log(&["INFO", "unused.wasm is there, and no channel uses it"]);
     assert_eq!(daemon.stop().code, 0);
 }
 

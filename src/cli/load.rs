@@ -1,6 +1,5 @@
 //! What several verbs begin with: the configuration, the plugin host, the handlers, a runtime.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -146,8 +145,7 @@ pub fn refusal_code(errors: &[HandlerError]) -> Code {
 fn is_of_the_machine(error: &PluginError) -> bool {
     match error {
         PluginError::Engine { .. } | PluginError::Compile { of_machine: true, .. } => true,
-        PluginError::Read { source, .. } => source.kind() == ErrorKind::TimedOut,
-        _ => false,
+        error => error.is_late(),
     }
 }
 
@@ -173,6 +171,8 @@ pub fn runtime() -> Result<Runtime, Fault> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
+
     use super::*;
 
     #[test]

@@ -27,8 +27,8 @@ use crate::{daemon, telemetry};
   handlerd run --config /etc/handlerd/config.toml
 
 Exit codes: 0 stopped by a signal, 69 the embedded broker finds no port, 70 the machine has no
-memory to compile a plugin, or a disk that doesn't answer, 78 the configuration or a plugin is wrong or missing; and those
-of every verb, see handlerd --help.")]
+memory to compile a plugin, or a disk that doesn't answer, 78 the configuration or a plugin is
+wrong or missing; and those of every verb, see handlerd --help.")]
 pub struct Args {
     /// Also read the configuration again whenever its file changes, as SIGHUP does
     #[arg(long)]

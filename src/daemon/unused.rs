@@ -67,6 +67,12 @@ impl Unused {
             }
             let refusal = match host.inspect(&file).await {
                 Ok(inspection) => inspection.refusal,
+                // It may be as good as any, and is read again the next time.
+                Err(error) if error.is_late() => {
+                    tracing::warn!("no channel uses it: {}", with_causes(&error));
+                    known.remove(&file);
+                    continue;
+                }
                 Err(error) => Some(with_causes(&error)),
             };
             match refusal {

@@ -1,5 +1,6 @@
 //! Why a plugin can't be used, in sentences for whoever dropped the file there.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 /// Why a plugin file could not be made into a handler. The text says which file, what is wrong
@@ -91,4 +92,11 @@ pub enum PluginError {
         /// Why.
         reason: String,
     },
+}
+
+impl PluginError {
+    /// Whether nothing has come of the file for too long: there may be nothing wrong with it.
+    pub fn is_late(&self) -> bool {
+        matches!(self, PluginError::Read { source, .. } if source.kind() == ErrorKind::TimedOut)
+    }
 }

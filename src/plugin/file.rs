@@ -58,12 +58,9 @@ pub(super) struct Outline {
 /// For so long nothing may come of a plugin file: a network's may hang.
 const SILENCE: Duration = Duration::from_secs(20);
 
-/// Most plugin files that are read at once, those on a disk that hangs included.
-const MOST_AT_ONCE: usize = 64;
-
 /// What reads plugin files.
 pub(super) fn patience() -> Patience {
-    Patience::of_many(SILENCE, MOST_AT_ONCE)
+    Patience::new(SILENCE)
 }
 
 /// The bytes of a plugin file.

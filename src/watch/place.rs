@@ -33,6 +33,8 @@ const ENDLESS: Duration = Duration::from_secs(600);
 pub(super) struct Place {
     /// Of plugins the folder, of the configuration the file.
     pub(super) path: PathBuf,
+    /// Whether it was looked for last where it was before.
+    is_elsewhere: bool,
     /// None before it was looked for.
     survey: Option<Survey>,
     /// When something happened first and last that nobody was told of.
@@ -81,9 +83,20 @@ impl Place {
         Place { path: path.to_owned(), ..Place::default() }
     }
 
-    /// Where to look from now on. What is elsewhere than before has changed.
+    /// It has another path from now on. What has happened to files that it goes on with is still to be
+    /// told of.
+    pub(super) fn go_to(&mut self, path: &Path) {
+        if self.path != path {
+            self.path = path.to_owned();
+            self.is_elsewhere = true;
+            self.trouble = Trouble::default();
+        }
+    }
+
+    /// Where to look from now on. What is elsewhere than before has changed, unless it is to be there.
     pub(super) fn set(&mut self, survey: Survey, now: Instant) {
-        if self.survey.as_ref().is_some_and(|before| !before.is_as(&survey)) {
+        let was_to_be = std::mem::take(&mut self.is_elsewhere);
+        if !was_to_be && self.survey.as_ref().is_some_and(|before| !before.is_as(&survey)) {
             self.change(now);
         }
         self.open.retain(|path, _| survey.concerns(path));

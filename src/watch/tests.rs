@@ -89,6 +89,40 @@ async fn a_folder_that_comes_later_is_watched_then() {
 }
 
 #[tokio::test]
+async fn what_happens_before_the_folder_is_another_is_told_of_afterwards() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let [one, other] = ["one", "other"].map(|name| dir.path().join(name));
+    fs::create_dir(&one).expect("made");
+    fs::create_dir(&other).expect("made");
+    let plugin = other.join("a.wasm");
+    let mut watch = watch_of(&one, None).await;
+    // As a reload does: it reads this file, and then takes the configuration that names it.
+    watch.follow_also([&*plugin]).await;
+    let mut file = File::create(&plugin).expect("made");
+    file.write_all(b"half").expect("written");
+    let seen = watch.seen.clone();
+    let until = Instant::now() + PATIENCE;
+    while !seen.marks().plugins.has_unfinished() {
+        assert!(Instant::now() < until, "it is seen");
+        sleep(Duration::from_millis(10)).await;
+    }
+    watch.follow(&other, [&*plugin]).await;
+    assert!(watch.unfinished().contains(&plugin).await);
+    drop(file);
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    // The same when it was closed before.
+    watch.follow_also([&*one.join("b.wasm")]).await;
+    fs::write(one.join("b.wasm"), "whole").expect("written");
+    while seen.marks().plugins.due().is_none() || seen.marks().plugins.has_unfinished() {
+        assert!(Instant::now() < until, "it is seen");
+        sleep(Duration::from_millis(10)).await;
+    }
+    watch.follow(&one, [&*one.join("b.wasm")]).await;
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    nothing(&mut watch, "that another folder is watched by itself").await;
+}
+
+#[tokio::test]
 async fn a_folder_further_up_that_was_moved_is_seen_when_somebody_asks() {
     let dir = tempfile::tempdir().expect("a folder");
     let [release, next] = ["release", "next"].map(|name| dir.path().join(name));
