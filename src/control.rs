@@ -27,12 +27,15 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::place::{Place, Trouble};
+use crate::answer::{self, Answer};
 use crate::clients::Clients;
 use crate::status::Status;
 use crate::tap::{Hub, Line, Listener, Refused, Wish};
 
 /// How often it is looked whether the socket is still there, or can be made now.
 const LOOK: Duration = Duration::from_secs(5);
+
+const JSON: &str = "application/json";
 
 /// How long clients have to take what is left for them when the daemon ends.
 const LAST: Duration = Duration::from_secs(1);
@@ -141,17 +144,20 @@ async fn serve(
 }
 
 fn router(inside: Inside) -> Router {
+    let Inside { status: make, taps } = inside;
+    let made = Arc::new(Answer::new(move || serde_json::to_vec(&make()).ok()));
     Router::new()
-        .route("/status", get(status))
+        .route("/status", get(async move || status(made.get().await)))
         .route("/tap/{name}", get(tap))
         .fallback(async || refuse(StatusCode::NOT_FOUND, "there are /status and /tap/NAME", vec![]))
-        .with_state(inside)
+        .with_state(taps)
 }
 
-async fn status(State(inside): State<Inside>) -> Response {
-    // Over many channels it takes long enough to be in the way of messages.
-    let made = tokio::task::spawn_blocking(move || json(StatusCode::OK, &(inside.status)()));
-    made.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+fn status(made: Option<Arc<Vec<u8>>>) -> Response {
+    match made {
+        Some(text) => ([(header::CONTENT_TYPE, JSON)], answer::body(text)).into_response(),
+        None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 /// What a tap's address says after the question mark.
@@ -180,7 +186,7 @@ impl TapQuery {
 }
 
 async fn tap(
-    State(inside): State<Inside>,
+    State(taps): State<Arc<Hub>>,
     extract::Path(name): extract::Path<String>,
     query: Result<Query<TapQuery>, QueryRejection>,
 ) -> Response {
@@ -189,7 +195,7 @@ async fn tap(
         Ok(wish) => wish,
         Err(sentence) => return refuse(StatusCode::BAD_REQUEST, &sentence, vec![]),
     };
-    match inside.taps.listen(&name, wish) {
+    match taps.listen(&name, wish) {
         Ok(listener) => {
             let lines = stream::unfold(listener, next_line);
             let head = [(header::CONTENT_TYPE, "application/x-ndjson")];
@@ -234,7 +240,7 @@ fn refuse(code: StatusCode, error: &str, channels: Vec<String>) -> Response {
 fn json(code: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(text) => {
-            let head = [(header::CONTENT_TYPE, "application/json")];
+            let head = [(header::CONTENT_TYPE, JSON)];
             (code, head, text).into_response()
         }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

@@ -19,10 +19,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::FutureExt;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::answer::{self, Answer};
 use crate::clients::Clients;
 use crate::openmetrics;
 use crate::telemetry::printable;
@@ -92,12 +92,25 @@ async fn bind(listen: SocketAddr) -> TcpListener {
 #[derive(Clone)]
 struct Shared {
     view: Arc<View>,
-    /// A page over all channels is made one at a time, beside the threads that handle messages.
-    making: Arc<Semaphore>,
+    metrics: Arc<Answer<String>>,
+    status: Arc<Answer<String>>,
+    not_ready: Arc<Answer<Vec<String>>>,
+}
+
+impl Shared {
+    fn new(view: &Arc<View>) -> Self {
+        let [metrics, status, not_ready] = [(); 3].map(|()| view.clone());
+        let json = move || Some(serde_json::to_string_pretty(&status.status()).ok()? + "\n");
+        Shared {
+            view: view.clone(),
+            metrics: Arc::new(Answer::new(move || openmetrics::render(&metrics).ok())),
+            status: Arc::new(Answer::new(json)),
+            not_ready: Arc::new(Answer::new(move || Some(not_ready.not_ready()))),
+        }
+    }
 }
 
 fn router(view: &Arc<View>) -> Router {
-    let shared = Shared { view: view.clone(), making: Arc::new(Semaphore::new(1)) };
     Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
@@ -107,19 +120,15 @@ fn router(view: &Arc<View>) -> Router {
             (StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here\n")
         })
         .fallback(nothing)
-        .with_state(shared)
+        .with_state(Shared::new(view))
 }
 
 async fn metrics(State(shared): State<Shared>) -> Response {
-    shared.page(openmetrics::CONTENT_TYPE, |view| openmetrics::render(view).ok()).await
+    page(openmetrics::CONTENT_TYPE, shared.metrics.get().await)
 }
 
 async fn status(State(shared): State<Shared>) -> Response {
-    let json = |view: &Arc<View>| {
-        let text = serde_json::to_string_pretty(&view.status()).ok()?;
-        Some(text + "\n")
-    };
-    shared.page("application/json", json).await
+    page("application/json", shared.status.get().await)
 }
 
 async fn healthz(State(shared): State<Shared>) -> Response {
@@ -127,10 +136,10 @@ async fn healthz(State(shared): State<Shared>) -> Response {
 }
 
 async fn readyz(State(shared): State<Shared>) -> Response {
-    shared
-        .made(|view| Some(lines("ready", view.not_ready())))
-        .await
-        .unwrap_or_else(|| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+    match shared.not_ready.get().await {
+        Some(wrong) => lines("ready", wrong.to_vec()),
+        None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 /// The names of all, for who is lost.
@@ -148,29 +157,9 @@ fn lines(fine: &str, wrong: Vec<String>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, wrong.join("\n") + "\n").into_response()
 }
 
-impl Shared {
-    async fn page(
-        &self,
-        content_type: &'static str,
-        make: impl FnOnce(&Arc<View>) -> Option<String> + Send + 'static,
-    ) -> Response {
-        match self.made(make).await {
-            Some(text) => ([(CONTENT_TYPE, content_type)], text).into_response(),
-            None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-        }
-    }
-
-    async fn made<T: Send + 'static>(
-        &self,
-        make: impl FnOnce(&Arc<View>) -> Option<T> + Send + 'static,
-    ) -> Option<T> {
-        let turn = self.making.clone().acquire_owned().await.ok()?;
-        let view = self.view.clone();
-        let made = tokio::task::spawn_blocking(move || {
-            let made = make(&view);
-            drop(turn);
-            made
-        });
-        made.await.ok()?
+fn page(content_type: &'static str, text: Option<Arc<String>>) -> Response {
+    match text {
+        Some(text) => ([(CONTENT_TYPE, content_type)], answer::body(text)).into_response(),
+        None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

@@ -28,16 +28,18 @@
 //! | `crew` | who works when, and when what is written goes out | `worker`, `broker::writer` |
 //! | `view` | what runs, for those who look; whether it is ready | `status`, `telemetry`, `queue`, `chain`, `broker` (whether it is connected) |
 //! | `clients` | who is connected to a socket that the daemon answers at: so many, and none that is slow | nothing |
-//! | `openmetrics`, `http` | metric names; the endpoints | `view`, `clients` |
+//! | `answer` | an answer that takes long to make, made once for all who have asked | nothing |
+//! | `openmetrics`, `http` | metric names; the endpoints | `view`, `clients`, `answer` |
 //! | `watch` | which files have changed | `file` |
 //! | `heartbeat` | whether every loop still comes around | nothing |
 //! | `service` | signals, what systemd is told, the watchdog | `heartbeat`, `telemetry`, `view` (what is wrong) |
 //! | `daemon` | building everything, running it, exchanging it at a reload, draining it | all of the above |
-//! | `control` | the local socket of a running daemon: who may ask what | `status`, `tap`, `config`, `clients` |
+//! | `control` | the local socket of a running daemon: who may ask what | `status`, `tap`, `config`, `clients`, `answer` |
 //! | `cli` | one file a verb | all of the above |
 //!
 //! `plugin` and `broker` don't know each other; `chain` knows neither.
 
+pub mod answer;
 pub mod broker;
 pub mod chain;
 pub mod cli;
