@@ -40,6 +40,13 @@ pub enum Unread {
     Late(Duration),
 }
 
+impl Unread {
+    /// Whether nothing is there.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Unread::Io { source, .. } if source.kind() == ErrorKind::NotFound)
+    }
+}
+
 impl fmt::Display for Unread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -7,6 +7,7 @@
 //!
 //! | module | owns |
 //! | --- | --- |
+//! | `stamp` | what tells a thing from another, and from itself as it was |
 //! | `trail` | through which links a path leads, and so which folders are to be watched |
 //! | `look` | the thread that looks at the disk, and the folders that are watched |
 //! | `place` | what has happened to one thing, and when that may be looked at |
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use notify::Event;
-use notify::event::{DataChange, EventKind, ModifyKind};
+use notify::event::{AccessKind, AccessMode, DataChange, EventKind, ModifyKind};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
@@ -27,10 +28,12 @@ use crate::file::Patience;
 
 mod look;
 mod place;
+mod stamp;
 mod trail;
 
 use place::{Place, is_empty_file};
-use trail::{Rights, is_plugin, rights};
+use stamp::{Rights, Stamp};
+use trail::is_plugin;
 
 /// How often a folder that is not there is looked for; and for so long what has happened waits for a look
 /// that goes on.
@@ -98,6 +101,8 @@ struct Marks {
     /// When that was done last, and whether all was watched then that is to be.
     looked: Option<Instant>,
     is_whole: bool,
+    /// What events have told of since it was looked at last.
+    told: BTreeSet<PathBuf>,
     /// What was moved or removed and has watched folders in it, or is one.
     moved: BTreeSet<PathBuf>,
 }
@@ -125,6 +130,7 @@ impl Watch {
             looking: None,
             looked: None,
             is_whole: true,
+            told: BTreeSet::new(),
             moved: BTreeSet::new(),
         };
         let (wake, looked) = (Notify::new(), Notify::new());
@@ -141,8 +147,7 @@ impl Watch {
     }
 
     /// The plugin folder is this one from now on, and the plugin files elsewhere are these. They are
-    /// looked for, and the configuration, where they are by now: a folder further up may have been
-    /// moved, of which nothing tells.
+    /// looked for, and the configuration, where they are by now.
     pub async fn follow<'a>(
         &mut self,
         plugin_dir: &Path,
@@ -280,11 +285,14 @@ impl Marks {
         let is_of_rights = matches!(event.kind, EventKind::Modify(ModifyKind::Metadata(_)));
         let is_away =
             matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
+        let is_read = matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write));
         let mut matters = false;
         for (path, look) in event.paths.iter().zip(looks) {
             let (mut concerns, mut holds, mut other_rights) = (false, false, false);
+            let mut is_told = false;
             for place in self.places() {
                 let Some(survey) = place.survey() else { continue };
+                is_told |= !is_read && survey.has_to_do_with(path);
                 if is_of_rights {
                     // Who couldn't be read may be whole now, and its bytes are the same.
                     if survey.has_other_rights(path, look.rights) {
@@ -301,6 +309,9 @@ impl Marks {
                     let kind = if look.is_empty { &WRITTEN } else { &event.kind };
                     place.note(path, kind, now);
                 }
+            }
+            if is_told {
+                self.told.insert(path.clone());
             }
             if holds {
                 self.moved.insert(path.clone());
@@ -334,7 +345,7 @@ impl Seen {
         }
         Look {
             is_empty: is_made && is_empty_file(path),
-            rights: if is_of_rights { rights(path) } else { None },
+            rights: if is_of_rights { Stamp::of(path).map(|stamp| stamp.rights) } else { None },
         }
     }
 

@@ -59,6 +59,13 @@ fn what_is_no_regular_file_is_refused_at_the_start() {
     fs::write(&file, device).expect("a configuration");
     let said = check();
     assert!(said.contains("/dev/zero is a device, not a regular file"), "{said}");
+    put_pipe(&dir.path().join("p.wasm"));
+    let plugin = CHANNEL.replace("[]", "[\"p\"]");
+    fs::write(&file, format!("[handlers.p]\nplugin = \"./p.wasm\"\n{plugin}"))
+        .expect("a configuration");
+    let said = check();
+    assert!(said.contains("p.wasm is a pipe, not a regular file"), "{said}");
+    assert!(!said.contains("plugin folder"), "{said}");
     put_pipe(&file);
     let said = check();
     assert!(said.contains("the configuration is a pipe, not a regular file"), "{said}");

@@ -89,12 +89,14 @@ impl Plugins {
         if let Some(near) = suggest::nearest(stem, self.names()) {
             help.push(format!("did you mean \"{near}{EXTENSION}\"?"));
         }
-        help.push(if text.value.contains('/') {
-            "a name without `/` is looked for in the plugin folder".to_owned()
-        } else {
-            self.content()
-        });
-        let state = if file.exists() { "is not a file" } else { "doesn't exist" };
+        let unread = crate::file::check(&file).err();
+        let is_there = unread.as_ref().is_some_and(|unread| !unread.is_missing());
+        if !text.value.contains('/') {
+            help.push(self.content());
+        } else if !is_there {
+            help.push("a name without `/` is looked for in the plugin folder".to_owned());
+        }
+        let state = unread.map_or("has just come".to_owned(), |unread| unread.to_string());
         let message = format!("the plugin file {} {state}", file.display());
         value.reader.error(&value.span(), message, help);
         value.reader.misses(file);

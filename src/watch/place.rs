@@ -2,7 +2,7 @@
 //!
 //! Pure: the time is the caller's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -93,10 +93,13 @@ impl Place {
         }
     }
 
-    /// Where to look from now on. What is elsewhere than before has changed, unless it is to be there.
-    pub(super) fn set(&mut self, survey: Survey, now: Instant) {
+    /// Where to look from now on. What is elsewhere than before has changed, unless it is to be there; and
+    /// so has what is another than before, unless it was `told` of.
+    pub(super) fn set(&mut self, survey: Survey, told: &BTreeSet<PathBuf>, now: Instant) {
         let was_to_be = std::mem::take(&mut self.is_elsewhere);
-        if !was_to_be && self.survey.as_ref().is_some_and(|before| !before.is_as(&survey)) {
+        let has_changed =
+            |before: &Survey| !before.is_as(&survey) || before.has_changed(&survey, told);
+        if !was_to_be && self.survey.as_ref().is_some_and(has_changed) {
             self.change(now);
         }
         self.open.retain(|path, _| survey.concerns(path));
@@ -279,7 +282,7 @@ mod tests {
         let (mut place, start) = (Place::new(Path::new("/p")), Instant::now());
         let missing = || Survey::of_folder(Path::new("/nowhere/at/all"));
         let mut is_told_after = |survey, seconds: u32| {
-            place.set(survey, start + seconds * SECOND);
+            place.set(survey, &BTreeSet::new(), start + seconds * SECOND);
             place.trouble.is_told
         };
         assert!(!is_told_after(missing(), 0) && !is_told_after(missing(), 1));

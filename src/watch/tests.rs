@@ -123,7 +123,7 @@ async fn what_happens_before_the_folder_is_another_is_told_of_afterwards() {
 }
 
 #[tokio::test]
-async fn a_folder_further_up_that_was_moved_is_seen_when_somebody_asks() {
+async fn a_folder_further_up_that_was_moved_is_noticed() {
     let dir = tempfile::tempdir().expect("a folder");
     let [release, next] = ["release", "next"].map(|name| dir.path().join(name));
     let plugins = release.join("app/plugins");
@@ -133,11 +133,58 @@ async fn a_folder_further_up_that_was_moved_is_seen_when_somebody_asks() {
     let mut watch = watch_of(&plugins, None).await;
     fs::rename(&release, dir.path().join("before")).expect("moved away");
     fs::rename(&next, &release).expect("moved there");
-    nothing(&mut watch, "nothing tells of that").await;
-    watch.follow(&plugins, []).await;
     assert_eq!(told(&mut watch).await, Changed::Plugins);
     fs::write(plugins.join("a.wasm"), "x").expect("written");
     assert_eq!(told(&mut watch).await, Changed::Plugins);
+    // The same for a file elsewhere, and when nothing is there for a while.
+    let file = release.join("app/plugins/b.wasm");
+    fs::write(&file, "1").expect("written");
+    let mut watch = Watch::new(&dir.path().join("before"), [&*file], None).await;
+    fs::rename(&release, dir.path().join("away")).expect("moved away");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    fs::create_dir_all(release.join("app/plugins")).expect("made");
+    fs::write(&file, "2").expect("written");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    fs::write(&file, "3").expect("written");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+}
+
+#[tokio::test]
+async fn a_glance_tells_of_what_no_event_told_and_of_nothing_else() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let plugin = dir.path().join("a.wasm");
+    fs::write(&plugin, "1").expect("written");
+    let mut watch = watch_of(dir.path(), None).await;
+    fs::write(&plugin, "other bytes").expect("written");
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+    fs::write(dir.path().join("b.txt"), "x").expect("written");
+    let glances = tokio::time::timeout(3 * look::GLANCE, watch.next()).await;
+    assert!(glances.is_err(), "what was told already, or is no plugin: {glances:?}");
+    // As if the event were lost: another machine has written it.
+    fs::write(&plugin, "others' bytes").expect("written");
+    sleep(QUIET).await;
+    {
+        let mut marks = watch.seen.marks();
+        marks.told.clear();
+        marks.plugins.take(Instant::now() + LONGEST_LOOK);
+    }
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+}
+
+#[tokio::test]
+async fn the_rights_of_the_folder_of_a_file_elsewhere_are_noticed() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let [plugins, library] = ["plugins", "library"].map(|name| dir.path().join(name));
+    fs::create_dir(&plugins).expect("made");
+    fs::create_dir(&library).expect("made");
+    let file = library.join("a.wasm");
+    fs::write(&file, "1").expect("written");
+    let mut watch = Watch::new(&plugins, [&*file], None).await;
+    for mode in [0o700, 0o755] {
+        let rights = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        fs::set_permissions(&library, rights).expect("they are set");
+        assert_eq!(told(&mut watch).await, Changed::Plugins);
+    }
 }
 
 /// As `ln -sfn` does it: aside, then renamed.

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+
+use super::stamp::{Rights, Stamp};
 
 /// As many links as the kernel follows.
 const MOST_LINKS: usize = 40;
@@ -79,22 +80,10 @@ pub(super) struct Survey {
     steps: BTreeSet<PathBuf>,
     /// The same for each file elsewhere that matters, too.
     files: BTreeMap<PathBuf, BTreeSet<PathBuf>>,
-    /// Who may read what is there.
-    rights: BTreeMap<PathBuf, Rights>,
+    /// All of it and the folders to be watched, as they were; `None` for what isn't there.
+    known: BTreeMap<PathBuf, Option<Stamp>>,
     /// Why not all of it can be.
     pub(super) trouble: Option<String>,
-}
-
-/// Mode, user and group.
-pub(super) type Rights = (u32, u32, u32);
-
-/// Asks the disk.
-pub(super) fn rights(path: &Path) -> Option<Rights> {
-    path.metadata().ok().map(|metadata| (metadata.mode(), metadata.uid(), metadata.gid()))
-}
-
-fn known_rights(paths: impl Iterator<Item = PathBuf>) -> impl Iterator<Item = (PathBuf, Rights)> {
-    paths.filter_map(|path| rights(&path).map(|rights| (path, rights)))
 }
 
 impl Survey {
@@ -106,10 +95,10 @@ impl Survey {
             Ok(found) => found,
             Err(error) => {
                 let trouble = Some(error.to_string());
-                return Survey { steps, trouble, ..Survey::default() };
+                return Survey { steps, trouble, ..Survey::default() }.with_stamps(Vec::new());
             }
         };
-        let mut files = vec![folder.clone()];
+        let mut files = Vec::new();
         for entry in entries.flatten().filter(|entry| is_plugin(Path::new(&entry.file_name()))) {
             if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
                 steps.append(&mut Trail::of(&folder.join(entry.file_name())).into_steps());
@@ -117,41 +106,57 @@ impl Survey {
                 files.push(folder.join(entry.file_name()));
             }
         }
-        Survey { folder: Some(folder), steps, ..Survey::default() }.with_rights(files)
+        Survey { folder: Some(folder), steps, ..Survey::default() }.with_stamps(files)
     }
 
     /// The same, and these files.
     pub(super) fn and_files(mut self, files: &BTreeSet<PathBuf>) -> Survey {
         for file in files {
-            let steps = Trail::of(file).into_steps();
-            self.rights.extend(known_rights(steps.iter().cloned()));
-            self.files.insert(file.clone(), steps);
+            self.files.insert(file.clone(), Trail::of(file).into_steps());
         }
-        self
+        self.with_stamps(Vec::new())
     }
 
     /// Of a file.
     pub(super) fn of_file(path: &Path) -> Survey {
         let trail = Trail::of(path);
         // A file that is missing for a moment is looked out for in its folder.
-        Survey { steps: trail.into_steps(), ..Survey::default() }.with_rights(Vec::new())
+        Survey { steps: trail.into_steps(), ..Survey::default() }.with_stamps(Vec::new())
     }
 
-    /// With the rights of all that matters, and of these.
-    fn with_rights(mut self, files: Vec<PathBuf>) -> Survey {
-        self.rights = known_rights(self.steps.iter().cloned().chain(files)).collect();
+    /// With all that matters as it is now, and these files.
+    fn with_stamps(mut self, mut files: Vec<PathBuf>) -> Survey {
+        files.extend(self.steps.iter().chain(self.files.values().flatten()).cloned());
+        files.extend(self.folders().into_iter().map(Path::to_owned));
+        for path in files {
+            self.known.entry(path).or_insert_with_key(|path| Stamp::of(path));
+        }
         self
     }
 
     /// Whether somebody else may read this by now than when it was looked at. Times, which a backup sets
     /// back, don't count.
     pub(super) fn has_other_rights(&self, path: &Path, now: Option<Rights>) -> bool {
-        self.rights.get(path).is_some_and(|before| now.is_some_and(|now| now != *before))
+        let before = self.known.get(path).copied().flatten();
+        before.is_some_and(|before| now.is_some_and(|now| now != before.rights))
+    }
+
+    /// What this is about, as it was.
+    pub(super) fn known(&self) -> impl Iterator<Item = (&Path, Option<Stamp>)> {
+        self.known.iter().map(|(path, stamp)| (path.as_path(), *stamp))
+    }
+
+    /// Whether anything that both are about is another in the other, and was not `told` of.
+    pub(super) fn has_changed(&self, other: &Survey, told: &BTreeSet<PathBuf>) -> bool {
+        let mut known = self.known.iter();
+        known.any(|(path, before)| {
+            other.known.get(path).is_some_and(|now| now != before) && !told.contains(path)
+        })
     }
 
     /// Whether anything that happens to this path may matter.
     pub(super) fn has_to_do_with(&self, path: &Path) -> bool {
-        self.rights.contains_key(path) || self.concerns(path)
+        self.known.contains_key(path) || self.concerns(path)
     }
 
     /// Whether what happens to this path, as it really is, matters.
