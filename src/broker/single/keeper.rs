@@ -9,9 +9,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::lane::Lane;
-use super::lease_key;
 use super::state::Item;
 use super::wire::{Finished, LEASE, Lease, Wire};
+use super::{lease_key, state_key};
 use crate::broker::connection::Connector;
 use crate::broker::stream::{Journal, State, Trouble};
 use crate::heartbeat::Beat;
@@ -79,6 +79,13 @@ pub async fn run(
         said_refused: RateLimit::new(SAY_EVERY),
     };
     keeper.run().await;
+}
+
+/// A key with a name of handlerd's own is of another type: what Redis says names its script, not the key.
+fn not_ours(channel: &str) -> Trouble {
+    let (lease, state) = (lease_key(channel), state_key(channel));
+    let text = format!("the key {lease} or {state} is of another type than handlerd's: delete it");
+    Trouble::new(State::Refused, text)
 }
 
 /// What a daemon had for the same channel before.
@@ -149,6 +156,10 @@ impl Keeper {
                         self.wire = None;
                     }
                     let is_cluster = trouble.state == State::Cluster;
+                    let trouble = match trouble.state {
+                        State::WrongType => not_ours(&self.lane.name),
+                        _ => trouble,
+                    };
                     let mut pause = self.journal.trouble(trouble);
                     if self.undecided_until.is_some() {
                         pause = pause.min(WHOSE);
