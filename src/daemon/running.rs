@@ -317,6 +317,9 @@ impl Running {
         let Some(stream) = stream else {
             self.leaving.spawn(async move {
                 change.done().await;
+                if let Some(single) = &single {
+                    single.settled().await;
+                }
                 queue.close();
                 queue.ended().await;
                 if let Some(single) = single {

@@ -34,6 +34,12 @@ impl Single {
         Single { lane, stop: stop.child_token(), done, ended }
     }
 
+    /// Nothing comes: wait until it is known whose it is what is held.
+    pub(super) async fn settled(&self) {
+        self.lane.close();
+        self.lane.settled().await;
+    }
+
     /// Nothing comes, and all that was in hand is done with: give the lease back.
     pub(super) async fn end(&self) {
         self.stop.cancel();
@@ -59,6 +65,12 @@ impl Singles {
     pub(super) fn start(&mut self, single: Single, connector: &Connector) {
         while self.tasks.try_join_next().is_some() {}
         self.running.retain(|single| !single.ended.is_cancelled());
+        let same = |before: &&Single| before.lane.name() == single.lane.name();
+        let before = self.running.iter().rfind(same);
+        let before = before.map(|before| single::Before {
+            lane: before.lane.clone(),
+            ended: before.ended.clone(),
+        });
         self.running.push(single.clone());
         let (connector, ended) = (connector.clone(), single.ended.clone().drop_guard());
         let beats = self.heartbeats.clone();
@@ -67,7 +79,8 @@ impl Singles {
             let name = format!("the lease of channel {}", lane.name());
             keep_running(name.clone(), || {
                 let beat = beats.register(&*name);
-                single::run(lane.clone(), connector.clone(), beat, stop.clone(), done.clone())
+                let (stop, done, before) = (stop.clone(), done.clone(), before.clone());
+                single::run(lane.clone(), connector.clone(), beat, stop, done, before)
             })
             .await;
             drop(ended);
@@ -91,6 +104,11 @@ impl Singles {
             Ok(()) => looked.into_iter().for_each(|single| single.lane.has_passed()),
             Err(_) => tracing::debug!("Redis doesn't say yet that all has come"),
         }
+    }
+
+    /// Nothing comes: wait until it is known of all channels whose it is what is held.
+    pub(super) async fn settled(&self) {
+        join_all(self.running.iter().map(Single::settled)).await;
     }
 
     /// All that was in hand is done with: wait until it is written and the leases are given back.

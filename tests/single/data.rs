@@ -5,7 +5,7 @@ use rustix::process::Signal;
 
 use super::pair::Pair;
 use super::support::{Client, Handlerd, wait_until};
-use super::{LEADS, STANDS_BY, each_once, handled, times, wait_again};
+use super::{LEADS, STANDS_BY, daemon, each_once, handled, redis, times, wait_again};
 
 /// The place is deleted by hand as soon as all is done, and who takes over hasn't seen it.
 fn delete_the_place(command: &[&str]) {
@@ -105,4 +105,19 @@ fn nothing_is_doubled_when_redis_goes_back_in_time() {
     assert_eq!(numbers.len(), length, "doubled");
     assert_eq!(numbers[length - 300..], (2_100..2_400).collect::<Vec<u64>>());
     assert_eq!(one.stop().code, 0);
+}
+
+#[test]
+fn a_key_of_another_type_is_named_and_to_be_deleted() {
+    for key in ["handlerd:single:orders", "handlerd:single:orders:at"] {
+        let redis = redis();
+        let mut client = redis.client();
+        client.run::<u64>(&["RPUSH", key, "a list"]);
+        let mut daemon = daemon(&redis, "a");
+        let line = daemon.wait_log(&["of another type than handlerd's: delete it"]);
+        assert!(line.contains(key) && !line.contains("script"), "{line}");
+        client.run::<u64>(&["DEL", key]);
+        daemon.wait_log(&[LEADS]);
+        assert_eq!(daemon.stop().code, 0);
+    }
 }

@@ -3,6 +3,7 @@
 
 mod data;
 mod early;
+mod end;
 mod network;
 mod pair;
 mod room;

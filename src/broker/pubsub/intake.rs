@@ -81,6 +81,11 @@ impl Intake {
         self.router.cut();
     }
 
+    /// Nothing is to come any more.
+    pub(super) fn close(&self) {
+        self.router.close();
+    }
+
     /// Other queues from now on, between two messages; `moved` tells the new ids of the names. A
     /// message that is half here goes where its name goes now.
     pub(super) fn reroute(&mut self, router: Router, moved: &[Option<NameId>]) {

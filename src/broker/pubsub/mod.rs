@@ -355,7 +355,10 @@ impl Supervisor {
         }
         // Nothing more can come over it: what was leaving has left.
         self.plan.roster.lose_all(ended.since);
-        self.plan.intake.cut();
+        match ended.why {
+            SessionEnd::Stopped => self.plan.intake.close(),
+            _ => self.plan.intake.cut(),
+        }
         self.plan.settle(Instant::now());
         if self.changes.under_way() {
             self.changes.done();

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::select;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::lane::Lane;
-use super::lease_key;
 use super::state::Item;
 use super::wire::{Finished, LEASE, Lease, Wire};
+use super::{lease_key, state_key};
 use crate::broker::connection::Connector;
 use crate::broker::stream::{Journal, State, Trouble};
 use crate::heartbeat::Beat;
@@ -31,6 +31,12 @@ const MODESTY: Duration = Duration::from_millis(500);
 /// heard everything had the time to.
 const DEFERENCE: Duration = Duration::from_millis(300);
 
+/// How often the lease is looked at by who has ended and holds messages that may be nobody's.
+const WHOSE: Duration = Duration::from_millis(50);
+
+/// How long that may take: the lease ends meanwhile, and what others leave time for, unless Redis is away.
+const WHOSE_MOST: Duration = Duration::from_secs(4);
+
 /// Messages and bytes of outputs in one script. Redis does nothing else meanwhile.
 const CALL_ITEMS: usize = 1_000;
 const CALL_BYTES: usize = 1 << 20;
@@ -42,13 +48,15 @@ const CLUSTER: Duration = Duration::from_secs(5);
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// Do all that a channel needs which is single, until `stop`, and as long as this daemon leads until
-/// `done` says that nothing more will be put in line: then the lease is given back.
+/// `done` says that nothing more will be put in line: then the lease is given back. It is not taken before
+/// `before` has ended, which this same daemon had for the channel: what that one heard came earlier.
 pub async fn run(
     lane: Arc<Lane>,
     connector: Connector,
     beat: Beat,
     stop: CancellationToken,
     done: CancellationToken,
+    before: Option<Before>,
 ) {
     let name: Arc<str> = lease_key(&lane.name).into();
     let journal = Journal::of_lease(&lane.name, &name, lane.metrics());
@@ -58,16 +66,35 @@ pub async fn run(
         beat,
         stop,
         done,
+        before,
         journal,
         wire: None,
         due: Instant::now(),
         modest_until: Instant::now(),
         free_since: None,
+        undecided_until: None,
+        others_until: None,
         flight: Vec::new(),
         place: String::new(),
         said_refused: RateLimit::new(SAY_EVERY),
     };
     keeper.run().await;
+}
+
+/// A key with a name of handlerd's own is of another type: what Redis says names its script, not the key.
+fn not_ours(channel: &str) -> Trouble {
+    let (lease, state) = (lease_key(channel), state_key(channel));
+    let text = format!("the key {lease} or {state} is of another type than handlerd's: delete it");
+    Trouble::new(State::Refused, text)
+}
+
+/// What a daemon had for the same channel before.
+#[derive(Clone)]
+pub struct Before {
+    /// It takes nothing any more.
+    pub lane: Arc<Lane>,
+    /// Its keeper has ended.
+    pub ended: CancellationToken,
 }
 
 struct Keeper {
@@ -76,6 +103,7 @@ struct Keeper {
     beat: Beat,
     stop: CancellationToken,
     done: CancellationToken,
+    before: Option<Before>,
     journal: Journal,
     wire: Option<Wire>,
     /// When the lease is looked at next.
@@ -83,6 +111,10 @@ struct Keeper {
     modest_until: Instant,
     /// Nobody has had the lease since then.
     free_since: Option<Instant>,
+    /// It has ended, and by then has to know whose it is what it holds.
+    undecided_until: Option<Instant>,
+    /// When another's lease ends, as it was heard first since then.
+    others_until: Option<Instant>,
     /// What was sent, or is to be, as one batch; kept until its answer has come.
     flight: Vec<Item>,
     /// Of the last of these.
@@ -103,12 +135,15 @@ impl Keeper {
         loop {
             self.beat.answer();
             self.lane.look();
+            if let Some(before) = self.before.take_if(|before| before.ended.is_cancelled()) {
+                self.lane.comes_behind(&before.lane);
+            }
             if self.has_ended() {
                 self.lane.put_back(&mut self.flight);
                 self.lane.leave_all();
                 return;
             }
-            match self.step().await {
+            match self.step_in_time().await {
                 Ok(true) => self.journal.fine(),
                 Ok(false) => {
                     self.journal.fine();
@@ -121,33 +156,73 @@ impl Keeper {
                         self.wire = None;
                     }
                     let is_cluster = trouble.state == State::Cluster;
+                    let trouble = match trouble.state {
+                        State::WrongType => not_ours(&self.lane.name),
+                        _ => trouble,
+                    };
                     let mut pause = self.journal.trouble(trouble);
+                    if self.undecided_until.is_some() {
+                        pause = pause.min(WHOSE);
+                    }
                     if is_cluster {
                         self.lane.demote(&mut self.flight);
                         self.lane.refuse(true);
                         pause = CLUSTER;
                     }
+                    let may_end = !self.lane.has_lease() && !self.stop.is_cancelled();
                     select! {
                         () = sleep(pause) => {}
-                        () = self.stop.cancelled(), if !self.lane.has_lease() => {}
+                        () = self.stop.cancelled(), if may_end => {}
                     }
                 }
             }
         }
     }
 
-    /// A standby ends at once. Who leads ends when it has given the lease back.
+    /// Whether nothing is undecided that came earlier.
+    fn is_first(&self) -> bool {
+        self.before.is_none()
+    }
+
+    /// A standby ends when it is known whose it is what it holds. Who leads ends when it has given the
+    /// lease back.
     fn has_ended(&self) -> bool {
-        self.stop.is_cancelled() && !self.lane.has_lease()
+        self.stop.is_cancelled() && !self.lane.has_lease() && self.lane.is_settled()
+    }
+
+    /// Do what is to be done next; where that doesn't tell in time whose it is what is held, it is given up.
+    async fn step_in_time(&mut self) -> Result<bool, Trouble> {
+        if !self.lane.is_undecided() || !self.is_first() {
+            (self.undecided_until, self.others_until) = (None, None);
+            return self.step().await;
+        }
+        let limit = *self.undecided_until.get_or_insert_with(|| {
+            self.due = Instant::now();
+            self.due + WHOSE_MOST
+        });
+        let stepped = timeout_at(limit, self.step()).await;
+        if Instant::now() >= limit && self.lane.is_undecided() {
+            // An answer may be on its way.
+            self.wire = None;
+            self.lane.give_up_all();
+        }
+        stepped.unwrap_or(Ok(true))
     }
 
     async fn wait(&self) {
         let (stopped, done) = (self.stop.is_cancelled(), self.done.is_cancelled());
+        let before = async {
+            match &self.before {
+                Some(before) => before.ended.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
         select! {
             () = self.lane.woken() => {}
             () = sleep_until(self.due) => {}
             () = self.beat.asked() => {}
             () = self.stop.cancelled(), if !stopped => {}
+            () = before => {}
             () = self.done.cancelled(), if !done => {}
         }
     }
@@ -203,9 +278,12 @@ impl Keeper {
     }
 
     async fn look_at_lease(&mut self) -> Result<(), Trouble> {
+        let is_first = self.is_first();
         let Some(wire) = &mut self.wire else { return Ok(()) };
         let has_lease = self.lane.has_lease();
-        let may_lead = self.lane.may_lead() && !self.stop.is_cancelled();
+        let is_undecided = is_first && self.lane.is_undecided();
+        let may_begin = is_undecided || !self.stop.is_cancelled();
+        let may_lead = is_first && may_begin && self.lane.may_lead();
         let now = Instant::now();
         let is_left = self.free_since.is_some_and(|since| now >= since + DEFERENCE);
         let may_take = self.lane.is_sure() || (is_left && now >= self.modest_until);
@@ -229,17 +307,33 @@ impl Keeper {
                 }
             }
             (false, true) => self.lane.take(place, age, unwritten),
-            (false, false) => self.lane.follow(place.as_deref()),
+            (false, false) => {
+                self.lane.follow(place.as_deref());
+                if is_undecided && self.is_renewed(now, left) {
+                    self.lane.leave_all();
+                }
+            }
         }
         // Not before the lease can be had, and not long after.
         let pause = match left {
             _ if is_ours => EVERY,
+            Some(left) if is_undecided => (left + Duration::from_millis(1)).min(WHOSE),
             Some(left) => (left + Duration::from_millis(1)).min(EVERY),
             None => LOOK,
         };
         debug_assert!(pause < LEASE);
         self.due = Instant::now() + pause;
         Ok(())
+    }
+
+    /// Whether another has renewed its lease, or got it, since we ended: it lives, and has heard what we
+    /// hold. `asked`: before it was, that so much is `left`.
+    fn is_renewed(&mut self, asked: Instant, left: Option<Duration>) -> bool {
+        let Some(left) = left else { return false };
+        // At least, and at most: how long the answer took isn't to be taken for a renewal.
+        let (least, most) = (asked + left, Instant::now() + left);
+        // Redis tells whole milliseconds.
+        least > *self.others_until.get_or_insert(most + Duration::from_millis(5))
     }
 
     fn written(&mut self, refused: &[usize], why: &[u8]) {

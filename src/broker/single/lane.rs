@@ -1,5 +1,5 @@
-//! One channel that is single: what comes in, what is held, what is in line to be finished (`line`), and
-//! which part this daemon plays (`part`).
+//! One channel that is single: what comes in, what is held, what is in line to be finished (`line`),
+//! which part this daemon plays (`part`), and the end (`end`).
 //!
 //! Shared by the subscription, the workers and the keeper. Asks Redis nothing. Whoever leads hands
 //! messages on as they come. A standby holds them until it has heard that they were done, as many as
@@ -22,6 +22,7 @@ use crate::config::Source;
 use crate::queue::{Holder, Queue, Received};
 use crate::telemetry::{ChannelMetrics, DropReason};
 
+mod end;
 mod line;
 mod part;
 
@@ -170,22 +171,6 @@ impl Lane {
         self.wake.notify_one();
     }
 
-    /// Nothing is to come any more: the channel is no longer in the configuration.
-    pub fn close(self: &Arc<Self>) {
-        let cut = {
-            let mut state = self.state();
-            state.is_closed = true;
-            // They hold this lane as it holds them.
-            if !state.writes() {
-                self.metrics().single.left.add(state.leave_all());
-            }
-            state.held.take();
-            state.cut()
-        };
-        self.wait_for_passing(cut);
-        self.wake.notify_one();
-    }
-
     /// When what was handed on is done with, the lease can be given back.
     fn wait_for_passing(self: &Arc<Self>, cut: Option<u64>) {
         let Some(term) = cut else { return };
@@ -204,10 +189,13 @@ impl Lane {
 
     /// Begin to count, if everything comes; `false` where it doesn't.
     fn open(&self, state: &mut State) -> bool {
+        if state.closed.is_some() {
+            return false;
+        }
         if state.track.is_open() {
             return true;
         }
-        let may_come = state.is_attached && !state.is_closed && !state.is_refused;
+        let may_come = state.is_attached && !state.is_refused;
         let is_complete = may_come && self.is_complete();
         if is_complete {
             state.track.open();
@@ -223,28 +211,12 @@ impl Lane {
     }
 
     fn cut_if_incomplete(&self, state: &mut State) -> Option<u64> {
-        if state.track.is_open() && !self.is_complete() { state.cut() } else { None }
+        // What it hears no more once it has ended is missing nowhere here.
+        let is_cut = state.closed.is_none() && state.track.is_open() && !self.is_complete();
+        if is_cut { state.cut() } else { None }
     }
 
     // What the keeper does.
-
-    /// It ends, and what is held or in line stays with others.
-    pub(super) fn leave_all(&self) {
-        self.metrics().single.left.add(self.state().leave_all());
-    }
-
-    /// Drop what is still in line, as `shutdown`: the keeper was ended before it could write it.
-    pub fn abandon(&self) {
-        let mut state = self.state();
-        let writes = state.writes();
-        let left = state.leave_all();
-        drop(state);
-        if writes {
-            self.metrics().lost(DropReason::Shutdown, left);
-        } else {
-            self.metrics().single.left.add(left);
-        }
-    }
 
     /// Wait until there is something to do.
     pub(super) async fn woken(&self) {

@@ -33,7 +33,7 @@ mod track;
 mod wire;
 
 pub use before::look_before;
-pub use keeper::run;
+pub use keeper::{Before, run};
 pub use lane::Lane;
 pub use ticket::Hold;
 

@@ -48,8 +48,8 @@ pub(super) struct State {
     pub(super) is_free: bool,
     /// Whether the subscription knows of this.
     pub(super) is_attached: bool,
-    /// Nothing is to come any more.
-    pub(super) is_closed: bool,
+    /// Since when nothing comes any more, if that is so.
+    pub(super) closed: Option<Instant>,
     /// What is still handled here is another's, too: nothing of it will be written.
     pub(super) is_left: bool,
     /// This Redis can't have a channel that is single.
@@ -131,7 +131,7 @@ impl State {
             has_passed: false,
             is_free: false,
             is_attached: false,
-            is_closed: false,
+            closed: None,
             is_left: false,
             is_refused: false,
         }
@@ -183,9 +183,17 @@ impl State {
         }
     }
 
+    /// Whether something is here of which it isn't known whether another handles it.
+    pub(super) fn holds(&self) -> bool {
+        let is_new = |item: &Item| item.number > self.done;
+        let in_line = !self.writes() && self.out.iter().any(is_new);
+        let hole = self.hole.is_some_and(|hole| hole.behind(self.done) > 0);
+        in_line || hole || self.held.bytes() > 0
+    }
+
     /// Hold it, unless it is done, or nothing will ever be handled here again.
     pub(super) fn hold(&mut self, message: Received) {
-        let number = number(&message).filter(|number| *number > self.done && !self.is_closed);
+        let number = number(&message).filter(|number| *number > self.done && !self.is_left);
         if let Some(number) = number {
             self.held.push(number, message);
         }
@@ -256,6 +264,14 @@ impl State {
         left
     }
 
+    /// Nothing is handled here any more, and nobody knows whether it is elsewhere: answers how many there
+    /// were, and how many of them are received only now.
+    pub(super) fn give_up_all(&mut self) -> (u64, u64) {
+        let given_up = self.give_up(u64::MAX);
+        self.leave_all();
+        given_up
+    }
+
     /// Of so many messages, of which this is the last one's number, so many are received only now.
     pub(super) fn receive(&mut self, messages: u64, last: u64) -> u64 {
         let new = last.saturating_sub(self.received).min(messages);
@@ -288,7 +304,8 @@ impl State {
         (self.is_ready, self.is_sure) = (false, false);
         match self.role {
             Role::Leading => {
-                self.role = Role::Leaving { passed: false, since: Instant::now() };
+                let since = self.closed.unwrap_or_else(Instant::now);
+                self.role = Role::Leaving { passed: false, since };
                 Some(self.term)
             }
             Role::Taking { .. } => {

@@ -112,6 +112,15 @@ impl Track {
         self.stored_before = Some(place.map(str::to_owned));
     }
 
+    /// All that was or will be counted is behind this place.
+    pub(super) fn comes_behind(&mut self, place: Option<String>) {
+        let Some(place) = place else { return };
+        match self.spans.front_mut() {
+            Some(span) => span.stored_before = Some(Some(place)),
+            None => self.stored_before = Some(Some(place)),
+        }
+    }
+
     /// What will be counted may have been published before somebody looked.
     pub(super) fn doubt(&mut self) {
         self.stored_before = None;

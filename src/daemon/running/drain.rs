@@ -73,6 +73,8 @@ impl Running {
         self.crew.close_streams();
         self.streams.ended().await;
         joined(&mut self.subscription).await;
+        // What a standby holds may be nobody's: then it is handled here.
+        self.singles.settled().await;
         self.crew.close();
         self.crew.idle().await;
         self.stop_crew.cancel();

@@ -14,8 +14,12 @@ impl Lane {
     /// Whether this daemon could lead: it gets all messages, and can tell others which are done.
     pub(in crate::broker::single) fn may_lead(&self) -> bool {
         let state = self.state();
-        let may_go_on = !state.is_closed && !state.is_behind();
-        state.role == Role::Standby && state.track.is_marked() && may_go_on
+        // Who has ended handles what it holds, if that is nobody's.
+        let may_go_on = match state.closed {
+            Some(_) => state.holds(),
+            None => state.track.is_marked(),
+        };
+        state.role == Role::Standby && may_go_on && !state.is_behind()
     }
 
     /// Whether nothing is missing here for going on: who can't say that leaves it to others first.
@@ -44,14 +48,18 @@ impl Lane {
     ) {
         let mut state = self.state();
         debug_assert_eq!(state.role, Role::Standby);
-        if !state.track.is_open() {
+        let is_closed = state.closed.is_some();
+        if if is_closed { !state.holds() } else { !state.track.is_open() } {
             // It ended just now: for another, then.
             state.role = Role::Quitting;
             return;
         }
         state.role = Role::Taking { place, age, unwritten, barrier: None };
         self.go_on(&mut state);
+        let cut = if is_closed { state.cut() } else { None };
         drop(state);
+        self.wait_for_passing(cut);
+        self.settled.notify_waiters();
         self.queue.budget().enforce();
     }
 
@@ -83,6 +91,11 @@ impl Lane {
             Found::Behind { done, number, gap } => (done, number, gap, None),
             Found::Later | Found::Unknown => match (anew(), barrier) {
                 (Some((number, begun)), _) => (0, number, true, Some(begun)),
+                // No mark comes any more by which it could be told.
+                (None, _) if state.closed.is_some() => {
+                    self.give_up(state);
+                    return;
+                }
                 (None, Some(mark)) => match state.track.before(mark) {
                     Some(number) => (0, number, true, Some(state.track.place_of(mark.clone()))),
                     None => return,
@@ -209,7 +222,7 @@ impl Lane {
             state.put_back(flight);
             let later = state.held.take();
             let waits = self.queue.take_back();
-            if state.is_closed {
+            if state.closed.is_some() {
                 let left = waits.len() as u64 + state.leave_all();
                 self.metrics().single.left.add(left);
             } else {
