@@ -3,9 +3,8 @@
 //! Called for every message of a connection, hundreds of thousands a second: one look-up a message,
 //! one push a queue and read. Never waits.
 
-use std::borrow::Borrow;
 use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
+use std::hash::Hasher;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,25 +17,10 @@ use crate::message::{Delivery, Message};
 use crate::queue::{Queue, Received};
 use crate::telemetry::DropReason;
 
-/// Names only of our own configuration are put in, so nobody can make them collide.
-type Index = HashMap<Text, NameId, FxBuildHasher>;
-
-/// A name that is shared, not copied: with ten thousand of them each memory that a message has to go
-/// through is one that no cache has.
-#[derive(PartialEq, Eq)]
-struct Text(Arc<str>);
-
-impl Borrow<[u8]> for Text {
-    fn borrow(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-}
-
-impl Hash for Text {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.as_bytes().hash(state);
-    }
-}
+/// Names only of our own configuration are put in, so nobody can make them collide. They are shared, not
+/// copied: with ten thousand of them each memory that a message has to go through is one that no cache
+/// has.
+type Index = HashMap<Arc<[u8]>, NameId, FxBuildHasher>;
 
 /// Names of Redis channels that are remembered, for patterns. A power of two.
 const REMEMBERED: usize = 64;
@@ -101,7 +85,7 @@ impl Router {
         let mut routes = Vec::with_capacity(roster.names().len());
         for (id, name) in roster.names().iter().enumerate() {
             let index = if name.pattern { &mut patterns } else { &mut channels };
-            index.insert(Text(name.text.clone()), id);
+            index.insert(name.text.clone().into(), id);
             let of = |index: &usize| &subscriptions[*index];
             let target = |index: &usize| {
                 let pattern = name.pattern.then(|| name.text.clone());
