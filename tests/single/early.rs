@@ -7,19 +7,8 @@ use rustix::process::Signal;
 
 use super::pair::Pair;
 use super::support::{Client, Handlerd, Redis, wait_until};
-use super::{LEADS, Publisher, STANDS_BY};
+use super::{LEADS, Publisher, SLOW, STANDS_BY};
 use super::{daemon, daemon_with, each_once, redis, times, wait_again};
-
-/// A handler that takes as long as a message says.
-const SLOW: &str = r#"
-    [handlers.misbehave]
-    timeout = "10m"
-    [channels.orders]
-    subscribe = "in"
-    handlers = ["misbehave"]
-    append = "out"
-    single = true
-"#;
 
 /// In the log of who goes on and may not have heard everything.
 const GAP: &str = "may be missing";

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use super::pair::Pair;
 use super::support::changing::{Changing, put};
 use super::support::{Client, Handlerd, wait_until};
-use super::{CHANNEL, LEADS, daemon, each_once, handled, redis, times};
+use super::{CHANNEL, LEADS, SLOW, daemon, each_once, handled, redis, times};
 
 /// Publish the numbers from the one on, up to the other.
 fn publish(client: &mut Client, from: u64, to: u64) {
@@ -103,15 +103,6 @@ fn what_a_standby_holds_is_lost_where_redis_can_not_say_whose_it_is() {
 
 #[test]
 fn what_a_standby_holds_stays_with_a_leader_that_lives() {
-    const SLOW: &str = r#"
-        [handlers.misbehave]
-        timeout = "10m"
-        [channels.orders]
-        subscribe = "in"
-        handlers = ["misbehave"]
-        append = "out"
-        single = true
-    "#;
     let mut pair = Pair::start_with(SLOW);
     let mut client = pair.redis.client();
     client.publish_all("in", ["sleep 4000", "a", "b"].map(str::to_owned));

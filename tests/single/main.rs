@@ -29,6 +29,17 @@ const CHANNEL: &str = r#"
     single = true
 "#;
 
+/// A handler that takes as long as a message says.
+const SLOW: &str = r#"
+    [handlers.misbehave]
+    timeout = "10m"
+    [channels.orders]
+    subscribe = "in"
+    handlers = ["misbehave"]
+    append = "out"
+    single = true
+"#;
+
 /// What a daemon says of itself.
 const STANDS_BY: &str = "this daemon stands by";
 const LEADS: &str = "this daemon handles its messages now";
