@@ -184,7 +184,7 @@ fn same(some: &Handlers, others: &Handlers) -> bool {
 /// Read the file again.
 async fn read(before: &Config, files: &Patience) -> Result<Config, Refused> {
     let file = before.file.clone();
-    let in_use: Vec<_> = before.handlers.values().map(|handler| handler.plugin.clone()).collect();
+    let in_use: Vec<_> = before.plugin_files().map(Path::to_owned).collect();
     let reading = files.work(move || Config::load_again(&file, &in_use)).await;
     let loaded = reading.map_err(|unread| {
         let file = before.file.display();
