@@ -33,7 +33,7 @@ mod trail;
 
 use place::{Place, is_empty_file};
 use stamp::{Rights, Stamp};
-use trail::is_plugin;
+use trail::{Survey, is_plugin};
 
 /// How often a folder that is not there is looked for; and for so long what has happened waits for a look
 /// that goes on.
@@ -264,6 +264,18 @@ impl Marks {
     /// Whether that goes on, and not for so long that nobody waits for it.
     fn is_looking(&self, now: Instant) -> bool {
         self.looking.is_some_and(|since| now < since + LOOK)
+    }
+
+    /// Whether anything was found to be another by now and no event has told of it yet.
+    fn are_untold(
+        &self,
+        plugins: &Survey,
+        config: Option<&Survey>,
+        told: &BTreeSet<PathBuf>,
+    ) -> bool {
+        let told = told.union(&self.told).cloned().collect();
+        let is_untold = |(place, survey): (&Place, &Survey)| place.is_untold(survey, &told);
+        is_untold((&self.plugins, plugins)) || self.config.iter().zip(config).any(is_untold)
     }
 
     /// What happened in this folder may not have been seen.

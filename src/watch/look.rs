@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use notify::{ErrorKind, RecommendedWatcher, RecursiveMode, Watcher};
@@ -24,6 +25,9 @@ const AGAIN: usize = 4;
 
 /// How often it is glanced at what was found.
 pub(super) const GLANCE: Duration = Duration::from_secs(5);
+
+/// So long it is waited for the event of what was found to be another: a look may be before it.
+const LATE: Duration = Duration::from_millis(100);
 
 /// What the thread has.
 struct Looker {
@@ -55,7 +59,7 @@ pub(super) fn start(seen: &Arc<Seen>) -> Option<SyncSender<()>> {
         glancing: Arc::default(),
     };
     // None of the runtime's threads: it would be waited for when that ends.
-    let thread = std::thread::Builder::new().name("handlerd-watch".into()).spawn(move || {
+    let thread = thread::Builder::new().name("handlerd-watch".into()).spawn(move || {
         loop {
             match asked.recv_timeout(GLANCE) {
                 Ok(()) => {
@@ -98,7 +102,7 @@ impl Looker {
             return;
         }
         let (seen, glancing) = (self.seen.clone(), self.glancing.clone());
-        let thread = std::thread::Builder::new().name("handlerd-glance".into());
+        let thread = thread::Builder::new().name("handlerd-glance".into());
         // Where there can be none now there may be one the next time.
         let _ = thread.spawn(move || {
             glance(&seen);
@@ -145,6 +149,9 @@ impl Looker {
         };
         let survey = Survey::of_folder(&plugins).and_files(&files);
         let config = config.as_deref().map(Survey::of_file);
+        if seen.marks().are_untold(&survey, config.as_ref(), &told) {
+            thread::sleep(LATE);
+        }
         let now = Instant::now();
         let (wanted, moved) = {
             let mut marks = seen.marks();

@@ -96,18 +96,27 @@ impl Place {
     /// Where to look from now on. What is elsewhere than before has changed, unless it is to be there; and
     /// so has what is another than before, unless it was `told` of.
     pub(super) fn set(&mut self, survey: Survey, told: &BTreeSet<PathBuf>, now: Instant) {
-        let was_to_be = std::mem::take(&mut self.is_elsewhere);
-        let has_changed =
-            |before: &Survey| !before.is_as(&survey) || before.has_changed(&survey, told);
-        if !was_to_be && self.survey.as_ref().is_some_and(has_changed) {
+        let is_moved = self.before().is_some_and(|before| !before.is_as(&survey));
+        if is_moved || self.is_untold(&survey, told) {
             self.change(now);
         }
+        self.is_elsewhere = false;
         self.open.retain(|path, _| survey.concerns(path));
         match &survey.trouble {
             Some(why) => self.trouble.tell(&self.path, why, now),
             None => self.trouble = Trouble::default(),
         }
         self.survey = Some(survey);
+    }
+
+    /// Whether anything is another by now than when it was looked for last, and was not `told` of.
+    pub(super) fn is_untold(&self, survey: &Survey, told: &BTreeSet<PathBuf>) -> bool {
+        self.before().is_some_and(|before| before.has_changed(survey, told))
+    }
+
+    /// What it was when it was looked for last, where it is still to be there.
+    fn before(&self) -> Option<&Survey> {
+        self.survey.as_ref().filter(|_| !self.is_elsewhere)
     }
 
     /// As it was when it was looked for last.

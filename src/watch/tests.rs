@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::place::QUIET;
 use super::*;
@@ -168,6 +169,34 @@ async fn a_glance_tells_of_what_no_event_told_and_of_nothing_else() {
         marks.told.clear();
         marks.plugins.take(Instant::now() + LONGEST_LOOK);
     }
+    assert_eq!(told(&mut watch).await, Changed::Plugins);
+}
+
+#[tokio::test]
+async fn what_is_seen_to_be_written_before_its_event_comes_is_no_other_change() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut file = File::create(dir.path().join("a.wasm")).expect("made");
+    let mut watch = watch_of(dir.path(), None).await;
+    let is_enough = Arc::new(AtomicBool::new(false));
+    let enough = is_enough.clone();
+    let writer = std::thread::spawn(move || {
+        for n in 0_u64.. {
+            if enough.load(Ordering::Relaxed) {
+                return file;
+            }
+            file.write_all(b"more").expect("written");
+            std::thread::sleep(Duration::from_micros(n % 1009));
+        }
+        unreachable!("nobody waits for so long");
+    });
+    for n in 0..300 {
+        watch.follow(dir.path(), []).await;
+        let later = Instant::now() + 2 * LONGEST_LOOK;
+        assert!(!watch.seen.marks().plugins.take(later), "{n}: it is still being written");
+    }
+    is_enough.store(true, Ordering::Relaxed);
+    let file = writer.join().expect("it has written");
+    drop(file);
     assert_eq!(told(&mut watch).await, Changed::Plugins);
 }
 
