@@ -8,7 +8,8 @@ use wasmtime::component::ResourceTableError;
 use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-use super::instance::{Denied, State};
+use super::instance::State;
+use super::limiter::Denied;
 use crate::chain::{Failure, FailureKind};
 use crate::config::HandlerLimits;
 

@@ -3,26 +3,24 @@
 //! Made by a handler's pool, used by one call at a time, which hands it a batch of messages where
 //! the plugin can be driven. After a trap or a timeout it is dropped, never used again.
 
-use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::ResourceTable;
-use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
+use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi::WasiCtx;
 
 use super::call::batch::{self, Run};
 use super::call::handler::{self, HandleMessage};
 use super::call::setup;
+use super::deadline::{Deadline, Elapsed, run_until};
 use super::driver::BATCH_MEMORY;
 use super::failure::{self, Fault};
 use super::guest_log::GuestLog;
 use super::handler::Blueprint;
 use super::import::{self, Emitted, Settings};
+use super::limiter::Limiter;
 use super::ticker::Pulse;
 use crate::chain::Transit;
 use crate::config::HandlerLimits;
@@ -30,14 +28,6 @@ use crate::message::{Delivery, Message};
 
 /// What starting an instance and its `setup` may take together.
 pub(super) const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Core modules, tables and memories of one instance: a Python plugin has 64 modules.
-const MAX_CORE_INSTANCES: usize = 200;
-const MAX_TABLES: usize = 200;
-const MAX_MEMORIES: usize = 32;
-
-/// Elements of all tables of an instance, each eight bytes of the host's memory.
-const MAX_TABLE_ELEMENTS: usize = 100_000;
 
 /// Handles of resources that a guest may hold, its own and the host's.
 const MAX_HANDLES: usize = 10_000;
@@ -78,133 +68,6 @@ impl State {
     pub(super) fn finish_message(&mut self) {
         self.log.end(self.channel());
         self.delivery = None;
-    }
-}
-
-/// Ticks at which a guest is seen to compute before it is interrupted. Time in which its thread was
-/// given none, by a machine that has too much to do or stood still, is no fault of the guest's: it then
-/// sees one tick, however many there were. One that loops sees them all.
-const LEAST_TICKS: u32 = 4;
-
-/// When the guest must be done with what it has in hand. Read from outside of the store too, while
-/// a guest waits.
-#[derive(Clone)]
-struct Deadline {
-    /// Counted from here.
-    base: Instant,
-    shared: Arc<Shared>,
-}
-
-#[derive(Default)]
-struct Shared {
-    nanos: AtomicU64,
-    /// Ticks that the guest has seen since the deadline was set.
-    ticks: AtomicU32,
-    /// It gave way at a tick when it was polled last, and doesn't wait for anything.
-    gave_way: AtomicBool,
-}
-
-impl Deadline {
-    fn new() -> Self {
-        Deadline { base: Instant::now(), shared: Arc::default() }
-    }
-
-    fn set(&self, deadline: Instant) {
-        let nanos = deadline.saturating_duration_since(self.base).as_nanos();
-        self.shared.nanos.store(u64::try_from(nanos).unwrap_or(u64::MAX), Relaxed);
-        self.shared.ticks.store(0, Relaxed);
-    }
-
-    fn get(&self) -> Instant {
-        self.base + Duration::from_nanos(self.shared.nanos.load(Relaxed))
-    }
-
-    /// The guest is about to be polled.
-    fn goes_on(&self) {
-        self.shared.gave_way.store(false, Relaxed);
-    }
-
-    /// The guest sees a tick. Whether it is to give way; else its time is up.
-    fn gives_way(&self) -> bool {
-        let ticks = self.shared.ticks.fetch_add(1, Relaxed) + 1;
-        let gives_way = ticks < LEAST_TICKS || Instant::now() < self.get();
-        self.shared.gave_way.store(gives_way, Relaxed);
-        gives_way
-    }
-
-    /// Whether the guest gave way when it was polled last, and so sees the next tick.
-    fn gave_way(&self) -> bool {
-        self.shared.gave_way.load(Relaxed)
-    }
-}
-
-/// Counts the memory and the tables that an instance has, and refuses what is too much.
-pub(super) struct Limiter {
-    memory_limit: usize,
-    memory: usize,
-    /// Of that, what is the driver's: not the plugin's to pay for.
-    driver: usize,
-    table_elements: usize,
-    /// What was refused in the call in hand.
-    pub(super) denied: Option<Denied>,
-}
-
-/// What a guest wanted and didn't get.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Denied {
-    /// So many bytes of memory in all.
-    Memory(usize),
-    /// So many table elements in all.
-    Table(usize),
-}
-
-impl ResourceLimiter for Limiter {
-    fn memory_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let wanted = self.memory.saturating_add(desired.saturating_sub(current));
-        let of_plugin = wanted.saturating_sub(self.driver);
-        if of_plugin > self.memory_limit {
-            self.denied = Some(Denied::Memory(of_plugin));
-            return Ok(false);
-        }
-        // Beyond its own maximum a memory doesn't grow, whatever is said here.
-        if maximum.is_none_or(|maximum| desired <= maximum) {
-            self.memory = wanted;
-        }
-        Ok(true)
-    }
-
-    fn table_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let wanted = self.table_elements.saturating_add(desired.saturating_sub(current));
-        if wanted > MAX_TABLE_ELEMENTS {
-            self.denied = Some(Denied::Table(wanted));
-            return Ok(false);
-        }
-        if maximum.is_none_or(|maximum| desired <= maximum) {
-            self.table_elements = wanted;
-        }
-        Ok(true)
-    }
-
-    fn instances(&self) -> usize {
-        MAX_CORE_INSTANCES
-    }
-
-    fn tables(&self) -> usize {
-        MAX_TABLES
-    }
-
-    fn memories(&self) -> usize {
-        MAX_MEMORIES
     }
 }
 
@@ -281,9 +144,9 @@ impl Instance {
         store.data_mut().finish_message();
         let functions = started?;
         let limiter = &store.data().limiter;
-        let limit = limiter.memory_limit + limiter.driver;
+        let memory = limiter.memory();
         // Three quarters of what it had to grow when it was new.
-        let memory_kept = limiter.memory + limit.saturating_sub(limiter.memory) / 4 * 3;
+        let memory_kept = memory + limiter.memory_limit().saturating_sub(memory) / 4 * 3;
         let batch = Vec::new();
         Ok(Instance { store, functions, batch, deadline, memory_kept, used, _room })
     }
@@ -379,7 +242,7 @@ impl Instance {
 
     /// Of an instance that did nothing wrong.
     fn fate(&self) -> Fate {
-        let grown = self.store.data().limiter.memory > self.memory_kept;
+        let grown = self.store.data().limiter.memory() > self.memory_kept;
         if grown { Fate::Drop } else { Fate::Keep }
     }
 }
@@ -387,6 +250,7 @@ impl Instance {
 fn new_store(blueprint: &Blueprint, deadline: Deadline) -> Store<State> {
     let log = GuestLog::new(blueprint.speaker.clone());
     let (wasi, resources) = import::wasi_context(&log);
+    let driver = if blueprint.plugin.exports.run.is_some() { BATCH_MEMORY } else { 0 };
     let state = State {
         wasi,
         resources,
@@ -395,13 +259,7 @@ fn new_store(blueprint: &Blueprint, deadline: Deadline) -> Store<State> {
         delivery: None,
         emitted: Emitted::default(),
         limits: blueprint.limits,
-        limiter: Limiter {
-            memory_limit: blueprint.limits.memory,
-            memory: 0,
-            driver: if blueprint.plugin.exports.run.is_some() { BATCH_MEMORY } else { 0 },
-            table_elements: 0,
-            denied: None,
-        },
+        limiter: Limiter::new(blueprint.limits.memory, driver),
         deadline,
         timed_out: false,
         pulse: blueprint.pulse.clone(),
@@ -455,48 +313,4 @@ async fn start(
 fn begin(store: &mut Store<State>, delivery: Option<Arc<Delivery>>, deadline: Instant) {
     store.set_epoch_deadline(1);
     store.data_mut().begin_message(delivery, deadline);
-}
-
-/// The deadline passed first.
-struct Elapsed;
-
-/// Run a guest until it is done or the deadline passes. Most calls are done at once, and don't
-/// need a timer; a guest that computes gives way at each tick and interrupts itself; the timer is
-/// for one that waits in a host's function.
-async fn run_until<F: Future>(
-    deadline: &Deadline,
-    pulse: &Pulse,
-    guest: F,
-) -> Result<F::Output, Elapsed> {
-    let mut guest = pin!(guest);
-    let mut guest = std::future::poll_fn(move |context| {
-        pulse.beat();
-        deadline.goes_on();
-        guest.as_mut().poll(context)
-    });
-    let first = std::future::poll_fn(|context| Poll::Ready(pin!(&mut guest).poll(context))).await;
-    match first {
-        Poll::Ready(output) => Ok(output),
-        // Boxed: seldom needed, and a timer is large.
-        Poll::Pending => Box::pin(wait_until(deadline, guest)).await,
-    }
-}
-
-/// The same for one that has given way once. The deadline moves on with each message of a batch.
-async fn wait_until<F: Future + Unpin>(
-    deadline: &Deadline,
-    mut guest: F,
-) -> Result<F::Output, Elapsed> {
-    loop {
-        let until = deadline.get();
-        if let Ok(output) = tokio::time::timeout_at(until.into(), &mut guest).await {
-            return Ok(output);
-        }
-        if deadline.gave_way() {
-            // It computes, and is interrupted by a tick when it has seen enough of them.
-            tokio::task::yield_now().await;
-        } else if deadline.get() == until {
-            return Err(Elapsed);
-        }
-    }
 }

@@ -14,6 +14,7 @@
 mod cache;
 mod call;
 pub mod compile;
+mod deadline;
 mod driver;
 mod engine;
 mod error;
@@ -25,6 +26,7 @@ mod host;
 mod import;
 mod instance;
 mod judge;
+mod limiter;
 mod pool;
 mod ticker;
 
