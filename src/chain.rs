@@ -4,17 +4,22 @@
 //! chain goes: whole or not at all. Called by the workers and by `handlerd try` and `replay`.
 //! Does no I/O and knows neither plugins nor Redis; who looks on (`tap`) gives it an [`Observer`].
 
-use std::fmt;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::config::Routes;
 use crate::failpoint;
 use crate::message::{Delivery, Message};
 use crate::timing::Timing;
+
+mod convoy;
+mod failure;
+
+pub use convoy::{Convoy, Observer};
+pub use failure::{Failure, FailureKind};
 
 /// A future of [`Handler::handle`], boxed: once a run of messages is seldom enough.
 pub type HandlerFuture<'a> = Pin<Box<dyn Future<Output = usize> + Send + 'a>>;
@@ -93,66 +98,6 @@ pub async fn handle_one(
     outcome
 }
 
-/// How a handler failed. The names are the values of the metric label `kind`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum FailureKind {
-    /// The handler says that it can never handle this message.
-    Reject,
-    /// The handler says that it may succeed later, not before this pause (if it gave one).
-    Retry {
-        /// The pause that `retry-after` asked for.
-        after: Option<Duration>,
-    },
-    /// The plugin trapped: a panic, an unreachable, an access out of bounds, a stack overflow, an exit.
-    Trap,
-    /// The call took longer than the handler's `timeout`.
-    Timeout,
-    /// The plugin asked for more than its `memory` (or tables, or instances).
-    Memory,
-    /// More messages or bytes came out than `max_outputs` and `max_output` permit.
-    Output,
-    /// A message came out with a route that the channel's `routes` don't permit.
-    Route,
-    /// A new instance could not be made, or its `setup` returned an error.
-    Setup,
-}
-
-impl FailureKind {
-    /// The word for logs, metrics and dead letters.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            FailureKind::Reject => "reject",
-            FailureKind::Retry { .. } => "retry",
-            FailureKind::Trap => "trap",
-            FailureKind::Timeout => "timeout",
-            FailureKind::Memory => "memory",
-            FailureKind::Output => "output",
-            FailureKind::Route => "route",
-            FailureKind::Setup => "setup",
-        }
-    }
-}
-
-/// Why a run through a chain failed: the input message's failure, whichever hop it happened in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// The handler it happened in.
-    pub handler: Arc<str>,
-    /// What kind of failure.
-    pub kind: FailureKind,
-    /// What happened, in words; a guest's own text is not escaped yet.
-    pub reason: String,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Failure { handler, kind, reason } = self;
-        write!(f, "handler {handler}: {}: {reason}", kind.as_str())
-    }
-}
-
-impl std::error::Error for Failure {}
-
 /// What one run through a chain may hold at once, in all its branches together.
 ///
 /// Each handler bounds what one call returns; fan-outs multiply, so the run has a bound of its own.
@@ -162,97 +107,6 @@ pub struct RunLimits {
     pub max_outputs: usize,
     /// Bytes, as [`Message::size`] counts them.
     pub max_output: usize,
-}
-
-/// Shown what a hop made of one message: the handler's name, how long it took, and what came out.
-pub type Observer = Box<dyn FnMut(&Arc<str>, Duration, &Outcome) + Send>;
-
-/// Messages that go through a chain together: as far as each handler's time
-/// allows they are handed to it at once, since that is far cheaper than one by one.
-#[derive(Default)]
-pub struct Convoy {
-    /// In the order in which they came.
-    transits: Vec<Transit>,
-    /// For each handler, how many of them have passed it: never more than the one before it.
-    passed: Vec<usize>,
-    /// How many have come out.
-    out: usize,
-    /// Who looks on at which messages, in the order of these; nearly always nobody at any.
-    observers: Vec<(usize, Observer)>,
-}
-
-impl Convoy {
-    /// Forget the messages: they have all come out.
-    pub fn clear(&mut self) {
-        self.observers.clear();
-        self.transits.clear();
-        self.passed.clear();
-        self.out = 0;
-    }
-
-    /// Let messages go, behind those that are in it.
-    pub fn extend(&mut self, messages: impl Iterator<Item = Transit>) {
-        self.transits.extend(messages);
-    }
-
-    /// The message of this place, before it is begun.
-    pub fn waiting(&self, place: usize) -> Option<(&Arc<Delivery>, &Message)> {
-        let transit = self.transits.get(place)?;
-        Some((&transit.delivery, transit.single()?))
-    }
-
-    /// Look on at the message of this place, which is not before that of an earlier call and is not
-    /// begun: each handler is given it alone, in its turn.
-    pub fn observe(&mut self, place: usize, observer: Observer) {
-        self.observers.push((place, observer));
-    }
-
-    /// Bytes of the messages in it.
-    #[cfg(test)]
-    pub(crate) fn held(&self) -> usize {
-        let messages = self.transits.iter().flat_map(|transit| transit.outcome.iter().flatten());
-        messages.map(Message::size).sum()
-    }
-
-    /// How many have been handed to the first handler, or came out where there is none.
-    pub fn begun(&self) -> usize {
-        self.passed.first().copied().unwrap_or(self.out)
-    }
-
-    /// Take those from this place on out again; none of them may have [begun](Self::begun).
-    pub fn split_off(&mut self, at: usize) -> Vec<Transit> {
-        debug_assert!(at >= self.begun(), "what a handler was given is on its way");
-        self.observers.retain(|(place, _)| *place < at);
-        self.transits.split_off(at)
-    }
-
-    /// One of those in it, by its place.
-    pub fn at(&mut self, place: usize) -> &mut Transit {
-        &mut self.transits[place]
-    }
-
-    /// How many have come out.
-    pub fn out(&self) -> usize {
-        self.out
-    }
-
-    /// Take those from this place on out again, however far they have come: they begin anew.
-    pub fn cut(&mut self, at: usize) -> Vec<Transit> {
-        self.passed.iter_mut().for_each(|passed| *passed = at.min(*passed));
-        self.out = at.min(self.out);
-        self.observers.retain(|(place, _)| *place < at);
-        self.transits.split_off(at)
-    }
-
-    /// How many have been let go, those that came out included.
-    pub fn len(&self) -> usize {
-        self.transits.len()
-    }
-
-    /// Whether none has been let go.
-    pub fn is_empty(&self) -> bool {
-        self.transits.is_empty()
-    }
 }
 
 /// The handlers of one channel, in order.
@@ -457,228 +311,4 @@ impl Chain {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::pattern::Pattern;
-
-    /// A handler of native code: chains know nothing of plugins.
-    struct Native {
-        name: Arc<str>,
-        body: Body,
-    }
-
-    type Body = fn(Message) -> Result<Vec<Message>, FailureKind>;
-
-    impl Handler for Native {
-        fn name(&self) -> &Arc<str> {
-            &self.name
-        }
-
-        fn handle<'a>(&'a self, messages: &'a mut [Transit]) -> HandlerFuture<'a> {
-            let failed = |kind| Failure { handler: self.name.clone(), kind, reason: "so".into() };
-            Box::pin(async move {
-                // Two at once, so that convoys come apart.
-                let handled = messages.len().min(2);
-                for transit in &mut messages[..handled] {
-                    let message = transit.single().expect("nothing else is handed over").clone();
-                    transit.outcome = (self.body)(message).map_err(failed);
-                }
-                handled
-            })
-        }
-    }
-
-    fn chain(bodies: &[Body], limits: RunLimits, routes: Routes) -> Chain {
-        let handler = |(i, body): (usize, &Body)| {
-            Arc::new(Native { name: i.to_string().into(), body: *body }) as Arc<dyn Handler>
-        };
-        Chain::new(bodies.iter().enumerate().map(handler).collect(), limits, routes)
-    }
-
-    fn delivery() -> Arc<Delivery> {
-        Arc::new(Delivery {
-            table: "t".into(),
-            redis_channel: "c".into(),
-            pattern: None,
-            id: None,
-            attempt: 1,
-            received_at: 0,
-        })
-    }
-
-    fn show(outputs: Vec<Message>) -> Vec<String> {
-        let show = |m: Message| {
-            let text = String::from_utf8(m.payload).unwrap();
-            m.route.map_or(text.clone(), |route| format!("{text}>{route}"))
-        };
-        outputs.into_iter().map(show).collect()
-    }
-
-    /// What comes out for each of these messages, in the order of coming out.
-    async fn pass(chain: &Chain, messages: &[&str]) -> Vec<Result<Vec<String>, Failure>> {
-        let mut convoy = Convoy::default();
-        convoy.extend(messages.iter().map(|m| Transit::new(delivery(), Message::new(*m))));
-        let mut outcomes = Vec::new();
-        while let Some(arrived) = chain.advance(&mut convoy).await {
-            assert!(!arrived.is_empty(), "it would never end");
-            outcomes.extend(arrived.iter().map(|transit| transit.outcome.clone().map(show)));
-        }
-        assert_eq!(outcomes.len(), messages.len());
-        outcomes
-    }
-
-    async fn run(
-        bodies: &[Body],
-        limits: RunLimits,
-        routes: Routes,
-    ) -> Result<Vec<String>, Failure> {
-        let chain = chain(bodies, limits, routes);
-        let alone = chain.run_observed(&delivery(), Message::new("m"), |_, _| {}).await.map(show);
-        assert_eq!(pass(&chain, &["m"]).await, std::slice::from_ref(&alone));
-        alone
-    }
-
-    const AMPLE: RunLimits = RunLimits { max_outputs: 100, max_output: 1000 };
-
-    fn twice(m: Message) -> Result<Vec<Message>, FailureKind> {
-        Ok(vec![
-            Message::new([&m.payload[..], b"1"].concat()),
-            Message::new([&m.payload[..], b"2"].concat()),
-        ])
-    }
-
-    fn first_to_vip(mut m: Message) -> Result<Vec<Message>, FailureKind> {
-        m.route = m.payload.ends_with(b"1").then(|| "vip".to_owned());
-        Ok(vec![m])
-    }
-
-    fn shout(mut m: Message) -> Result<Vec<Message>, FailureKind> {
-        m.payload.make_ascii_uppercase();
-        Ok(vec![m])
-    }
-
-    fn reject_second(m: Message) -> Result<Vec<Message>, FailureKind> {
-        if m.payload.ends_with(b"2") { Err(FailureKind::Reject) } else { Ok(vec![m]) }
-    }
-
-    fn none(_: Message) -> Result<Vec<Message>, FailureKind> {
-        Ok(vec![])
-    }
-
-    fn vip() -> Routes {
-        Routes { publish: vec![Pattern::new("v*").unwrap()], ..Routes::default() }
-    }
-
-    #[tokio::test]
-    async fn branches_come_out_in_order() {
-        let outputs = run(&[twice, twice, shout], AMPLE, Routes::default()).await.unwrap();
-        assert_eq!(outputs, ["M11", "M12", "M21", "M22"]);
-    }
-
-    #[tokio::test]
-    async fn an_empty_chain_passes_and_a_filter_ends() {
-        assert_eq!(run(&[], AMPLE, Routes::default()).await.unwrap(), ["m"]);
-        let after: Body = |_| panic!("nothing goes on behind a filter");
-        assert!(run(&[none, after], AMPLE, Routes::default()).await.unwrap().is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_route_leaves_the_chain_where_it_was_set() {
-        let outputs = run(&[twice, first_to_vip, shout], AMPLE, vip()).await.unwrap();
-        assert_eq!(outputs, ["m1>vip", "M2"]);
-    }
-
-    #[tokio::test]
-    async fn a_route_that_nothing_permits_fails_the_handler_that_set_it() {
-        let failure = run(&[twice, first_to_vip], AMPLE, Routes::default()).await.unwrap_err();
-        assert_eq!((failure.kind, &*failure.handler), (FailureKind::Route, "1"));
-        assert!(failure.reason.contains("\"vip\""), "{failure}");
-    }
-
-    #[tokio::test]
-    async fn one_branch_that_fails_is_the_whole_runs_failure() {
-        let failure = run(&[twice, reject_second], AMPLE, vip()).await.unwrap_err();
-        assert_eq!((failure.kind, &*failure.handler), (FailureKind::Reject, "1"));
-    }
-
-    #[tokio::test]
-    async fn fan_outs_do_not_multiply_without_bound() {
-        let few = RunLimits { max_outputs: 7, max_output: 1000 };
-        let failure = run(&[twice, twice, twice], few, vip()).await.unwrap_err();
-        assert_eq!((failure.kind, &*failure.handler), (FailureKind::Output, "2"));
-        let small = RunLimits { max_outputs: 100, max_output: 11 };
-        let failure = run(&[twice, twice, twice], small, vip()).await.unwrap_err();
-        assert_eq!(failure.kind, FailureKind::Output);
-    }
-
-    fn reject_c(m: Message) -> Result<Vec<Message>, FailureKind> {
-        if m.payload.starts_with(b"c") { Err(FailureKind::Reject) } else { Ok(vec![m]) }
-    }
-
-    fn twice_b_and_no_d(m: Message) -> Result<Vec<Message>, FailureKind> {
-        match m.payload.as_slice() {
-            b"b" => twice(m),
-            b"d" => none(m),
-            _ => Ok(vec![m]),
-        }
-    }
-
-    #[tokio::test]
-    async fn a_convoy_comes_out_in_order_whatever_becomes_of_its_messages() {
-        let chain = chain(&[reject_c, twice_b_and_no_d, shout], AMPLE, Routes::default());
-        let outcomes = pass(&chain, &["a", "b", "c", "d", "e", "f", "g"]).await;
-        let shown: Vec<String> = outcomes
-            .into_iter()
-            .map(|outcome| outcome.map_or_else(|f| f.kind.as_str().into(), |m| m.join("+")))
-            .collect();
-        assert_eq!(shown, ["A", "B1+B2", "reject", "", "E", "F", "G"]);
-    }
-
-    #[tokio::test]
-    async fn who_looks_on_sees_each_hop_and_changes_nothing() {
-        let chain = chain(&[reject_c, twice_b_and_no_d, shout], AMPLE, Routes::default());
-        let mut convoy = Convoy::default();
-        let all = ["a", "b", "c", "d", "e"];
-        convoy.extend(all.iter().map(|m| Transit::new(delivery(), Message::new(*m))));
-        let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
-        for (place, input) in all.into_iter().enumerate().skip(1) {
-            let seen = seen.clone();
-            convoy.observe(
-                place,
-                Box::new(move |handler, _, outcome| {
-                    let shown = outcome.clone().map_or_else(|f| f.reason, |m| show(m).join("+"));
-                    seen.lock().unwrap().push(format!("{input} {handler}: {shown}"));
-                }),
-            );
-        }
-        let mut came_out = Vec::new();
-        while let Some(arrived) = chain.advance(&mut convoy).await {
-            came_out.extend(arrived.iter().map(|transit| transit.outcome.is_ok()));
-        }
-        assert_eq!(came_out, [true, true, false, true, true]);
-        let mut seen = std::mem::take(&mut *seen.lock().unwrap());
-        seen.sort();
-        let hops = ["b 0: b", "b 1: b1+b2", "b 2: B1+B2", "c 0: so", "d 0: d", "d 1: "];
-        assert_eq!(seen[..6], hops);
-        assert_eq!(seen[6..], ["e 0: e", "e 1: e", "e 2: E"]);
-        // One that is taken out before it is begun is not looked on at any more.
-        convoy.clear();
-        convoy.extend(all.iter().map(|m| Transit::new(delivery(), Message::new(*m))));
-        convoy.observe(4, Box::new(|_, _, _| panic!("it isn't there")));
-        assert_eq!(convoy.split_off(4).len(), 1);
-        while chain.advance(&mut convoy).await.is_some() {}
-    }
-
-    #[tokio::test]
-    async fn what_is_furthest_goes_on_first() {
-        let chain = chain(&[shout, shout], AMPLE, Routes::default());
-        let mut convoy = Convoy::default();
-        convoy
-            .extend(["a", "b", "c"].into_iter().map(|m| Transit::new(delivery(), Message::new(m))));
-        // The handlers take two at once: both come out before the third one is begun.
-        let arrived = chain.advance(&mut convoy).await.expect("two are through");
-        assert_eq!(arrived.len(), 2);
-        assert_eq!(chain.advance(&mut convoy).await.expect("the third").len(), 1);
-        assert!(chain.advance(&mut convoy).await.is_none());
-    }
-}
+mod tests;
