@@ -16,4 +16,6 @@ pub mod resp;
 pub mod shell;
 pub mod single;
 pub mod stream;
+#[cfg(test)]
+mod testing;
 pub mod writer;

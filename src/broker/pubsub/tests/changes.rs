@@ -71,7 +71,7 @@ fn numbers(n: usize) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_changes_lose_double_and_reorder_nothing() {
     for hello in ["", "rename-command HELLO \"\""] {
-        let redis = Redis::start(&[hello]);
+        let redis = Redis::start_on_port(&[hello]);
         let sources = vec![(subscribe(&["kept"]), LARGEST), (pattern(&["room.*"]), LARGEST)];
         let begin = Instant::now();
         let mut running = Running::start(&redis.tcp(), sources);
@@ -132,7 +132,7 @@ async fn fifty_changes_lose_double_and_reorder_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_that_goes_delivers_until_the_one_that_comes_is_there() {
-    let redis = Redis::start(&[]);
+    let redis = Redis::start_on_port(&[]);
     let names: Vec<String> = (0..20).map(|n| format!("n{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut running = Running::one(&redis.tcp(), subscribe(&names[..1]));
@@ -158,7 +158,7 @@ async fn a_source_that_goes_delivers_until_the_one_that_comes_is_there() {
 
 #[tokio::test]
 async fn a_payload_that_is_half_here_goes_where_its_name_goes_now() {
-    let redis = Redis::start(&[]);
+    let redis = Redis::start_on_port(&[]);
     let proxy = Proxy::start(redis.port).await;
     let running = Running::one(&tcp(proxy.port), subscribe(&["b", "a"]));
     until("subscribed", || redis.subscribers("a") == 1).await;
@@ -188,7 +188,7 @@ async fn a_payload_that_is_half_here_goes_where_its_name_goes_now() {
 
 #[tokio::test]
 async fn what_is_on_its_way_is_waited_for() {
-    let redis = Redis::start(&[]);
+    let redis = Redis::start_on_port(&[]);
     let proxy = Proxy::start(redis.port).await;
     let running = Running::one(&tcp(proxy.port), subscribe(&["a"]));
     until("subscribed", || redis.subscribers("a") == 1).await;
@@ -216,7 +216,7 @@ async fn what_is_on_its_way_is_waited_for() {
 #[tokio::test]
 async fn nothing_may_be_wanted_for_a_while() {
     let log = Log::capture();
-    let redis = Redis::start(&[]);
+    let redis = Redis::start_on_port(&[]);
     let running = Running::start(&redis.tcp(), Vec::new());
     let channel = running.channel("now and then");
     until("said", || log.has("there is no connection for that")).await;
@@ -240,7 +240,7 @@ async fn nothing_may_be_wanted_for_a_while() {
 
 #[tokio::test]
 async fn started_again_it_takes_up_what_was_wanted_last() {
-    let redis = Redis::start(&[]);
+    let redis = Redis::start_on_port(&[]);
     let mut running = Running::one(&redis.tcp(), subscribe(&["a"]));
     until("subscribed", || redis.subscribers("a") == 1).await;
     running.break_off().await;
@@ -256,7 +256,7 @@ async fn started_again_it_takes_up_what_was_wanted_last() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_of_ten_thousand_channels_is_changed_in_a_moment() {
-    let redis = Redis::start(&[]);
+    let redis = Redis::start_on_port(&[]);
     let sources: Vec<_> = (0..10_000).map(|n| (subscribe(&[&format!("name.{n}")]), 100)).collect();
     let running = Running::start(&redis.tcp(), sources.clone());
     until("subscribed", || redis.subscribers("name.9999") == 1).await;

@@ -19,7 +19,7 @@ fn names(channel: &Channel) -> Vec<String> {
 
 #[tokio::test]
 async fn redis_killed_in_the_middle_ends_the_change() {
-    let mut redis = Redis::start(&[]);
+    let mut redis = Redis::start_on_port(&[]);
     let running = Running::one(&redis.tcp(), subscribe(&["kept", "gone"]));
     let channel = &running.channels[0];
     until("subscribed", || redis.subscribers("gone") == 1).await;
@@ -60,7 +60,8 @@ async fn redis_killed_in_the_middle_ends_the_change() {
 #[tokio::test]
 async fn a_new_name_that_is_refused_holds_nothing_up() {
     let log = Log::capture();
-    let redis = Redis::start(&["user limited on nopass +@all resetchannels &kept &gone &come"]);
+    let redis =
+        Redis::start_on_port(&["user limited on nopass +@all resetchannels &kept &gone &come"]);
     let running = Running::start(
         &limited(&redis),
         vec![(subscribe(&["kept", "no"]), 100), (subscribe(&["gone"]), 100)],
@@ -100,7 +101,7 @@ async fn a_new_name_that_is_refused_holds_nothing_up() {
 #[tokio::test]
 async fn a_name_that_may_not_be_unsubscribed_is_nobodys() {
     let log = Log::capture();
-    let redis = Redis::start(&["user limited on nopass +@all -unsubscribe allchannels"]);
+    let redis = Redis::start_on_port(&["user limited on nopass +@all -unsubscribe allchannels"]);
     let running = Running::one(&limited(&redis), subscribe(&["kept", "gone"]));
     let channel = &running.channels[0];
     until("subscribed", || redis.subscribers("gone") == 1).await;
@@ -130,7 +131,7 @@ async fn a_name_that_may_not_be_unsubscribed_is_nobodys() {
 #[tokio::test]
 async fn a_busy_redis_is_asked_again_to_end_a_subscription() {
     let log = Log::capture();
-    let redis = Redis::start(&["busy-reply-threshold 50"]);
+    let redis = Redis::start_on_port(&["busy-reply-threshold 50"]);
     let running = Running::one(&redis.tcp(), subscribe(&["kept", "gone"]));
     let channel = &running.channels[0];
     until("subscribed", || names(channel).is_empty()).await;

@@ -11,7 +11,7 @@ const SOON: Duration = Duration::from_secs(2);
 #[tokio::test]
 async fn it_starts_with_redis_away() {
     let log = Log::capture();
-    let mut redis = Redis::prepare(&[]);
+    let mut redis = Redis::prepare_on_port(&[]);
     let begin = Instant::now();
     let running = Running::one(&redis.tcp(), subscribe(&["a"]));
     tokio::time::sleep(Duration::from_millis(1500)).await;
@@ -35,7 +35,7 @@ async fn it_starts_with_redis_away() {
 
 #[tokio::test]
 async fn it_stops_with_redis_away() {
-    let redis = Redis::prepare(&[]);
+    let redis = Redis::prepare_on_port(&[]);
     let mut taken = Vec::new();
     for _ in 0..3 {
         let running = Running::one(&redis.tcp(), subscribe(&["a"]));
@@ -50,7 +50,7 @@ async fn it_stops_with_redis_away() {
 #[tokio::test]
 async fn redis_killed_and_started_again_delivers_soon() {
     let log = Log::capture();
-    let mut redis = Redis::start(&[]);
+    let mut redis = Redis::start_on_port(&[]);
     let running =
         Running::start(&redis.tcp(), vec![(subscribe(&["a", "b"]), 100), (pattern(&["p"]), 100)]);
     let mut taken = Vec::new();
@@ -84,7 +84,7 @@ async fn redis_killed_and_started_again_delivers_soon() {
 
 #[tokio::test]
 async fn a_killed_connection_comes_back_every_time() {
-    let redis = Redis::start(&[]);
+    let redis = Redis::start_on_port(&[]);
     let running = Running::one(&redis.unix(), subscribe(&["a"]));
     until("subscribed", || redis.subscribers("a") == 1).await;
     let mut taken = Vec::new();
@@ -102,7 +102,7 @@ async fn a_killed_connection_comes_back_every_time() {
 
 #[tokio::test]
 async fn what_was_sent_before_the_end_is_read() {
-    let mut redis = Redis::start(&[]);
+    let mut redis = Redis::start_on_port(&[]);
     let running = Running::one(&redis.tcp(), subscribe(&["a"]));
     until("subscribed", || redis.subscribers("a") == 1).await;
     let mut batch = redis::pipe();
@@ -125,7 +125,7 @@ async fn what_was_sent_before_the_end_is_read() {
 
 #[tokio::test]
 async fn a_connection_cut_on_its_way_is_replaced() {
-    let redis = Redis::start(&[]);
+    let redis = Redis::start_on_port(&[]);
     let proxy = Proxy::start(redis.port).await;
     let running = Running::one(&tcp(proxy.port), subscribe(&["a"]));
     let mut taken = Vec::new();

@@ -12,7 +12,7 @@ const PROTOCOLS: [&[&str]; 2] = [&[], &["rename-command HELLO \"\""]];
 #[tokio::test]
 async fn messages_come_byte_for_byte_and_in_order() {
     for config in PROTOCOLS {
-        let redis = Redis::start(config);
+        let redis = Redis::start_on_port(config);
         for connection in [redis.tcp(), redis.unix()] {
             let running = Running::one(&connection, subscribe(&["chat", "ünï\r\n"]));
             until("subscribed", || redis.subscribers("chat") == 1).await;
@@ -45,7 +45,7 @@ async fn messages_come_byte_for_byte_and_in_order() {
 #[tokio::test]
 async fn patterns_bring_the_name_and_drop_one_that_is_not_utf8() {
     for config in PROTOCOLS {
-        let redis = Redis::start(config);
+        let redis = Redis::start_on_port(config);
         let running = Running::one(&redis.tcp(), pattern(&["room.*", "r[ao]om.1"]));
         until("subscribed", || redis.cli::<i64>("PUBSUB NUMPAT") == 2).await;
         redis.publish(b"room.\xff", "lost");
@@ -74,7 +74,7 @@ async fn patterns_bring_the_name_and_drop_one_that_is_not_utf8() {
 
 #[tokio::test]
 async fn two_channels_of_one_name_each_get_every_message_over_one_subscription() {
-    let redis = Redis::start(&[]);
+    let redis = Redis::start_on_port(&[]);
     let sources = vec![
         (subscribe(&["a", "b"]), 1 << 20),
         (subscribe(&["b"]), 1 << 20),
@@ -96,7 +96,7 @@ async fn two_channels_of_one_name_each_get_every_message_over_one_subscription()
 async fn ten_thousand_names_are_subscribed_at_once() {
     let mut taken = Vec::new();
     for config in PROTOCOLS {
-        let redis = Redis::start(config);
+        let redis = Redis::start_on_port(config);
         let names: Vec<String> = (0..10_000).map(|n| format!("name.{n}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let begin = Instant::now();
@@ -116,7 +116,7 @@ async fn ten_thousand_names_are_subscribed_at_once() {
 
 #[tokio::test]
 async fn a_payload_too_large_for_one_channel_is_dropped_for_that_one() {
-    let redis = Redis::start(&[]);
+    let redis = Redis::start_on_port(&[]);
     let sources = vec![(subscribe(&["a"]), 10), (subscribe(&["a"]), 100_000)];
     let running = Running::start(&redis.tcp(), sources);
     until("subscribed", || redis.subscribers("a") == 1).await;
@@ -135,12 +135,12 @@ async fn a_payload_too_large_for_one_channel_is_dropped_for_that_one() {
 
 #[tokio::test]
 async fn a_payload_that_nobody_takes_costs_no_memory() {
-    let redis = Redis::start(&["client-output-buffer-limit pubsub 0 0 0"]);
+    let redis = Redis::start_on_port(&["client-output-buffer-limit pubsub 0 0 0"]);
     let running = Running::one(&redis.tcp(), subscribe(&["a"]));
     until("subscribed", || redis.subscribers("a") == 1).await;
     let before = resident();
     let publish = "return redis.call('PUBLISH', 'a', string.rep('x', 256 * 1024 * 1024))";
-    assert_eq!(redis.ask::<i64>(&[b"EVAL", publish.as_bytes(), b"0"]), 1);
+    assert_eq!(redis.try_ask::<i64>(&[b"EVAL", publish.as_bytes(), b"0"]).unwrap(), 1);
     let channel = &running.channels[0];
     let mut most = 0;
     until("dropped", || {
@@ -170,7 +170,7 @@ fn resident() -> usize {
 async fn stopping_takes_everything_that_was_sent_before() {
     static PUBLISHING: AtomicBool = AtomicBool::new(true);
     for config in PROTOCOLS {
-        let redis = Redis::start(config);
+        let redis = Redis::start_on_port(config);
         let running = Running::start(
             &redis.tcp(),
             vec![(subscribe(&["a", "b"]), 1 << 20), (pattern(&["p*"]), 1 << 20)],

@@ -11,7 +11,8 @@ fn as_user(connection: Connection, name: &str, file: std::path::PathBuf) -> Conn
 async fn a_refused_name_is_named_and_the_rest_work_until_the_right_is_granted() {
     for hello in ["", "rename-command HELLO \"\""] {
         let log = Log::capture();
-        let redis = Redis::start(&[hello, "user limited on >secret +@all resetchannels &a &p.*"]);
+        let redis =
+            Redis::start_on_port(&[hello, "user limited on >secret +@all resetchannels &a &p.*"]);
         std::fs::write(redis.file("password"), "secret\n").unwrap();
         let connection = as_user(redis.tcp(), "limited", redis.file("password"));
         let sources =
@@ -58,7 +59,7 @@ async fn a_refused_name_is_named_and_the_rest_work_until_the_right_is_granted() 
 
 #[tokio::test]
 async fn a_user_who_may_not_subscribe_at_all_may_later() {
-    let redis = Redis::start(&["user limited on nopass -@all +hello +auth allchannels"]);
+    let redis = Redis::start_on_port(&["user limited on nopass -@all +hello +auth allchannels"]);
     let connection = Connection {
         username: Some("limited".into()),
         password: Password::Url(crate::config::Secret::new("any")),
@@ -83,7 +84,8 @@ async fn a_user_who_may_not_subscribe_at_all_may_later() {
 async fn a_rotated_password_is_read_again() {
     for hello in ["", "rename-command HELLO \"\""] {
         let log = Log::capture();
-        let redis = Redis::start(&[hello, "user rotating on >first allcommands allchannels"]);
+        let redis =
+            Redis::start_on_port(&[hello, "user rotating on >first allcommands allchannels"]);
         std::fs::write(redis.file("password"), "first").unwrap();
         let connection = as_user(redis.tcp(), "rotating", redis.file("password"));
         let running = Running::one(&connection, subscribe(&["a"]));

@@ -10,7 +10,7 @@ use super::support::*;
 #[tokio::test]
 async fn a_half_open_connection_is_found_within_two_seconds() {
     let log = Log::capture();
-    let redis = Redis::start(&[]);
+    let redis = Redis::start_on_port(&[]);
     let proxy = Proxy::start(redis.port).await;
     let running = Running::one(&tcp(proxy.port), subscribe(&["a"]));
     let mut taken = Vec::new();
@@ -39,7 +39,7 @@ async fn a_half_open_connection_is_found_within_two_seconds() {
 
 #[tokio::test]
 async fn a_connection_that_stalls_for_a_moment_is_kept() {
-    let redis = Redis::start(&[]);
+    let redis = Redis::start_on_port(&[]);
     let proxy = Proxy::start(redis.port).await;
     let running = Running::one(&tcp(proxy.port), subscribe(&["a"]));
     until("subscribed", || redis.subscribers("a") == 1).await;
@@ -59,7 +59,7 @@ async fn a_connection_that_stalls_for_a_moment_is_kept() {
 async fn a_stopped_redis_loses_nothing_that_it_had_buffered() {
     for hello in ["", "rename-command HELLO \"\""] {
         let log = Log::capture();
-        let redis = Redis::start(&[hello]);
+        let redis = Redis::start_on_port(&[hello]);
         let running = Running::one(&redis.tcp(), subscribe(&["a"]));
         until("subscribed", || redis.subscribers("a") == 1).await;
         let (mut sent, mut taken) = (0, Vec::new());
@@ -97,7 +97,7 @@ async fn a_stopped_redis_loses_nothing_that_it_had_buffered() {
 
 #[tokio::test]
 async fn a_stopped_redis_that_is_killed_is_waited_for() {
-    let mut redis = Redis::start(&[]);
+    let mut redis = Redis::start_on_port(&[]);
     let running = Running::one(&redis.tcp(), subscribe(&["a"]));
     until("subscribed", || redis.subscribers("a") == 1).await;
     redis.signal(Signal::STOP);
@@ -117,7 +117,7 @@ async fn a_subscription_ended_behind_our_back_is_mended() {
             (true, "lost subscriptions to SUBSCRIBE \"b\":"),
         ] {
             let log = Log::capture();
-            let redis = Redis::start(&[hello]);
+            let redis = Redis::start_on_port(&[hello]);
             let proxy = Proxy::start(redis.port).await;
             let sources = vec![(subscribe(&["a", "b"]), 100), (pattern(&["p"]), 100)];
             let running = Running::start(&tcp(proxy.port), sources);
@@ -148,7 +148,7 @@ async fn a_subscription_ended_behind_our_back_is_mended() {
 
 #[tokio::test]
 async fn a_subscription_that_is_not_ours_makes_a_new_connection() {
-    let redis = Redis::start(&[]);
+    let redis = Redis::start_on_port(&[]);
     let proxy = Proxy::start(redis.port).await;
     let running = Running::one(&tcp(proxy.port), subscribe(&["a"]));
     until("subscribed", || redis.subscribers("a") == 1).await;
@@ -162,7 +162,7 @@ async fn a_subscription_that_is_not_ours_makes_a_new_connection() {
 #[tokio::test]
 async fn a_busy_redis_is_waited_for() {
     let log = Log::capture();
-    let redis = Redis::start(&["lua-time-limit 100"]);
+    let redis = Redis::start_on_port(&["lua-time-limit 100"]);
     let running = Running::one(&redis.tcp(), subscribe(&["a", "b"]));
     until("subscribed", || redis.subscribers("b") == 1).await;
     let mut client = redis.client();

@@ -1,33 +1,18 @@
-//! A Redis of the test's own, and a subscription at it with what came out.
+//! A subscription at a Redis of the test's own, with what came out.
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::connection::Connector;
 use crate::broker::pubsub::{Subscriber, Subscription};
-use crate::config::{Address, Connection, Overflow, Password, Source, TlsFiles};
+pub(super) use crate::broker::testing::{PATIENCE, Redis, tcp, until};
+use crate::config::{Connection, Overflow, Source};
 use crate::heartbeat::{Beat, Heartbeats};
 use crate::queue::{Batch, Budget, Queue, Received};
 use crate::telemetry::{ChannelMetrics, DropReason, Metrics};
-
-/// Nothing in these tests takes longer unless it is broken.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Wait until it holds.
-pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !holds() {
-        assert!(begin.elapsed() < PATIENCE, "waited in vain until {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
 
 /// Check that it took no longer than promised, but for once when the machine stood still.
 #[track_caller]
@@ -36,126 +21,15 @@ pub(super) fn mostly_within(limit: Duration, taken: &[Duration]) {
     assert!(late <= usize::from(taken.len() > 1), "{late} took longer than {limit:?}: {taken:?}");
 }
 
-/// A redis-server on a port and a unix socket in a folder of its own, killed when dropped.
-pub(super) struct Redis {
-    dir: TempDir,
-    pub(super) port: u16,
-    config: Vec<String>,
-    server: Option<Child>,
-}
-
 impl Redis {
-    /// Start one with these lines in its configuration.
-    pub(super) fn start(config: &[&str]) -> Self {
-        let mut redis = Redis::prepare(config);
-        redis.start_again();
-        redis
-    }
-
-    /// All but start it.
-    pub(super) fn prepare(config: &[&str]) -> Self {
-        Redis {
-            dir: tempfile::tempdir().unwrap(),
-            port: free_port(),
-            config: config.iter().map(|line| (*line).to_owned()).collect(),
-            server: None,
-        }
-    }
-
-    pub(super) fn file(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    pub(super) fn start_again(&mut self) {
-        let mut config = format!(
-            "port {}\nbind 127.0.0.1\nunixsocket {}\ndir {}\nsave \"\"\n",
-            self.port,
-            self.file("socket").display(),
-            self.dir.path().display()
-        );
-        self.config.iter().for_each(|line| config += &format!("{line}\n"));
-        std::fs::write(self.file("redis.conf"), config).unwrap();
-        let server = Command::new("redis-server")
-            .arg(self.file("redis.conf"))
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("these tests need redis-server");
-        self.server = Some(server);
-        let begin = Instant::now();
-        while std::os::unix::net::UnixStream::connect(self.file("socket")).is_err() {
-            assert!(begin.elapsed() < PATIENCE, "redis-server doesn't start");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    pub(super) fn signal(&self, signal: rustix::process::Signal) {
-        let server = self.server.as_ref().unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_child(server), signal).unwrap();
-    }
-
-    /// kill -9.
-    pub(super) fn kill(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            server.kill().unwrap();
-            server.wait().unwrap();
-        }
-        let _ = std::fs::remove_file(self.file("socket"));
-    }
-
-    /// Ask it something, as the administrator.
-    pub(super) fn ask<T: redis::FromRedisValue>(&self, command: &[&[u8]]) -> T {
-        let mut redis = self.client();
-        let mut cmd = redis::Cmd::new();
-        command.iter().for_each(|part| {
-            cmd.arg(*part);
-        });
-        cmd.query(&mut redis).unwrap()
-    }
-
-    /// Ask it something written as in a shell.
-    pub(super) fn cli<T: redis::FromRedisValue>(&self, command: &str) -> T {
-        let parts: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
-        self.ask(&parts)
-    }
-
-    pub(super) fn client(&self) -> redis::Connection {
-        let url = format!("unix://{}", self.file("socket").display());
-        redis::Client::open(url).unwrap().get_connection().unwrap()
-    }
-
     pub(super) fn publish(&self, channel: impl AsRef<[u8]>, payload: impl AsRef<[u8]>) -> i64 {
-        self.ask(&[b"PUBLISH", channel.as_ref(), payload.as_ref()])
+        self.try_ask(&[b"PUBLISH", channel.as_ref(), payload.as_ref()]).unwrap()
     }
 
     /// How often this name is subscribed to.
     pub(super) fn subscribers(&self, name: &str) -> i64 {
         let (_, n): (String, i64) = self.cli(&format!("PUBSUB NUMSUB {name}"));
         n
-    }
-
-    pub(super) fn tcp(&self) -> Connection {
-        tcp(self.port)
-    }
-
-    pub(super) fn unix(&self) -> Connection {
-        Connection { address: Address::Unix(self.file("socket")), ..self.tcp() }
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-pub(super) fn tcp(port: u16) -> Connection {
-    Connection {
-        name: "redis".into(),
-        address: Address::Tcp { host: "127.0.0.1".into(), port },
-        database: 0,
-        username: None,
-        password: Password::None,
-        tls: TlsFiles::default(),
     }
 }
 
@@ -365,17 +239,6 @@ impl std::io::Write for Lines {
 
 /// A port that nobody listens on, below the kernel's range for outgoing connections: in that range
 /// a client that tries again and again where nobody listens ends up connected to itself.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = (std::process::id() % 97) as u16 * 100;
-    loop {
-        let port = 10_000 + start.wrapping_add(NEXT.fetch_add(1, Relaxed)) % 10_000;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
 /// Of a loop that nobody asks.
 pub(super) fn beat() -> Beat {
     Heartbeats::default().register("the subscription")

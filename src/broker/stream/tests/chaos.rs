@@ -27,9 +27,8 @@ async fn whatever_ends_when_each_entry_goes_out_once() {
     let mut random = Random(seed);
     let mut redis = Redis::start(&["appendonly yes", "appendfsync always"]);
     redis.cli::<()>("XGROUP CREATE in g 0 MKSTREAM");
-    let start = |redis: &Redis, n: usize| {
-        Running::copying(&redis.connection(), settings(&format!("daemon{n}")))
-    };
+    let start =
+        |redis: &Redis, n: usize| Running::copying(&redis.unix(), settings(&format!("daemon{n}")));
     let mut daemons: Vec<Running> = (0..3).map(|n| start(&redis, n)).collect();
     for part in 0..30 {
         redis.add("in", (part * ENTRIES / 30)..((part + 1) * ENTRIES / 30));

@@ -10,13 +10,13 @@ use crate::telemetry::DropReason;
 async fn own_pending_entries_come_first_when_a_consumer_comes_back() {
     let redis = Redis::start(&[]);
     redis.add("in", numbers(0..5));
-    let running = Running::start(&redis.connection(), settings("me"));
+    let running = Running::start(&redis.unix(), settings("me"));
     let in_hand = running.messages(5).await;
     running.kill().await;
     drop(in_hand);
     redis.add("in", numbers(5..7));
     let long = Settings { claim_idle: Duration::from_secs(60), ..settings("me") };
-    let running = Running::start(&redis.connection(), long);
+    let running = Running::start(&redis.unix(), long);
     let again = running.messages(7).await;
     assert_eq!(again.iter().map(text).collect::<Vec<_>>(), numbers(0..7));
     let attempts: Vec<u32> = again.iter().map(|(_, entry)| entry.attempt()).collect();
@@ -29,7 +29,7 @@ async fn own_pending_entries_come_first_when_a_consumer_comes_back() {
 async fn what_was_in_hand_when_the_connections_were_cut_is_finished_once_and_not_delivered_again() {
     let redis = Redis::start(&[]);
     redis.add("in", numbers(0..10));
-    let running = Running::start(&redis.connection(), settings("me"));
+    let running = Running::start(&redis.unix(), settings("me"));
     let in_hand = running.messages(10).await;
     for _ in 0..3 {
         let cuts = running.metrics.stream.reconnects.get();
@@ -78,15 +78,15 @@ async fn a_dead_consumers_entries_are_claimed_and_a_living_ones_are_not() {
     // Longer than this test's thread, in which the living one lives, stands still.
     let claim_idle = Duration::from_secs(3);
     let few = |name: &str| Settings { batch: 25, claim_idle, ..settings(name) };
-    let living = Running::start(&redis.connection(), few("living"));
-    let dead = Running::start(&redis.connection(), few("dead"));
+    let living = Running::start(&redis.unix(), few("living"));
+    let dead = Running::start(&redis.unix(), few("dead"));
     let kept = living.messages(100).await;
     let lost = dead.messages(100).await;
     dead.kill().await;
     let lost_texts: Vec<String> = lost.iter().map(text).collect();
     drop(lost);
     // The third has its hands full of new entries at first.
-    let third = Running::start(&redis.connection(), few("third"));
+    let third = Running::start(&redis.unix(), few("third"));
     let mut seen = Vec::new();
     while seen.len() < 200 {
         let (received, entry) = third.messages(1).await.remove(0);
@@ -117,12 +117,12 @@ async fn trimmed_entries_are_counted_pending_or_not_read_yet_and_what_is_in_hand
     let redis = Redis::start(&["stream-node-max-entries 1"]);
     redis.add("in", numbers(0..100));
     let few = |name: &str| Settings { batch: 5, ..settings(name) };
-    let dead = Running::start(&redis.connection(), few("dead"));
+    let dead = Running::start(&redis.unix(), few("dead"));
     drop(dead.messages(20).await);
     dead.kill().await;
     // 20 are pending and 80 unread: of these 30 go, too.
     redis.cli::<u64>("XTRIM in MAXLEN 50");
-    let running = Running::start(&redis.connection(), few("me"));
+    let running = Running::start(&redis.unix(), few("me"));
     let trimmed = || running.metrics.dropped(DropReason::Trimmed);
     let in_hand = running.messages(20).await;
     assert_eq!(in_hand.iter().map(text).collect::<Vec<_>>(), numbers(50..70));
@@ -148,17 +148,17 @@ async fn deliveries_of_an_orderly_stop_dont_count_and_others_get_the_rest_at_onc
     let redis = Redis::start(&[]);
     redis.add("in", numbers(0..4));
     let long = |name: &str| Settings { claim_idle: Duration::from_secs(60), ..settings(name) };
-    let running = Running::start(&redis.connection(), long("me"));
+    let running = Running::start(&redis.unix(), long("me"));
     running.messages(1).await.remove(0).1.finish(Finish::new());
     until("three are left", || redis.pending("in") == 3).await;
     let metrics = running.stop().await;
     assert_eq!(metrics.stream.given_back.get(), 3);
     for _ in 0..3 {
-        let running = Running::start(&redis.connection(), long("me"));
+        let running = Running::start(&redis.unix(), long("me"));
         until("they came", || running.waiting() == 3).await;
         running.stop().await;
     }
-    let other = Running::start(&redis.connection(), long("other"));
+    let other = Running::start(&redis.unix(), long("other"));
     let taken = other.messages(3).await;
     assert!(taken.iter().all(|(_, entry)| entry.attempt() == 1), "{taken:?}");
     for (received, entry) in taken {
@@ -176,7 +176,7 @@ async fn an_entry_that_ends_the_daemon_again_and_again_is_handled_alone_and_then
     let strict =
         || Settings { max_deliveries: 2, claim_idle: Duration::from_secs(60), ..settings("me") };
     for attempt in 1..=2 {
-        let running = Running::start(&redis.connection(), strict());
+        let running = Running::start(&redis.unix(), strict());
         let taken = running.messages(3).await;
         assert!(taken.iter().all(|(_, entry)| entry.attempt() == attempt));
         running.kill().await;
@@ -184,7 +184,7 @@ async fn an_entry_that_ends_the_daemon_again_and_again_is_handled_alone_and_then
     // The third time each goes alone, and nothing new beside it. The first is finished, the second
     // ends the daemon once more.
     redis.add("in", ["3"]);
-    let running = Running::start(&redis.connection(), strict());
+    let running = Running::start(&redis.unix(), strict());
     let (received, entry) = running.messages(1).await.remove(0);
     assert_eq!((received.message.payload.as_slice(), entry.attempt()), (b"0".as_slice(), 3));
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -197,7 +197,7 @@ async fn an_entry_that_ends_the_daemon_again_and_again_is_handled_alone_and_then
     running.kill().await;
     drop(entry);
 
-    let running = Running::start(&redis.connection(), strict());
+    let running = Running::start(&redis.unix(), strict());
     // What only waited behind it has ended nobody: its turn comes.
     let taken = running.take(1).await.remove(0);
     let Taken::Unfit(unfit) = taken else { panic!("{taken:?}") };
@@ -226,7 +226,7 @@ async fn consumers_long_gone_are_removed_only_with_nothing_pending() {
         claim_idle: Duration::from_secs(60),
         ..settings("me")
     };
-    let running = Running::start(&redis.connection(), short);
+    let running = Running::start(&redis.unix(), short);
     let names = || {
         let consumers: Vec<std::collections::HashMap<String, redis::Value>> =
             redis.cli("XINFO CONSUMERS in g");

@@ -9,7 +9,7 @@ use crate::telemetry::DropReason;
 async fn outputs_of_each_kind_and_the_acknowledgement_are_one_step() {
     let redis = Redis::start(&[]);
     redis.add("in", ["a"]);
-    let running = Running::start(&redis.connection(), settings("me"));
+    let running = Running::start(&redis.unix(), settings("me"));
     let (received, entry) = running.messages(1).await.remove(0);
     assert_eq!(received.delivery.id.as_deref(), Some(&*entry.id().to_string()));
     let mut finish = Finish::new();
@@ -33,7 +33,7 @@ async fn outputs_of_each_kind_and_the_acknowledgement_are_one_step() {
 async fn a_second_finish_of_an_entry_does_nothing() {
     let redis = Redis::start(&[]);
     redis.add("in", numbers(0..3));
-    let slow = Running::start(&redis.connection(), settings("slow"));
+    let slow = Running::start(&redis.unix(), settings("slow"));
     let mut in_hand = slow.messages(3).await;
     // Another has claimed and finished the second while this one was away.
     let id = in_hand[1].1.id();
@@ -53,7 +53,7 @@ async fn a_second_finish_of_an_entry_does_nothing() {
 async fn handled_is_what_its_handlers_have_done_with_when_it_is_finished_here() {
     let redis = Redis::start(&[]);
     redis.add("in", numbers(0..4));
-    let running = Running::start(&redis.connection(), settings("me"));
+    let running = Running::start(&redis.unix(), settings("me"));
     let mut in_hand = running.messages(4).await;
     let elsewhere = in_hand[1].1.id();
     assert_eq!(redis.cli::<u64>(&format!("XACK in g {elsewhere}")), 1);
@@ -86,7 +86,7 @@ async fn an_output_key_of_another_type_leaves_all_pending_until_it_is_gone() {
     let redis = Redis::start(&[]);
     redis.cli::<()>("SET out something");
     redis.add("in", numbers(0..300));
-    let running = Running::copying(&redis.connection(), settings("me"));
+    let running = Running::copying(&redis.unix(), settings("me"));
     until("the state is counted", || running.state("wrong_type") > 2).await;
     assert!(redis.pending("in") >= 128, "{}", redis.pending("in"));
     redis.cli::<u64>("DEL out");
@@ -104,7 +104,7 @@ async fn what_was_written_of_an_entry_is_undone_when_the_rest_is_refused() {
     redis.cli::<String>(&format!("XADD full {last} a b"));
     for (second, state) in [("bad", "wrong_type"), ("full", "exhausted")] {
         redis.add("in", ["1", "2"]);
-        let running = Running::handling(&redis.connection(), settings("me"), move |message| {
+        let running = Running::handling(&redis.unix(), settings("me"), move |message| {
             let mut finish = to_out(message.clone());
             if message.payload == b"2" {
                 finish.push("list", b"x".to_vec());
@@ -123,7 +123,7 @@ async fn what_was_written_of_an_entry_is_undone_when_the_rest_is_refused() {
     redis.cli::<u64>("DEL full");
     redis.cli::<String>("XADD full 18446744073709551615-18446744073709551614 a b");
     redis.add("in", ["1"]);
-    let running = Running::handling(&redis.connection(), settings("me"), |message| {
+    let running = Running::handling(&redis.unix(), settings("me"), |message| {
         let mut finish = to_out(message.clone());
         finish.push("list", b"x".to_vec());
         finish.append("full", &"payload".into(), message.clone(), None).unwrap();
@@ -141,7 +141,7 @@ async fn an_exhausted_output_stream_stops_the_rest_in_order() {
     let redis = Redis::start(&[]);
     redis.cli::<String>("XADD out 18446744073709551615-18446744073709551613 payload x");
     redis.add("in", numbers(0..5));
-    let running = Running::copying(&redis.connection(), settings("me"));
+    let running = Running::copying(&redis.unix(), settings("me"));
     until("refused", || running.state("exhausted") > 2).await;
     assert_eq!(redis.payloads("out"), ["x", "0", "1"]);
     assert_eq!(redis.pending("in"), 3);
@@ -201,7 +201,7 @@ async fn a_forbidden_output_key_or_acknowledgement_leaves_entries_pending_and_no
 async fn without_memory_nothing_is_written_and_what_needs_none_is_acknowledged() {
     let redis = Redis::start(&["maxmemory-policy noeviction"]);
     redis.add("in", numbers(0..3));
-    let running = Running::handling(&redis.connection(), settings("me"), |message| {
+    let running = Running::handling(&redis.unix(), settings("me"), |message| {
         if message.payload == b"0" { Finish::new() } else { to_out(message) }
     });
     until("all came", || redis.pending("in") == 0 && redis.cli::<usize>("XLEN out") == 2).await;
@@ -210,7 +210,7 @@ async fn without_memory_nothing_is_written_and_what_needs_none_is_acknowledged()
     running.stop().await;
 
     redis.add("in", ["0", "1", "0"]);
-    let running = Running::start(&redis.connection(), settings("me"));
+    let running = Running::start(&redis.unix(), settings("me"));
     let in_hand = running.messages(3).await;
     redis.cli::<()>("CONFIG SET maxmemory 1");
     for (received, entry) in in_hand {
@@ -231,7 +231,7 @@ async fn what_is_done_is_deleted_unless_another_group_reads_it() {
     let redis = Redis::start(&[]);
     redis.add("in", numbers(0..5));
     let delete = Settings { when_done: WhenDone::Delete, ..settings("me") };
-    let running = Running::copying(&redis.connection(), delete);
+    let running = Running::copying(&redis.unix(), delete);
     until("all is deleted", || redis.cli::<usize>("XLEN in") == 0).await;
     assert_eq!(redis.payloads("out"), numbers(0..5));
     redis.cli::<()>("XGROUP CREATE in other 0");
@@ -249,7 +249,7 @@ async fn what_is_done_is_deleted_unless_another_group_reads_it() {
 async fn appends_keep_to_their_length() {
     let redis = Redis::start(&["stream-node-max-entries 10"]);
     redis.add("in", numbers(0..500));
-    let running = Running::handling(&redis.connection(), settings("me"), |message| {
+    let running = Running::handling(&redis.unix(), settings("me"), |message| {
         let mut finish = Finish::new();
         finish.append("out", &"payload".into(), message.clone(), Some(50)).unwrap();
         finish.dead_letter("dead", vec![(b"payload".to_vec(), message.payload)], Some(20));
@@ -279,7 +279,7 @@ fn a_header_of_the_payloads_name_is_an_error() {
 async fn as_many_headers_as_are_let_through_can_be_written_and_scripts_that_were_flushed_load_again()
  {
     let redis = Redis::start(&[]);
-    let running = Running::handling(&redis.connection(), settings("me"), |message| {
+    let running = Running::handling(&redis.unix(), settings("me"), |message| {
         let headers = vec![("x".to_owned(), b"y".to_vec()); 3_900];
         to_out(Message { headers, ..message })
     });
@@ -303,7 +303,7 @@ async fn start_says_where_a_new_group_begins() {
         redis.cli::<String>("XADD in 1-1 payload a");
         redis.cli::<String>("XADD in 1-2 payload b");
         let one = Settings { start: Some(start), ..settings("me") };
-        let running = Running::copying(&redis.connection(), one);
+        let running = Running::copying(&redis.unix(), one);
         until("the group is there", || {
             redis.cli::<Vec<redis::Value>>("XINFO GROUPS in").len() == 1
         })
@@ -325,7 +325,7 @@ async fn entries_that_are_alike_and_others_between_them_each_get_their_own() {
     redis.add("in", numbers(0..300));
     let set = settings("me");
     // So that they are finished together, whatever the pace.
-    let reading = Running::start(&redis.connection(), set);
+    let reading = Running::start(&redis.unix(), set);
     let mut in_hand = reading.messages(300).await;
     let gone = in_hand[20].1.id();
     assert_eq!(redis.cli::<u64>(&format!("XACK in g {gone}")), 1);

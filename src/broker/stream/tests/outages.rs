@@ -9,7 +9,7 @@ use crate::broker::stream::{Finish, Settings};
 async fn redis_killed_while_entries_are_in_flight_gets_each_of_them_once() {
     let mut redis = Redis::start(&["appendonly yes", "appendfsync always"]);
     redis.add("in", numbers(0..20_000));
-    let running = Running::copying(&redis.connection(), settings("me"));
+    let running = Running::copying(&redis.unix(), settings("me"));
     for part in 1..=5 {
         until("some are out", || redis.cli::<usize>("XLEN out") >= part * 3_000).await;
         redis.kill();
@@ -33,7 +33,7 @@ async fn loaded(redis: &Redis) {
 async fn a_redis_that_was_stopped_goes_on_where_it_was() {
     let redis = Redis::start(&[]);
     redis.add("in", numbers(0..3000));
-    let running = Running::copying(&redis.connection(), settings("me"));
+    let running = Running::copying(&redis.unix(), settings("me"));
     until("some are out", || redis.cli::<usize>("XLEN out") >= 300).await;
     redis.signal(rustix::process::Signal::STOP);
     // Longer than any answer is waited for.
@@ -51,7 +51,7 @@ async fn a_redis_that_was_stopped_goes_on_where_it_was() {
 async fn starting_and_stopping_with_redis_away_is_no_error() {
     let mut redis = Redis::start(&[]);
     redis.kill();
-    let running = Running::start(&redis.connection(), settings("me"));
+    let running = Running::start(&redis.unix(), settings("me"));
     until("it is counted", || running.state("redis_away") > 2).await;
     redis.start_again();
     redis.add("in", ["0"]);
@@ -67,7 +67,7 @@ async fn starting_and_stopping_with_redis_away_is_no_error() {
 async fn a_group_that_was_destroyed_is_made_again_at_the_lowest_unfinished_id() {
     let redis = Redis::start(&[]);
     redis.add("in", numbers(0..6));
-    let running = Running::start(&redis.connection(), settings("me"));
+    let running = Running::start(&redis.unix(), settings("me"));
     let mut in_hand = running.messages(6).await;
     // 0, 1 and 3 are finished; 2 is the lowest that isn't.
     for place in [3, 1, 0] {
@@ -97,7 +97,7 @@ async fn a_group_that_was_destroyed_is_made_again_at_the_lowest_unfinished_id() 
 
     // Gone while nobody ran: the same.
     redis.cli::<u64>("XGROUP DESTROY in g");
-    let running = Running::start(&redis.connection(), Settings { start: None, ..settings("me") });
+    let running = Running::start(&redis.unix(), Settings { start: None, ..settings("me") });
     assert_eq!(text(&running.messages(1).await[0]), "6");
     running.stop().await;
 }
@@ -107,7 +107,7 @@ async fn a_group_destroyed_with_all_hands_full_is_no_deadlock() {
     let redis = Redis::start(&[]);
     redis.add("in", numbers(0..100));
     let few = Settings { batch: 5, ..settings("me") };
-    let running = Running::start(&redis.connection(), few);
+    let running = Running::start(&redis.unix(), few);
     let mut in_hand = running.messages(20).await;
     redis.cli::<u64>("XGROUP DESTROY in g");
     let mut seen = 0;
@@ -130,7 +130,7 @@ async fn a_group_destroyed_with_all_hands_full_is_no_deadlock() {
 async fn a_stream_that_was_deleted_begins_anew() {
     let redis = Redis::start(&[]);
     redis.add("in", numbers(0..3));
-    let running = Running::start(&redis.connection(), settings("me"));
+    let running = Running::start(&redis.unix(), settings("me"));
     let in_hand = running.messages(3).await;
     redis.cli::<u64>("DEL in");
     until("the group is there again", || running.metrics.stream.groups_remade.get() == 1).await;

@@ -8,7 +8,7 @@ async fn entries_come_in_order_with_their_headers_and_go_out_in_order() {
     let redis = Redis::start(&[]);
     redis.cli::<String>("XADD in * lang en payload hello lang de payload again");
     redis.add("in", numbers(0..1000));
-    let running = Running::start(&redis.connection(), settings("me"));
+    let running = Running::start(&redis.unix(), settings("me"));
     let first = running.messages(1).await.remove(0);
     assert_eq!(text(&first), "hello");
     let headers: Vec<(&str, &[u8])> =
@@ -34,7 +34,7 @@ async fn bytes_of_any_value_and_an_answer_in_resp2_are_read() {
     let redis = Redis::start(&["rename-command HELLO \"\""]);
     let payload: Vec<u8> = (0..=255).collect();
     redis.try_ask::<String>(&[b"XADD", b"in", b"*", b"payload", &payload]).unwrap();
-    let running = Running::start(&redis.connection(), settings("me"));
+    let running = Running::start(&redis.unix(), settings("me"));
     let (received, entry) = running.messages(1).await.remove(0);
     assert_eq!(received.message.payload, payload);
     drop(entry);
@@ -54,7 +54,7 @@ async fn what_cant_be_handled_is_handed_on_with_the_reason() {
     redis.cli::<String>("XADD in * payload toolarge x y");
     redis.cli::<String>("XADD in * payload good");
     let small = Settings { max_payload: 5, ..settings("me") };
-    let running = Running::start(&redis.connection(), small);
+    let running = Running::start(&redis.unix(), small);
     let mut taken = running.take(4).await;
     assert!(matches!(taken.pop(), Some(Taken::Message(..))));
     let unfit: Vec<_> = taken
@@ -85,7 +85,7 @@ async fn no_more_is_read_than_there_is_room_for() {
     let redis = Redis::start(&[]);
     redis.add("in", numbers(0..1000));
     let few = Settings { batch: 10, ..settings("me") };
-    let running = Running::start(&redis.connection(), few);
+    let running = Running::start(&redis.unix(), few);
     until("it is full", || running.waiting() == 40).await;
     tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     assert_eq!((running.waiting(), running.source.in_hand()), (40, 40));
@@ -98,7 +98,7 @@ async fn large_entries_are_bounded_by_bytes() {
     let large = "x".repeat(100_000);
     redis.add("in", std::iter::repeat_n(&large, 200));
     let small = Settings { hold: 1 << 20, ..settings("me") };
-    let running = Running::start(&redis.connection(), small);
+    let running = Running::start(&redis.unix(), small);
     until("it is full", || running.waiting() >= 10).await;
     tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     let in_hand = running.source.in_hand();
@@ -131,7 +131,7 @@ async fn large_entries_after_thousands_of_small_ones_are_bounded_too_read_taken_
         assert!(bytes <= HOLD + LARGE + 1000, "{bytes}");
         bytes >= HOLD - (1 << 20) && running.source.in_hand() <= most
     };
-    let running = Running::start(&redis.connection(), eight("me"));
+    let running = Running::start(&redis.unix(), eight("me"));
     for _ in 0..5000 {
         let (received, entry) = running.messages(1).await.remove(0);
         assert!(received.message.payload.len() < 5);
@@ -145,10 +145,10 @@ async fn large_entries_after_thousands_of_small_ones_are_bounded_too_read_taken_
 
     // Left pending in this consumer's name, and then, all of them, in another's.
     redis.cli::<redis::Value>("XREADGROUP GROUP g me STREAMS in >");
-    let running = Running::start(&redis.connection(), eight("me"));
+    let running = Running::start(&redis.unix(), eight("me"));
     until("it is full of its own", || full(&running)).await;
     running.kill().await;
-    let running = Running::start(&redis.connection(), eight("other"));
+    let running = Running::start(&redis.unix(), eight("other"));
     until("it is full of what was claimed", || full(&running)).await;
     let mut seen = 0;
     while seen < 40 {
@@ -168,7 +168,7 @@ async fn several_streams_of_a_source_each_keep_their_order() {
     redis.add("in", numbers(0..200));
     redis.add("in2", numbers(200..400));
     let two = Settings { keys: vec!["in".into(), "in2".into()], ..settings("me") };
-    let running = Running::copying(&redis.connection(), two);
+    let running = Running::copying(&redis.unix(), two);
     until("all is out", || redis.cli::<usize>("XLEN out") == 400).await;
     let out = redis.payloads("out");
     let of = |low: bool| {
@@ -185,7 +185,7 @@ async fn gauges_tell_what_is_pending_and_what_is_behind() {
     let redis = Redis::start(&[]);
     redis.add("in", numbers(0..100));
     let few = Settings { batch: 5, ..settings("me") };
-    let running = Running::start(&redis.connection(), few);
+    let running = Running::start(&redis.unix(), few);
     until("it is seen", || running.metrics.stream.pending() == 20).await;
     // Redis 6.2 doesn't say it.
     let lag = redis.says("XINFO GROUPS in", "lag").then_some(80);

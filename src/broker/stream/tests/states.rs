@@ -9,7 +9,7 @@ use crate::broker::stream::Settings;
 async fn a_new_group_of_a_stream_with_entries_needs_a_start() {
     let redis = Redis::start(&[]);
     redis.add("in", ["0"]);
-    let running = Running::copying(&redis.connection(), Settings { start: None, ..settings("me") });
+    let running = Running::copying(&redis.unix(), Settings { start: None, ..settings("me") });
     until("it is refused", || running.state("start") > 2).await;
     redis.cli::<()>("XGROUP CREATE in g 0");
     until("it is out", || redis.cli::<usize>("XLEN out") == 1).await;
@@ -17,7 +17,7 @@ async fn a_new_group_of_a_stream_with_entries_needs_a_start() {
 
     // One of an empty stream, or of none, needs nothing said.
     let two = Settings { start: None, keys: vec!["none".into()], ..settings("me") };
-    let running = Running::copying(&redis.connection(), two);
+    let running = Running::copying(&redis.unix(), two);
     until("the group is there", || redis.cli::<usize>("EXISTS none") == 1).await;
     redis.add("none", ["1"]);
     until("it is out", || redis.cli::<usize>("XLEN out") == 2).await;
@@ -28,7 +28,7 @@ async fn a_new_group_of_a_stream_with_entries_needs_a_start() {
 async fn a_key_that_is_no_stream_is_waited_for_with_pauses() {
     let redis = Redis::start(&[]);
     redis.cli::<()>("SET in text");
-    let running = Running::copying(&redis.connection(), settings("me"));
+    let running = Running::copying(&redis.unix(), settings("me"));
     let began = Instant::now();
     tokio::time::sleep(Duration::from_secs(2)).await;
     until("it is tried again", || running.state("wrong_type") >= 3).await;
@@ -99,7 +99,7 @@ async fn a_right_to_the_cursor_that_is_taken_away_and_given_back_stops_nothing()
 async fn a_replica_is_waited_out() {
     let redis = Redis::start(&[]);
     redis.add("in", ["0"]);
-    let running = Running::copying(&redis.connection(), settings("me"));
+    let running = Running::copying(&redis.unix(), settings("me"));
     until("it is out", || redis.cli::<usize>("XLEN out") == 1).await;
     // Of a master that isn't there.
     redis.cli::<()>("REPLICAOF 127.0.0.1 1");
@@ -115,7 +115,7 @@ async fn a_cursor_key_that_holds_something_else_hinders_nothing() {
     let redis = Redis::start(&[]);
     redis.cli::<usize>("RPUSH handlerd:{in}:g:cursor x");
     redis.add("in", numbers(0..3));
-    let running = Running::copying(&redis.connection(), settings("me"));
+    let running = Running::copying(&redis.unix(), settings("me"));
     until("all is out", || redis.payloads("out") == numbers(0..3)).await;
     running.finisher.idle().await;
     assert_eq!(redis.pending("in"), 0);

@@ -1,11 +1,9 @@
-//! A Redis of the test's own, reached by a unix socket only, and a source at it.
+//! A source at a Redis of the test's own, which is reached by a unix socket only.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,116 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::connection::Connector;
 use crate::broker::stream::{Entry, Finish, Finisher, Settings, Sink, Source, Start, Taken};
-use crate::config::{Address, Connection, Password, Secret, TlsFiles};
+pub(super) use crate::broker::testing::{PATIENCE, Redis, until};
+use crate::config::{Address, Connection, Password, Secret};
 use crate::heartbeat::Heartbeats;
 use crate::message::{Delivery, Message};
 use crate::telemetry::{ChannelMetrics, Metrics};
 
-/// Nothing in these tests takes longer unless it is broken.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Wait until it holds.
-pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !holds() {
-        assert!(begin.elapsed() < PATIENCE, "waited in vain until {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// A redis-server with a unix socket in a folder of its own, killed when dropped.
-pub(super) struct Redis {
-    dir: TempDir,
-    config: String,
-    server: Option<Child>,
-}
-
 impl Redis {
-    /// Start one with these lines in its configuration.
-    pub(super) fn start(config: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut redis = Redis { dir, config: config.join("\n"), server: None };
-        redis.start_again();
-        redis
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    pub(super) fn start_again(&mut self) {
-        let config = format!(
-            "port 0\nunixsocket {}\ndir {}\nsave \"\"\n{}\n",
-            self.file("socket").display(),
-            self.dir.path().display(),
-            self.config
-        );
-        std::fs::write(self.file("redis.conf"), config).unwrap();
-        let server = Command::new("redis-server")
-            .arg(self.file("redis.conf"))
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("these tests need redis-server");
-        self.server = Some(server);
-        let begin = Instant::now();
-        while std::os::unix::net::UnixStream::connect(self.file("socket")).is_err() {
-            assert!(begin.elapsed() < PATIENCE, "redis-server doesn't start");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    pub(super) fn signal(&self, signal: rustix::process::Signal) {
-        let server = self.server.as_ref().unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_child(server), signal).unwrap();
-    }
-
-    /// kill -9, but between two system calls: it is stopped first. Killed within a write, Redis can
-    /// leave half a transaction in its file, of which a restart cuts off only the last command; what
-    /// is left of it is carried out at the restart after that, a second time for all the world
-    /// (measured, 7.0.15).
-    pub(super) fn kill(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            let pid = rustix::process::Pid::from_child(&server);
-            rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
-            let stat = format!("/proc/{}/stat", server.id());
-            let stopped = || {
-                let stat = std::fs::read_to_string(&stat).unwrap();
-                // The state is behind the name, which is in brackets.
-                let state = stat.rsplit_once(") ").unwrap().1.chars().next();
-                matches!(state, Some('T' | 'Z'))
-            };
-            while !stopped() {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            server.kill().unwrap();
-            server.wait().unwrap();
-        }
-        let _ = std::fs::remove_file(self.file("socket"));
-    }
-
-    pub(super) fn client(&self) -> redis::Connection {
-        let url = format!("unix://{}", self.file("socket").display());
-        redis::Client::open(url).unwrap().get_connection().unwrap()
-    }
-
-    /// Ask it something, as the administrator.
-    pub(super) fn try_ask<T: redis::FromRedisValue>(
-        &self,
-        command: &[&[u8]],
-    ) -> redis::RedisResult<T> {
-        let mut cmd = redis::Cmd::new();
-        command.iter().for_each(|part| {
-            cmd.arg(*part);
-        });
-        cmd.query(&mut self.client())
-    }
-
-    /// Ask it something written as in a shell.
-    pub(super) fn cli<T: redis::FromRedisValue>(&self, command: &str) -> T {
-        let parts: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
-        self.try_ask(&parts).unwrap()
-    }
-
     /// Whether an answer has such a field somewhere.
     pub(super) fn says(&self, command: &str, field: &str) -> bool {
         fn has(value: &redis::Value, field: &str) -> bool {
@@ -165,29 +60,12 @@ impl Redis {
         summary.map_or(u64::MAX, |(pending, ..)| pending)
     }
 
-    pub(super) fn connection(&self) -> Connection {
-        Connection {
-            name: "redis".into(),
-            address: Address::Unix(self.file("socket")),
-            database: 0,
-            username: None,
-            password: Password::None,
-            tls: TlsFiles::default(),
-        }
-    }
-
     pub(super) fn connection_of(&self, user: &str) -> Connection {
         Connection {
             username: Some(user.into()),
             password: Password::Url(Secret::new("any")),
-            ..self.connection()
+            ..self.unix()
         }
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
 
@@ -213,7 +91,7 @@ impl Cutter {
             }
         });
         let address = Address::Unix(dir.path().join("socket"));
-        let connection = Connection { address, ..redis.connection() };
+        let connection = Connection { address, ..redis.unix() };
         Cutter { dir, connection, cut, task }
     }
 
