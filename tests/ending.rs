@@ -62,7 +62,7 @@ impl Changing {
 fn slow(name: &str, source: &str) -> String {
     format!(
         "[channels.{name}]\n{source}\nhandlers = [\"slow\"]\npublish = \"out\"\n\
-         [handlers.slow]\nplugin = \"misbehave.wasm\"\ntimeout = \"60s\"\n"
+         [handlers.slow]\nplugin = \"misbehave.wasm\"\ntimeout = \"60s\"\ninstances = 2\n"
     )
 }
 
