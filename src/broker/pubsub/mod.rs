@@ -12,6 +12,7 @@
 //!        changes: other subscriptions are wanted         changes.rs
 //!        session: subscribe, read, prove, leave          session.rs
 //!          plan: what is wanted, and is leaving          plan.rs
+//!          pace: when others go on                       pace.rs
 //!          wire: bytes in, bytes out                     wire.rs
 //!          intake: bytes --> messages, answers           intake.rs, answer.rs
 //!            router: message --> queues                  router.rs
@@ -41,6 +42,7 @@ mod answer;
 mod changes;
 mod intake;
 mod journal;
+mod pace;
 mod plan;
 mod requests;
 mod roster;

@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::Subscription;
 use super::changes::Changes;
+use super::pace::Pace;
 use super::plan::Plan;
 use super::requests::Requests;
 use super::roster::Roster;
@@ -143,6 +144,7 @@ impl<'a> Session<'a> {
         let mut stopped = pin!(stop.cancelled());
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pace = Pace::default();
         loop {
             // The tick makes it come around.
             beat.answer();
@@ -167,8 +169,7 @@ impl<'a> Session<'a> {
                     if self.requests.done() && let Some(subscribed) = subscribed.take() {
                         subscribed(&self.plan.roster);
                     }
-                    // Let the workers at what this read brought, even on a single thread.
-                    tokio::task::yield_now().await;
+                    pace.give_way(self.heard).await;
                 }
                 // Last, so that what has come by now is seen first.
                 () = ready(()), if switch => {
@@ -291,11 +292,12 @@ impl<'a> Session<'a> {
     /// End the subscriptions and take everything that comes until Redis has confirmed it.
     async fn leave(mut self) -> Ended {
         self.requests.leave(&mut self.wire, &self.plan.roster);
+        let mut pace = Pace::default();
         let confirmed = timeout(LEAVE, async {
             while !self.requests.done() {
                 let read = self.wire.exchange().await;
                 self.read(read)?;
-                tokio::task::yield_now().await;
+                pace.give_way(self.heard).await;
             }
             Ok::<(), SessionEnd>(())
         })
