@@ -5,7 +5,8 @@
 //! its channel may have at a time. A hand takes channels from the list and gives them a turn (one
 //! batch each); those with the same handlers go through them together, as long as these are quick.
 //! A turn that has to wait (a plugin that computes for long, a Redis that doesn't take more) goes on
-//! as a task of its own, and the hand goes on with the others. Built and started by the daemon, which
+//! as a task of its own, and the hand goes on with the others; one of channels that do so again and again
+//! is such a task from the beginning. Built and started by the daemon, which
 //! may exchange channels at any time: a turn that has begun ends with the channels it began with, and
 //! at once where it would try a message again.
 
@@ -32,14 +33,26 @@ use crate::worker::{Channel, Desk};
 /// a subscriber who leaves a few megabytes unread.
 const STINT: Duration = Duration::from_millis(1);
 
+/// And after so long at most where it had to wait for its thread: plugins that compute had that, and it
+/// is the hand's for as long as half of what they had. It works for all who are quick.
+const LONGEST_STINT: Duration = Duration::from_millis(8);
+
 /// Channels that a hand takes from the list at once.
 const TAKEN: usize = 32;
 
 /// Turns for which channels whose handlers have been slow don't share one.
 const ALONE: usize = 1000;
 
-/// Messages after which a hand looks at the clock.
-const LOOK: usize = 32;
+/// Turns for which channels that have held up hands have tasks of their own from the beginning: a hand would
+/// begin each of them only to be held up until its plugin is made to give way.
+const APART: usize = 100;
+
+/// So many turns in a row must have done so. A thread that the machine gives to others for a while looks
+/// the same, but seldom in turn after turn.
+const HELD_UP: usize = 3;
+
+/// A turn that took so long has held up its hand.
+const LONG: Duration = Duration::from_millis(2);
 
 /// The channels and the list of those that have messages.
 pub struct Crew {
@@ -59,19 +72,71 @@ pub struct Crew {
 struct Roll {
     /// A channel keeps its place; that of one that is gone may become another's.
     places: Vec<Option<Arc<Channel>>>,
-    /// For each place, another place in `alone`: the same for channels whose chains are alike.
+    /// For each place, another place in `records`: the same for channels whose chains are alike.
     kinds: Vec<usize>,
-    /// For each kind of chain, for how many turns its channels don't share one.
-    alone: Vec<AtomicUsize>,
+    /// For each kind of chain, how its turns went.
+    records: Vec<Record>,
     /// What the channels write by, each once.
     writers: Vec<Writer>,
     finishers: Vec<Finisher>,
 }
 
+/// How the turns of channels went whose chains are alike. Hands that look at the same time may count one
+/// more or less.
+#[derive(Default)]
+struct Record {
+    /// For how many turns they don't share one.
+    alone: AtomicUsize,
+    /// For how many turns no hand begins theirs.
+    apart: AtomicUsize,
+    /// Turns in a row that held up a hand.
+    held_up: AtomicUsize,
+}
+
+impl Record {
+    /// Whether the next turn is for one of them alone.
+    fn is_alone(&self) -> bool {
+        counted_down(&self.alone)
+    }
+
+    /// Whether no hand is to begin the next turn.
+    fn is_apart(&self) -> bool {
+        counted_down(&self.apart)
+    }
+
+    /// A turn was so slow that others had to wait which shared it.
+    fn set_alone(&self) {
+        self.alone.store(ALONE, Relaxed);
+    }
+
+    /// A hand has had a turn for so long, until it was done or had to wait.
+    fn took(&self, time: Duration) {
+        let before = self.held_up.load(Relaxed);
+        if time >= LONG {
+            let times = (before + 1) % HELD_UP;
+            self.held_up.store(times, Relaxed);
+            if times == 0 {
+                self.apart.store(APART, Relaxed);
+            }
+        } else if before != 0 {
+            self.held_up.store(0, Relaxed);
+        }
+    }
+}
+
+/// One less, unless there is none left.
+fn counted_down(count: &AtomicUsize) -> bool {
+    let left = count.load(Relaxed);
+    if left > 0 {
+        count.store(left - 1, Relaxed);
+    }
+    left > 0
+}
+
 impl Roll {
     fn new(places: Vec<Option<Arc<Channel>>>) -> Roll {
         let kinds = kinds(&places);
-        let alone = places.iter().map(|_| AtomicUsize::new(0)).collect();
+        let records = places.iter().map(|_| Record::default()).collect();
         let channels = || places.iter().flatten();
         let finishers = channels().filter_map(|channel| channel.finisher.clone()).collect();
         let mut writers: Vec<Writer> = Vec::new();
@@ -80,7 +145,7 @@ impl Roll {
                 writers.push(writer.clone());
             }
         }
-        Roll { places, kinds, alone, writers, finishers }
+        Roll { places, kinds, records, writers, finishers }
     }
 
     /// The channel of a place that is on the list or has a turn: it is there as long as that is so.
@@ -97,10 +162,7 @@ impl Roll {
         let Some(first) = places.pop_front() else { return };
         chosen.push(first);
         let kind = self.kinds[first];
-        let alone = &self.alone[kind];
-        if alone.load(Relaxed) > 0 {
-            // Another hand may do the same at the same time: one more or less.
-            alone.fetch_sub(1, Relaxed);
+        if self.records[kind].is_alone() {
             return;
         }
         // A channel with several workers may be there several times: each has a turn of its own.
@@ -109,6 +171,11 @@ impl Roll {
         {
             chosen.push(next);
         }
+    }
+
+    /// How the turns went of those that are like the channel of this place.
+    fn record(&self, place: usize) -> &Record {
+        &self.records[self.kinds[place]]
     }
 
     /// What the turns have written goes out.
@@ -246,8 +313,9 @@ impl Crew {
         let mut turn = nothing();
         let mut table = Table::default();
         let mut taken = Taken { crew: &self, places: VecDeque::with_capacity(TAKEN) };
-        let mut began = Instant::now();
-        let mut handled = 0;
+        let (mut began, mut stint) = (Instant::now(), STINT);
+        // When the turn before has ended.
+        let mut since = began;
         let mut roll = Cache::new(&self.roll);
         loop {
             beat.answer();
@@ -258,30 +326,36 @@ impl Crew {
                     () = beat.asked() => {}
                     () = stop.cancelled() => return,
                 }
-                began = Instant::now();
+                (began, stint) = (Instant::now(), STINT);
+                since = began;
             }
             while !taken.places.is_empty() {
                 let roll = roll.load();
                 let mut next = Turn::new(&self, roll, std::mem::take(&mut table));
                 roll.choose(&mut taken.places, &mut next.table.places);
+                let record = roll.record(next.table.places[0]);
+                if record.is_apart() {
+                    waiting.spawn(next.run());
+                    while waiting.try_join_next().is_some() {}
+                    continue;
+                }
                 turn.set(next.run());
                 match std::future::poll_fn(|cx| Poll::Ready(turn.poll(cx))).await {
                     Poll::Ready(used) => table = used,
                     Poll::Pending => {
                         waiting.spawn(std::mem::replace(&mut turn, nothing()));
                         while waiting.try_join_next().is_some() {}
-                        // It may have computed until its plugin was made to give way.
-                        handled = LOOK;
                     }
                 }
-                handled += table.desk.handled;
-                if handled >= LOOK {
-                    handled = 0;
-                    if began.elapsed() >= STINT {
-                        roll.flush();
-                        tokio::task::yield_now().await;
-                        began = Instant::now();
-                    }
+                let now = Instant::now();
+                record.took(now - since);
+                since = now;
+                if now - began >= stint {
+                    roll.flush();
+                    tokio::task::yield_now().await;
+                    began = Instant::now();
+                    stint = ((began - now) / 2).clamp(STINT, LONGEST_STINT);
+                    since = began;
                 }
             }
         }
@@ -440,7 +514,7 @@ impl Turn {
                 match desk.work(&channels, || roll.flush()).await {
                     None => break,
                     Some(from) => {
-                        roll.alone[roll.kinds[places[0]]].store(ALONE, Relaxed);
+                        roll.record(places[0]).set_alone();
                         with = from;
                     }
                 }

@@ -77,6 +77,37 @@ fn drop_newest_keeps_the_first() {
 }
 
 #[test]
+fn channels_whose_handlers_compute_hold_up_neither_reading_nor_a_neighbour() {
+    let redis = Redis::start();
+    let out = Watcher::subscribe(&redis, &["quick.out"]);
+    let busy = |n: usize| {
+        format!(
+            "[channels.busy-{n}]\nsubscribe = \"in\"\nhandlers = [\"misbehave\"]\npublish = \"out\"\n\
+             queue = \"1MiB\"\n"
+        )
+    };
+    let quick = "[handlers.misbehave]\ntimeout = \"30s\"\ninstances = 6\n[channels.quick]\nsubscribe = \"quick\"\n\
+                 handlers = []\npublish = \"quick.out\"\n";
+    let text = format!("{quick}{}", (0..6).map(busy).collect::<String>());
+    let mut daemon = Handlerd::start(&redis, &text);
+    redis.wait_subscribed("in", 1);
+    redis.wait_subscribed("quick", 1);
+    let mut client = redis.client();
+    // Three milliseconds of work for each message and each of six channels: more than any machine's
+    // cores have time for.
+    let payload = format!("busy {:010000}", 3000);
+    for _ in 0..40 {
+        client.publish_all("in", (0..100).map(|_| &payload));
+        client.publish_all("quick", (0..500).map(|n| n.to_string()));
+    }
+    assert_eq!(out.wait_texts(20_000).len(), 20_000);
+    let stopped = daemon.stop();
+    assert_eq!(stopped.number("received"), 6 * 4000 + 20_000, "{}", stopped.last);
+    // What there was no room for was read all the same, and not left to Redis's patience.
+    assert!(stopped.number("lost") > 12_000, "{}", stopped.last);
+}
+
+#[test]
 fn memory_stays_bounded_while_a_handler_is_slow() {
     let redis = Redis::start();
     let mut daemon = Handlerd::start(

@@ -20,8 +20,8 @@ use crate::telemetry::{Metrics, RateLimit};
 /// Nothing here takes longer unless it is broken.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Takes its time for messages that begin with `s`, one at a time, and panics at those that begin
-/// with `p`; wants `refused` ones to be tried again as long as it is told. Notes whose they were.
+/// Takes its time for messages that begin with `s`, one at a time, computes as long for those that begin
+/// with `c`, and panics at those that begin with `p`; wants `refused` ones to be tried again as long as it is told. Notes whose they were.
 struct Native {
     name: Arc<str>,
     seen: Mutex<Vec<Arc<str>>>,
@@ -46,6 +46,11 @@ impl Handler for Native {
             assert!(!message.payload.starts_with(b"p"), "a fault of its own");
             if message.payload.starts_with(b"s") {
                 tokio::time::sleep(self.pause).await;
+            }
+            if message.payload.starts_with(b"c") {
+                std::thread::sleep(self.pause);
+                // As a plugin is made to.
+                tokio::task::yield_now().await;
             }
             self.at_once.fetch_sub(1, SeqCst);
             let payload = String::from_utf8_lossy(&message.payload).into_owned();
@@ -204,6 +209,35 @@ async fn slow_messages_of_one_channel_do_not_hold_up_another() {
     assert!(place < 5, "after {place} slow messages of the other");
 }
 
+#[tokio::test]
+async fn whose_handlers_compute_leave_the_hand_to_those_who_are_quick() {
+    // What may be tried again shares no turn.
+    let config = "[channels.a]\nlog = true\nhandlers = []\nretries = 1\n\
+                  [channels.b]\nlog = true\nhandlers = []\n";
+    let handler = native(Duration::from_millis(20));
+    let bench = Bench::new(config, &handler);
+    // Two of them are a turn.
+    bench.push(0, 1000, &[b'c'; 128 << 10]);
+    bench.push(1, 20_000, b"x");
+    bench.work();
+    let [slow, quick] = [0, 1].map(|place| bench.channel(place));
+    bench.until("all that is quick", || quick.queue.metrics().handled.get() == 20_000).await;
+    let slow = slow.queue.metrics().handled.get();
+    assert!(slow < 80, "beside {slow} that are slow");
+}
+
+#[test]
+fn who_holds_up_hands_in_turn_after_turn_is_begun_by_none() {
+    let record = Record::default();
+    let [quick, slow] = [1, 20].map(Duration::from_millis);
+    for took in [slow, slow, quick, slow, slow] {
+        record.took(took);
+        assert!(!record.is_apart(), "the machine may have been elsewhere");
+    }
+    record.took(slow);
+    assert!((0..APART).all(|_| record.is_apart()) && !record.is_apart(), "and then looked at anew");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_is_away_stops_only_those_that_write_to_it() {
     let config = r#"
@@ -282,7 +316,7 @@ async fn what_came_out_is_not_kept_for_the_next_turn() {
     let channels: [&Channel; 1] = [&channel];
     assert_eq!(desk.begin(&channels), 1);
     assert_eq!(desk.work(&channels, || {}).await, None);
-    assert_eq!((desk.handled, desk.held()), (100, 0));
+    assert_eq!((channel.queue.metrics().handled.get(), desk.held()), (100, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

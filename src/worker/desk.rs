@@ -39,8 +39,6 @@ pub struct Desk {
     /// Whether anybody looks on at any of it, and who at which messages, in the order of these.
     is_tapped: bool,
     looks: Vec<(usize, Look)>,
-    /// Messages that the turn has handled.
-    pub handled: usize,
 }
 
 /// What is kept of a message while it is on its way.
@@ -61,9 +59,8 @@ impl Desk {
     /// Begin a turn of some channels whose chains are alike: take a batch of each, as long as there
     /// is room. Answers for how many of them there was.
     pub fn begin(&mut self, channels: &[&Channel]) -> usize {
-        let Desk { batches, taken, convoy, kept, of, began, traced, is_tapped, looks, handled } =
-            self;
-        (*taken, *of, *handled) = (0, 0, 0);
+        let Desk { batches, taken, convoy, kept, of, began, traced, is_tapped, looks } = self;
+        (*taken, *of) = (0, 0);
         convoy.clear();
         kept.clear();
         looks.clear();
@@ -149,7 +146,6 @@ impl Desk {
                 // What came out is not kept until the turn is over.
                 self.convoy.at(place).outcome = Ok(Vec::new());
                 self.batches[self.of].0.done(1);
-                self.handled += 1;
                 place += 1;
             }
             // What is not begun yet of a stream that is being stopped goes back to it.
