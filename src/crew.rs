@@ -51,8 +51,8 @@ const APART: usize = 100;
 /// the same, but seldom in turn after turn.
 const HELD_UP: usize = 3;
 
-/// A turn that took so long has held up its hand.
-const LONG: Duration = Duration::from_millis(2);
+/// A turn that was done after so long has held up its hand; one that wasn't has after a stint.
+const LONG: Duration = Duration::from_millis(4);
 
 /// The channels and the list of those that have messages.
 pub struct Crew {
@@ -110,15 +110,15 @@ impl Record {
     }
 
     /// A hand has had a turn for so long, until it was done or had to wait.
-    fn took(&self, time: Duration) {
+    fn took(&self, time: Duration, is_done: bool) {
         let before = self.held_up.load(Relaxed);
-        if time >= LONG {
+        if time >= if is_done { LONG } else { STINT } {
             let times = (before + 1) % HELD_UP;
             self.held_up.store(times, Relaxed);
             if times == 0 {
                 self.apart.store(APART, Relaxed);
             }
-        } else if before != 0 {
+        } else if is_done && before != 0 {
             self.held_up.store(0, Relaxed);
         }
     }
@@ -319,6 +319,7 @@ impl Crew {
         let mut roll = Cache::new(&self.roll);
         loop {
             beat.answer();
+            while waiting.try_join_next().is_some() {}
             if !self.take(&mut taken.places) {
                 roll.load().flush();
                 tokio::select! {
@@ -334,21 +335,28 @@ impl Crew {
                 let mut next = Turn::new(&self, roll, std::mem::take(&mut table));
                 roll.choose(&mut taken.places, &mut next.table.places);
                 let record = roll.record(next.table.places[0]);
-                if record.is_apart() {
-                    waiting.spawn(next.run());
-                    while waiting.try_join_next().is_some() {}
-                    continue;
-                }
-                turn.set(next.run());
-                match std::future::poll_fn(|cx| Poll::Ready(turn.poll(cx))).await {
-                    Poll::Ready(used) => table = used,
-                    Poll::Pending => {
-                        waiting.spawn(std::mem::replace(&mut turn, nothing()));
-                        while waiting.try_join_next().is_some() {}
+                let now = if record.is_apart() {
+                    let roll = roll.clone();
+                    // No hand does it for a turn that never waits.
+                    waiting.spawn(async move {
+                        next.run().await;
+                        roll.flush();
+                    });
+                    Instant::now()
+                } else {
+                    turn.set(next.run());
+                    let used = std::future::poll_fn(|cx| Poll::Ready(turn.poll(cx))).await;
+                    let (now, is_done) = (Instant::now(), used.is_ready());
+                    record.took(now - since, is_done);
+                    match used {
+                        Poll::Ready(used) => table = used,
+                        Poll::Pending => {
+                            let turn = std::mem::replace(&mut turn, nothing());
+                            waiting.spawn(async move { drop(turn.await) });
+                        }
                     }
-                }
-                let now = Instant::now();
-                record.took(now - since);
+                    now
+                };
                 since = now;
                 if now - began >= stint {
                     roll.flush();
@@ -398,9 +406,9 @@ impl Crew {
             }
             list.asleep += 1;
         }
+        let _asleep = Asleep(self);
         // A call that comes before this is waited for is kept.
         self.wake.notified().await;
-        self.list().asleep -= 1;
     }
 
     /// Put a channel on the list, for a new turn.
@@ -437,6 +445,15 @@ impl Crew {
     /// A lock whose holder panicked is still good: it is held for single steps only.
     fn list(&self) -> MutexGuard<'_, List> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A hand that waits for the list to have something, or for whatever else it is woken by.
+struct Asleep<'c>(&'c Crew);
+
+impl Drop for Asleep<'_> {
+    fn drop(&mut self) {
+        self.0.list().asleep -= 1;
     }
 }
 

@@ -93,9 +93,8 @@ fn channels_whose_handlers_compute_hold_up_neither_reading_nor_a_neighbour() {
     redis.wait_subscribed("in", 1);
     redis.wait_subscribed("quick", 1);
     let mut client = redis.client();
-    // Three milliseconds of work for each message and each of six channels: more than any machine's
-    // cores have time for.
-    let payload = format!("busy {:010000}", 3000);
+    // Ten milliseconds of work for each message and each of six channels.
+    let payload = format!("busy {:010000}", 10_000);
     for _ in 0..40 {
         client.publish_all("in", (0..100).map(|_| &payload));
         client.publish_all("quick", (0..500).map(|n| n.to_string()));
@@ -104,7 +103,7 @@ fn channels_whose_handlers_compute_hold_up_neither_reading_nor_a_neighbour() {
     let stopped = daemon.stop();
     assert_eq!(stopped.number("received"), 6 * 4000 + 20_000, "{}", stopped.last);
     // What there was no room for was read all the same, and not left to Redis's patience.
-    assert!(stopped.number("lost") > 12_000, "{}", stopped.last);
+    assert!(stopped.number("lost") > 4_000, "{}", stopped.last);
 }
 
 #[test]

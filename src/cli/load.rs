@@ -166,17 +166,14 @@ pub fn plugin_fault(error: PluginError) -> Fault {
 /// Exit code 70 when the machine gives no threads.
 pub fn runtime() -> Result<Runtime, Fault> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    // With one only, whatever stands still with its thread takes along who would say so. And it is looked
-    // for what has come after every few tasks: some are plugins that compute until they are made to give
-    // way, and after 61 of them, as is the default, Redis has long ended the subscription.
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).max(2);
-    builder
-        .worker_threads(threads)
-        .event_interval(4)
-        .enable_all()
-        .thread_name("handlerd")
-        .build()
-        .or_exit(Code::Software)
+    // It is looked for what has come after every few tasks: some are plugins that compute until they are
+    // made to give way, and after 61 of them, as is the default, Redis has long ended the subscription.
+    builder.enable_all().thread_name("handlerd").event_interval(4);
+    // With one thread only, whatever stands still with it takes along who would say so.
+    if std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1) {
+        builder.worker_threads(2);
+    }
+    builder.build().or_exit(Code::Software)
 }
 
 #[cfg(test)]

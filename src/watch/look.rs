@@ -27,7 +27,7 @@ const AGAIN: usize = 4;
 pub(super) const GLANCE: Duration = Duration::from_secs(5);
 
 /// So long it is waited for the event of what was found to be another: a look may be before it.
-const LATE: Duration = Duration::from_millis(100);
+const LATE: Duration = Duration::from_millis(250);
 
 /// What the thread has.
 struct Looker {

@@ -14,32 +14,41 @@ const QUICK: Duration = Duration::from_millis(1);
 /// Reads in a row at most: some ten milliseconds of work.
 const MOST: u32 = 64;
 
+/// What has not been read by then doesn't wait: what comes later is another flood, or none.
+const SOON: Duration = Duration::from_millis(20);
+
 /// How often it may be read before others go on.
 #[derive(Default)]
 pub(super) struct Pace {
-    /// Besides the next one.
-    more: u32,
+    /// Besides the next one, and until when.
+    more: Option<(u32, Instant)>,
 }
 
 impl Pace {
     /// What was read at this time has been taken: let others go on, unless they had their time before.
     pub(super) async fn give_way(&mut self, read: Instant) {
-        if self.goes_on() {
+        if self.goes_on(read) {
             return;
         }
+        let gave = Instant::now();
         tokio::task::yield_now().await;
-        self.waited(read.elapsed());
+        let now = Instant::now();
+        self.waited(now - gave, now);
     }
 
-    fn goes_on(&mut self) -> bool {
-        let goes_on = self.more > 0;
-        self.more = self.more.saturating_sub(1);
-        goes_on
+    fn goes_on(&mut self, now: Instant) -> bool {
+        match &mut self.more {
+            Some((more @ 1.., until)) if now < *until => {
+                *more -= 1;
+                true
+            }
+            _ => false,
+        }
     }
 
-    fn waited(&mut self, others: Duration) {
-        let reads = others.as_micros() / QUICK.as_micros();
-        self.more = u32::try_from(reads).unwrap_or(MOST).min(MOST).saturating_sub(1);
+    fn waited(&mut self, others: Duration, now: Instant) {
+        let reads = u32::try_from(others.as_micros() / QUICK.as_micros()).unwrap_or(MOST).min(MOST);
+        self.more = reads.checked_sub(1).map(|more| (more, now + SOON));
     }
 }
 
@@ -49,14 +58,21 @@ mod tests {
 
     #[test]
     fn after_a_long_time_it_is_read_as_often_as_it_would_have_been() {
-        let mut pace = Pace::default();
+        let (mut pace, start) = (Pace::default(), Instant::now());
         let mut reads_after = |others| {
-            pace.waited(others);
-            1 + std::iter::from_fn(|| pace.goes_on().then_some(())).count()
+            pace.waited(others, start);
+            1 + std::iter::from_fn(|| pace.goes_on(start).then_some(())).count()
         };
         let micros = Duration::from_micros;
         assert_eq!([0, 300, 1_000, 1_999].map(|n| reads_after(micros(n))), [1; 4]);
         assert_eq!([2_000, 14_500, 64_000].map(|n| reads_after(micros(n))), [2, 14, 64]);
         assert_eq!(reads_after(Duration::from_secs(60)), 64, "and not for ever");
+    }
+
+    #[test]
+    fn what_comes_later_is_read_as_usual() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        pace.waited(Duration::from_secs(1), start);
+        assert!(pace.goes_on(start + SOON / 2) && !pace.goes_on(start + SOON));
     }
 }
