@@ -163,19 +163,20 @@ impl Watch {
         self.look().await;
     }
 
-    /// These plugin files are watched, too, before they are read.
-    pub async fn follow_also<'a>(&mut self, files: impl IntoIterator<Item = &'a Path>) {
+    /// These plugin files are watched, too, before they are read; whether one was not until now.
+    pub async fn follow_also<'a>(&mut self, files: impl IntoIterator<Item = &'a Path>) -> bool {
         {
             let mut marks = self.seen.marks();
             let plugin_dir = marks.plugins.path.clone();
             let before = marks.files.len();
             marks.files.extend(elsewhere(&plugin_dir, files));
             if marks.files.len() == before {
-                return;
+                return false;
             }
             marks.is_stale = true;
         }
         self.look().await;
+        true
     }
 
     /// What is being written: always as it is when it is asked.

@@ -5,6 +5,7 @@ mod support;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
+use std::time::Duration;
 
 use handlerd::status::Status;
 use rustix::process::{Pid, Signal, kill_process};
@@ -158,6 +159,30 @@ fn a_plugin_file_outside_the_plugin_folder_is_watched_and_nothing_else_beside_it
     let looked = stopped.log.iter().filter(|line| line.contains("plugin files have changed"));
     assert_eq!(looked.count(), 10, "{}", stopped.log.join("\n"));
     assert_eq!(stopped.number("lost"), 0);
+}
+
+#[test]
+fn a_plugin_file_that_comes_while_it_is_found_missing_is_taken() {
+    let redis = Redis::start();
+    let text = |more: &str| {
+        format!("{more}[channels.chat]\nsubscribe = \"in\"\nhandlers = []\npublish = \"out\"\n")
+    };
+    let mut daemon = Changing::start_with(&redis, &text(""), &["--watch"], |dir| {
+        fs::create_dir(dir.join("library")).expect("a folder");
+    });
+    redis.wait_subscribed("in", 1);
+    let library = daemon.daemon.dir().join("library");
+    let plugin = variant(0);
+    for n in 0..24 {
+        let name = format!("late-{n}");
+        daemon.write(&text(&format!("[handlers.{name}]\nplugin = \"library/{name}.wasm\"\n")));
+        let looks = || daemon.daemon.log_lines(&["the configuration has changed"]).len() > n;
+        wait_until("it is looked at", looks);
+        std::thread::sleep(Duration::from_micros(250) * n as u32);
+        put(&library.join(format!("{name}.wasm")), &plugin);
+        daemon.daemon.wait_log(&[&format!("new or changed handlers {name}")]);
+    }
+    assert_eq!(daemon.daemon.stop().number("lost"), 0);
 }
 
 fn status(port: u16) -> Status {

@@ -119,7 +119,16 @@ impl Waiting {
     ) -> Result<Option<Prepared>, Refused> {
         let unfinished = &watch.unfinished();
         if changed == Changed::Config || self.is_tried_again() {
-            let prepared = match read(&before.written, &self.files).await {
+            let read = loop {
+                let read = read(&before.written, &self.files).await;
+                let missing =
+                    read.as_ref().err().map(|refused| &refused.wanted[..]).unwrap_or_default();
+                // One that comes from now on is noticed, and it may have come before that.
+                if !watch.follow_also(missing.iter().map(|file| &**file)).await {
+                    break read;
+                }
+            };
+            let prepared = match read {
                 Ok(written) => {
                     // A file that changes after it was read is noticed.
                     watch.follow_also(written.plugin_files()).await;
