@@ -5,10 +5,10 @@
 //! its channel may have at a time. A hand takes channels from the list and gives them a turn (one
 //! batch each); those with the same handlers go through them together, as long as these are quick.
 //! A turn that has to wait (a plugin that computes for long, a Redis that doesn't take more) goes on
-//! as a task of its own, and the hand goes on with the others; one of channels that do so again and again
-//! is such a task from the beginning. Built and started by the daemon, which
-//! may exchange channels at any time: a turn that has begun ends with the channels it began with, and
-//! at once where it would try a message again.
+//! as a task of its own, and the hand goes on with the others; one of channels that do so again and
+//! again is such a task from the beginning. Built and started by the daemon, which may exchange
+//! channels at any time: a turn that has begun ends with the channels it began with, and at once where
+//! it would try a message again.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -161,10 +161,10 @@ impl Roll {
     fn choose(&self, places: &mut VecDeque<usize>, chosen: &mut Vec<usize>) {
         let Some(first) = places.pop_front() else { return };
         chosen.push(first);
-        let kind = self.kinds[first];
-        if self.records[kind].is_alone() {
+        if self.record(first).is_alone() {
             return;
         }
+        let kind = self.kinds[first];
         // A channel with several workers may be there several times: each has a turn of its own.
         while let Some(next) =
             places.pop_front_if(|place| self.kinds[*place] == kind && !chosen.contains(place))

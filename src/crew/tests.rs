@@ -133,6 +133,13 @@ impl Bench {
         Bench { crew, stop: CancellationToken::new(), writers, budget, hub }
     }
 
+    /// One channel that publishes there, where nobody may listen yet.
+    fn writing_to(address: SocketAddr) -> Bench {
+        let channel = "[channels.a]\npublish = \"x\"\nhandlers = []\n";
+        let config = format!("[redis]\nurl = \"redis://{address}\"\n{channel}");
+        Bench::new(&config, &native(Duration::ZERO))
+    }
+
     fn channel(&self, place: usize) -> Arc<Channel> {
         self.crew.channel(place).expect("it is there")
     }
@@ -302,11 +309,7 @@ async fn as_many_of_one_channel_are_in_hand_as_it_has_workers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waited_for_room_goes_out_to_the_last() {
     let address = free_address();
-    let handler = native(Duration::ZERO);
-    let config = format!(
-        "[redis]\nurl = \"redis://{address}\"\n[channels.a]\npublish = \"x\"\nhandlers = []\n"
-    );
-    let bench = Bench::new(&config, &handler);
+    let bench = Bench::writing_to(address);
     // A little more than a writer takes.
     bench.push(0, 514, &[b'x'; 8 << 10]);
     bench.work();
@@ -320,11 +323,7 @@ async fn what_waited_for_room_goes_out_to_the_last() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_hand_has_begun_goes_out_at_once() {
     let address = free_address();
-    let handler = native(Duration::ZERO);
-    let config = format!(
-        "[redis]\nurl = \"redis://{address}\"\n[channels.a]\npublish = \"x\"\nhandlers = []\n"
-    );
-    let bench = Bench::new(&config, &handler);
+    let bench = Bench::writing_to(address);
     let _broker = bench.start_writing(address).await;
     bench.work();
     let first = bench.channel(0);
